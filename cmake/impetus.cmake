@@ -1,0 +1,62 @@
+# impetus_folder(NAME [DEPS folder...] [LINK target...] [TEST_LINK target...])
+#
+# One folder of src/ is one static library `impetus_NAME`, one test executable `NAME_test` made of
+# its *_test.cpp, and, with IMPETUS_FUZZ, one fuzzer per *_fuzz.cpp. DEPS are the folders it may
+# include (the table in docs/architecture.md; scripts/check-layers holds both to each other).
+function(impetus_folder NAME)
+  cmake_parse_arguments(ARG "" "" "DEPS;LINK;TEST_LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS *.cpp)
+  set(tests ${sources})
+  set(fuzzers ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
+
+  list(TRANSFORM ARG_DEPS PREPEND impetus_ OUTPUT_VARIABLE deps)
+  if(sources)
+    add_library(impetus_${NAME} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(impetus_${NAME} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(impetus_${NAME} ${scope} ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(impetus_${NAME} ${scope} ${deps} ${ARG_LINK})
+
+  if(IMPETUS_TESTS AND tests)
+    add_executable(${NAME}_test ${tests})
+    target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
+    target_compile_definitions(${NAME}_test PRIVATE
+      IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    target_link_libraries(${NAME}_test PRIVATE impetus_${NAME} ${ARG_TEST_LINK} GTest::gtest GTest::gtest_main)
+    add_test(NAME ${NAME} COMMAND ${NAME}_test)
+    set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)
+  endif()
+
+  if(IMPETUS_FUZZ)
+    foreach(source ${fuzzers})
+      get_filename_component(target ${source} NAME_WE)
+      add_executable(${target} ${source})
+      target_link_libraries(${target} PRIVATE impetus_${NAME})
+      target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endfunction()
+
+add_compile_options(-Wall -Wextra -Wno-unused-parameter -Werror=return-type -Werror=unused-result)
+# Bit-equal results between kernels are a rule of this project: the compiler may not contract or
+# reassociate floating point on its own. Kernels say fma where they mean it.
+add_compile_options(-ffp-contract=off)
+if(IMPETUS_SANITIZE)
+  add_compile_options(-fsanitize=${IMPETUS_SANITIZE} -fno-omit-frame-pointer -g -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${IMPETUS_SANITIZE})
+endif()
+if(IMPETUS_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+if(NOT APPLE)
+  find_program(IMPETUS_LLD NAMES ld.lld-19 ld.lld)
+  if(IMPETUS_LLD)
+    add_link_options(-fuse-ld=${IMPETUS_LLD})
+  endif()
+endif()

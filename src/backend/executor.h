@@ -1,0 +1,126 @@
+// The seam between engine and processor: a batch of tokens, not an op.
+//
+// Threads: an Executor or Encoder is driven by one thread at a time (its device's loop); descriptor()
+// may be read from any. Ownership: spans in a batch are the caller's and live until the call returns.
+// Failure: Result; after an error the KV blocks that the batch wrote are undefined and the
+// engine must treat them as lost, everything else stands. No exception leaves a backend.
+//
+// Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
+// prompt, on a cached prefix or on the number of threads, bit for bit.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "architectures/model_spec.h"
+#include "backend/memory_ledger.h"
+#include "backend/sampling.h"
+#include "base/result.h"
+#include "base/token_id.h"
+
+namespace impetus {
+
+// Index of a physical KV block, 0 <= id < KvStorage::blocks(). The engine owns the numbering.
+using BlockId = int32_t;
+
+// What a backend is, as data: planner, CLI and docs read the same record.
+struct BackendDescriptor {
+  std::string device;   // "cpu"
+  std::string backend;  // "cpu-avx512"
+  std::string name;     // "AMD EPYC ..., 2 threads"
+  std::vector<DType> weights;
+  std::vector<DType> kv;
+  int threads = 1;
+};
+
+// Physical KV memory, in blocks of `block_tokens` positions over all layers.
+class KvStorage {
+ public:
+  virtual ~KvStorage() = default;
+  virtual int32_t blocks() const = 0;
+  virtual int32_t block_tokens() const = 0;
+  virtual int64_t block_bytes() const = 0;  // keys and values of all layers
+  virtual DType dtype() const = 0;
+};
+
+enum class StepOutput : uint8_t {
+  none,         // a prompt chunk that is not the last
+  sample,       // one token from the last position's logits
+  logits_last,  // [vocab]
+  logits_all,   // [tokens, vocab]
+};
+
+// One sequence's part of a step.
+struct SequenceStep {
+  std::span<const TokenId> tokens;  // to run now, at positions [position, position + tokens.size())
+  int64_t position = 0;
+  std::span<const BlockId> blocks;  // cover positions [0, position + tokens.size())
+  StepOutput output = StepOutput::none;
+  const SamplingParams* sampling = nullptr;  // REQUIRED for sample
+  SamplingContext context;                   // for sample: the history before the drawn token
+};
+
+struct SequenceResult {
+  Result<SampledToken> token = SampledToken{};  // for sample; an error fails this sequence alone (NaN)
+  std::vector<float> logits;                    // for logits_*, row-major
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual const BackendDescriptor& descriptor() const = 0;
+  virtual const KvStorage& kv() const = 0;
+  // Most tokens in one step, over all sequences.
+  virtual int64_t step_tokens_max() const = 0;
+  // Runs the batch; results stand in the order of `batch`. An error is of the whole step.
+  virtual Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) = 0;
+};
+
+enum class EncodeOutput : uint8_t { pooled, hidden };
+
+// Ragged, without padding: text i is tokens[offsets[i], offsets[i + 1]).
+struct EncoderBatch {
+  std::span<const TokenId> tokens;
+  std::span<const int32_t> offsets;      // n + 1
+  std::span<const int32_t> token_types;  // empty (all 0) or one a token
+  EncodeOutput output = EncodeOutput::pooled;
+};
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+  virtual const BackendDescriptor& descriptor() const = 0;
+  virtual int64_t batch_tokens_max() const = 0;  // over all texts of one call
+  // pooled: [n, hidden], pooled and normalised as the spec says. hidden: [tokens, hidden]. f32.
+  virtual Result<std::vector<float>> encode(const EncoderBatch& batch) = 0;
+};
+
+enum class WeightPrecision : uint8_t { as_is, int8 };
+
+struct LoadOptions {
+  WeightPrecision weights = WeightPrecision::as_is;  // int8: convert to Q8_0 while packing
+  DType kv = DType::f16;                             // f16, bf16, f32
+  int64_t kv_tokens = 8192;        // positions over all sequences; rounded up to whole blocks
+  int64_t step_tokens_max = 512;
+};
+
+// One processor with its kernels. Loads models; owns the threads they share.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendDescriptor& descriptor() const = 0;
+  // `weights` may be released (unmapped pages) once packed, and must outlive the executor.
+  virtual Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec,
+                                                         const WeightSet& weights,
+                                                         const LoadOptions& options,
+                                                         MemoryLedger& ledger) = 0;
+  virtual Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec,
+                                                        const WeightSet& weights,
+                                                        const LoadOptions& options,
+                                                        MemoryLedger& ledger) = 0;
+};
+
+}  // namespace impetus

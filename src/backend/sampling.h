@@ -1,0 +1,68 @@
+// From logits to a token: the reference sampler, which every device must equal.
+//
+// Order of the stages: logit bias, repetition / presence / frequency penalties, (mask), temperature,
+// top-k, top-p, min-p, draw. Randomness is counter-based: the draw for a token depends only on
+// (seed, position of the token drawn), never on batch, thread or time. Equal logits and parameters give
+// the equal token on every machine: ties go to the smaller id, sums run in a fixed order in double.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/token_id.h"
+
+namespace impetus {
+
+struct SamplingParams {
+  float temperature = 1.0f;  // 0: greedy
+  int32_t top_k = 0;         // 0: all
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;  // over prompt and answer: l > 0 ? l / p : l * p
+  float presence_penalty = 0.0f;    // over the answer, as OpenAI defines both
+  float frequency_penalty = 0.0f;
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  uint64_t seed = 0;
+  int32_t top_logprobs = -1;  // -1: no log probabilities; n: the token's and the n likeliest
+};
+
+struct TokenLogprob {
+  TokenId id = 0;
+  float logprob = 0;
+};
+
+struct SampledToken {
+  TokenId id = 0;
+  float logprob = 0;              // under softmax of the raw logits (temperature 1), as OpenAI reports
+  std::vector<TokenLogprob> top;  // likeliest first; only where asked for
+};
+
+// Forbids tokens (grammars, tool calls). Called on the device's host thread, once a sampled row.
+class LogitMask {
+ public:
+  virtual ~LogitMask() = default;
+  virtual void apply(std::span<float> logits) = 0;  // sets forbidden ones to -infinity
+};
+
+struct SamplingContext {
+  std::span<const TokenId> prompt;
+  std::span<const TokenId> answer;
+  int64_t position = 0;  // of the token to be drawn, in the whole sequence
+  LogitMask* mask = nullptr;
+};
+
+// Thread-safe. `logits` is scratch: it is changed. `scratch` is reused across calls to avoid allocating.
+// REQUIRES: logits not empty and without NaN (the executor checks and reports NaN as an error).
+struct SamplerScratch {
+  std::vector<std::pair<float, TokenId>> candidates;
+  std::vector<int32_t> counts;
+};
+SampledToken sample(std::span<float> logits, const SamplingParams& params,
+                    const SamplingContext& context, SamplerScratch& scratch);
+
+// Uniform in [0, 1) with 53 bits from (seed, counter): Philox4x32-10 (Salmon et al., SC 2011).
+double uniform(uint64_t seed, uint64_t counter);
+
+}  // namespace impetus

@@ -1,0 +1,80 @@
+// The running whole: models by name, tokenise and detokenise around the engine, wiring.
+//
+// Thread-safe. Receives the concrete backends as a list, best first. Tokenising and templates run on
+// the caller's thread; answers come on the device's thread.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/executor.h"
+#include "runtime/types.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace impetus {
+
+struct RuntimeOptions {
+  LoadOptions load;
+  std::optional<int64_t> kv_tokens;  // unset: planned from the context and the memory there is
+  std::vector<std::filesystem::path> model_folders;  // where names are looked up, in order
+  int64_t running_max = 64;
+  int64_t waiting_max = 256;
+  int64_t memory_bytes = 0;  // 0: usable_memory_bytes()
+};
+
+// Ends its request when destroyed or cancelled: the work stops within one step.
+class RequestHandle {
+ public:
+  RequestHandle() = default;
+  explicit RequestHandle(std::function<void()> cancel) : cancel_(std::move(cancel)) {}
+  RequestHandle(RequestHandle&& other) noexcept : cancel_(std::exchange(other.cancel_, nullptr)) {}
+  RequestHandle& operator=(RequestHandle&& other) noexcept;
+  ~RequestHandle() { cancel(); }
+  void cancel();
+  void detach() { cancel_ = nullptr; }
+
+ private:
+  std::function<void()> cancel_;
+};
+
+class Runtime {
+ public:
+  static Result<std::unique_ptr<Runtime>> create(RuntimeOptions options,
+                                                 std::vector<std::unique_ptr<Backend>> backends);
+  ~Runtime();
+
+  // A path, or a name below the model folders. Loads, warms up, and serves under the folder's
+  // (or file's) name. not_found lists what there is.
+  Result<ModelInfo> load(const std::string& path_or_name);
+  std::vector<ModelInfo> models() const;
+  Result<ModelInfo> model(const std::string& id) const;  // "" is the only model of its kind
+
+  // Checks, tokenises, queues; the answer goes to `sink`. Errors before queueing are returned.
+  Result<RequestHandle> generate(GenerateRequest request, std::shared_ptr<AnswerSink> sink);
+  using EmbedDone = std::function<void(Result<EmbedAnswer>)>;
+  Result<RequestHandle> embed(EmbedRequest request, EmbedDone done);
+
+  Result<std::vector<TokenId>> tokenize(const std::string& model, std::string_view text,
+                                        EncodeOptions options) const;
+  Result<std::string> detokenize(const std::string& model, std::span<const TokenId> ids) const;
+  Result<std::string> render_template(const std::string& model, const ChatPrompt& prompt) const;
+  // One row of logits (decoders) or hidden states (encoders) a position.
+  Result<std::vector<std::vector<float>>> logits(const std::string& model,
+                                                 std::span<const TokenId> ids);
+
+  std::vector<LaneMetrics> metrics() const;
+  MemoryLedger& ledger();
+  // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.
+  void drain(double seconds);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+  explicit Runtime(std::unique_ptr<State> state);
+};
+
+}  // namespace impetus
