@@ -15,7 +15,7 @@ class Generation::Choice final : public TokenSink {
   Choice(std::shared_ptr<Generation> owner, int32_t index)
       : owner_(std::move(owner)),
         index_(index),
-        detokenizer_(owner_->tokenizer_, /*continues_text=*/true),
+        detokenizer_(owner_->tokenizer_, owner_->setup_.continues_text),
         stops_(owner_->setup_.stop) {}
 
   void on_prefilled(int64_t cached_tokens) override {

@@ -260,7 +260,10 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   prototype.stop_tokens = model.text.tokenizer->special().end_of_generation;
 
   Generation::Setup setup;
-  if (request.echo) setup.echo = model.text.tokenizer->decode(prompt, true);
+  // A chat answer is a text of its own; a completion goes on with its prompt, if that has any text.
+  const auto* text = std::get_if<TextPrompt>(&request.prompt);
+  setup.continues_text = !chat && !(text && text->text.empty());
+  if (request.echo) setup.echo = text ? text->text : model.text.tokenizer->decode(prompt, true);
   setup.prompt = std::move(prompt);
   setup.stop = std::move(request.stop);
   setup.n = request.n;
