@@ -108,7 +108,7 @@ def command(binary: Path, *args: str, timeout: float = 300, check: bool = True, 
 
 
 def command_json(binary: Path, *args: str, timeout: float = 300):
-    _, stdout, _, _ = command(binary, *args, "--json", timeout=timeout)
+    _, stdout, _, _ = command(binary, args[0], "--json", *args[1:], timeout=timeout)
     # Integers are read as floats so that "-0" keeps its sign.
     return json.loads(stdout, parse_int=float)
 
