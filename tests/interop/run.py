@@ -29,7 +29,7 @@ SCRIPTS = [
     ("fuzz_http", False, []),
     ("load_50", False, ["--seconds", "20"]),
 ]
-ON_REQUEST = {"memory_1b": (True, [])}
+ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, [])}
 
 
 def environment(folder: Path) -> Path:
