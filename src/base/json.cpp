@@ -107,8 +107,7 @@ Result<json::value> parse_json(std::string_view text, size_t depth_max) {
   try {
     const size_t used = parser.write_some(text.data(), text.size(), code);
     if (!code) {
-      if (used < text.size() &&
-          text.find_first_not_of(" \t\r\n", used) != std::string_view::npos) {
+      if (used < text.size() && text.find_first_not_of(" \t\r\n", used) != std::string_view::npos) {
         return error(ErrorCode::invalid_argument, "JSON: text after the document at byte {}", used);
       }
       parser.finish(code);

@@ -48,7 +48,8 @@ inline std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Well-formed UTF-8 as Unicode 15, table 3-7: no overlong forms, surrogates or values past U+10FFFF.
+// Well-formed UTF-8 as Unicode 15, table 3-7: no overlong forms, surrogates or values past
+// U+10FFFF.
 bool is_utf8(std::string_view text);
 
 // A name from a hostile file, for a message: control bytes and broken UTF-8 as '?', clipped.

@@ -202,8 +202,8 @@ class Parser {
     IMPETUS_TRY(const T value, read<T>("its value"));
     if constexpr (std::is_same_v<T, uint64_t>) {
       if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-        return error(ErrorCode::unsupported, "its value {} is past the largest that is read, 2^63 - 1",
-                     value);
+        return error(ErrorCode::unsupported,
+                     "its value {} is past the largest that is read, 2^63 - 1", value);
       }
     }
     return GgufValue(static_cast<int64_t>(value));
@@ -211,14 +211,22 @@ class Parser {
 
   Result<GgufValue> read_value(uint32_t type) {
     switch (static_cast<ValueType>(type)) {
-      case ValueType::u8: return read_integer<uint8_t>();
-      case ValueType::i8: return read_integer<int8_t>();
-      case ValueType::u16: return read_integer<uint16_t>();
-      case ValueType::i16: return read_integer<int16_t>();
-      case ValueType::u32: return read_integer<uint32_t>();
-      case ValueType::i32: return read_integer<int32_t>();
-      case ValueType::u64: return read_integer<uint64_t>();
-      case ValueType::i64: return read_integer<int64_t>();
+      case ValueType::u8:
+        return read_integer<uint8_t>();
+      case ValueType::i8:
+        return read_integer<int8_t>();
+      case ValueType::u16:
+        return read_integer<uint16_t>();
+      case ValueType::i16:
+        return read_integer<int16_t>();
+      case ValueType::u32:
+        return read_integer<uint32_t>();
+      case ValueType::i32:
+        return read_integer<int32_t>();
+      case ValueType::u64:
+        return read_integer<uint64_t>();
+      case ValueType::i64:
+        return read_integer<int64_t>();
       case ValueType::f32: {
         IMPETUS_TRY(const float value, read<float>("its value"));
         return GgufValue(static_cast<double>(value));
@@ -236,7 +244,8 @@ class Parser {
         IMPETUS_TRY(const auto value, read_string("its string"));
         return GgufValue(value);
       }
-      case ValueType::array: return error(ErrorCode::unsupported, "it is an array of arrays");
+      case ValueType::array:
+        return error(ErrorCode::unsupported, "it is an array of arrays");
     }
     return error(ErrorCode::corrupt, "its type {} is unknown", type);
   }
@@ -244,15 +253,19 @@ class Parser {
   static uint64_t item_bytes_min(uint32_t type) {
     switch (static_cast<ValueType>(type)) {
       case ValueType::u16:
-      case ValueType::i16: return 2;
+      case ValueType::i16:
+        return 2;
       case ValueType::u32:
       case ValueType::i32:
-      case ValueType::f32: return 4;
+      case ValueType::f32:
+        return 4;
       case ValueType::string:
       case ValueType::u64:
       case ValueType::i64:
-      case ValueType::f64: return 8;
-      default: return 1;
+      case ValueType::f64:
+        return 8;
+      default:
+        return 1;
     }
   }
 
@@ -279,11 +292,15 @@ class Parser {
                               "array elements"));
     array_elements_ += count;
     switch (static_cast<ValueType>(type)) {
-      case ValueType::string: return read_items<std::string_view>(type, count);
-      case ValueType::boolean: return read_items<bool>(type, count);
+      case ValueType::string:
+        return read_items<std::string_view>(type, count);
+      case ValueType::boolean:
+        return read_items<bool>(type, count);
       case ValueType::f32:
-      case ValueType::f64: return read_items<double>(type, count);
-      default: return read_items<int64_t>(type, count);
+      case ValueType::f64:
+        return read_items<double>(type, count);
+      default:
+        return read_items<int64_t>(type, count);
     }
   }
 
@@ -355,10 +372,12 @@ class Parser {
     return {};
   }
 
-  Result<Extent> add_tensor(const TensorInfo& info, std::span<const std::byte> data, uint64_t align) {
+  Result<Extent> add_tensor(const TensorInfo& info, std::span<const std::byte> data,
+                            uint64_t align) {
     IMPETUS_TRY(const Shape shape, Shape::checked(info.dims));
-    const auto row = std::find_if(kTensorTypes.begin(), kTensorTypes.end(),
-                                  [&](const TensorTypeRow& known) { return known.id == info.type; });
+    const auto row =
+        std::find_if(kTensorTypes.begin(), kTensorTypes.end(),
+                     [&](const TensorTypeRow& known) { return known.id == info.type; });
     if (row == kTensorTypes.end()) {
       return error(ErrorCode::unsupported, "has the unknown type number {}; this version runs {}",
                    info.type, kRunnable);
@@ -384,10 +403,10 @@ class Parser {
       tensors.push_back(
           {std::string(info.name), {*row->dtype, shape, data.subspan(info.offset, size)}, 0});
     } else {
-      unusable.push_back(
-          {std::string(info.name),
-           fmt::format("has type {}, which this version does not run; it runs {}", row->name, kRunnable),
-           std::string(row->name), shape, 0});
+      unusable.push_back({std::string(info.name),
+                          fmt::format("has type {}, which this version does not run; it runs {}",
+                                      row->name, kRunnable),
+                          std::string(row->name), shape, 0});
     }
     return Extent{info.offset, info.offset + size, info.name};
   }
@@ -413,8 +432,8 @@ class Parser {
 std::string kind_of(const GgufValue& value) {
   constexpr std::array<std::string_view, 4> kScalars = {"an integer", "a number", "a boolean",
                                                         "a string"};
-  constexpr std::array<std::string_view, 4> kArrays = {"an array of strings", "an array of integers",
-                                                       "an array of numbers", "an array of booleans"};
+  constexpr std::array<std::string_view, 4> kArrays = {
+      "an array of strings", "an array of integers", "an array of numbers", "an array of booleans"};
   if (const auto* array = std::get_if<GgufArray>(&value)) {
     return std::string(kArrays[array->values.index()]);
   }
@@ -428,7 +447,8 @@ Error wrong_kind(std::string_view file, std::string_view key, std::string_view w
 }
 
 template <typename T>
-Result<std::optional<T>> scalar(const GgufFile& file, std::string_view key, std::string_view wanted) {
+Result<std::optional<T>> scalar(const GgufFile& file, std::string_view key,
+                                std::string_view wanted) {
   const GgufValue* value = file.find(key);
   if (value == nullptr) return std::optional<T>{};
   const T* found = std::get_if<T>(value);

@@ -20,17 +20,28 @@ struct DtypeRow {
 };
 
 constexpr std::array kDtypes = {
-    DtypeRow{"F32", 32, DType::f32},          DtypeRow{"F16", 16, DType::f16},
-    DtypeRow{"BF16", 16, DType::bf16},        DtypeRow{"I64", 64, DType::i64},
-    DtypeRow{"I32", 32, DType::i32},          DtypeRow{"I8", 8, DType::i8},
-    DtypeRow{"U8", 8, DType::u8},             DtypeRow{"F64", 64, std::nullopt},
-    DtypeRow{"U64", 64, std::nullopt},        DtypeRow{"U32", 32, std::nullopt},
-    DtypeRow{"U16", 16, std::nullopt},        DtypeRow{"I16", 16, std::nullopt},
-    DtypeRow{"BOOL", 8, std::nullopt},        DtypeRow{"F8_E4M3", 8, std::nullopt},
-    DtypeRow{"F8_E5M2", 8, std::nullopt},     DtypeRow{"F8_E8M0", 8, std::nullopt},
-    DtypeRow{"F8_E4M3FNUZ", 8, std::nullopt}, DtypeRow{"F8_E5M2FNUZ", 8, std::nullopt},
-    DtypeRow{"C64", 64, std::nullopt},        DtypeRow{"F4", 4, std::nullopt},
-    DtypeRow{"F6_E2M3", 6, std::nullopt},     DtypeRow{"F6_E3M2", 6, std::nullopt},
+    DtypeRow{"F32", 32, DType::f32},
+    DtypeRow{"F16", 16, DType::f16},
+    DtypeRow{"BF16", 16, DType::bf16},
+    DtypeRow{"I64", 64, DType::i64},
+    DtypeRow{"I32", 32, DType::i32},
+    DtypeRow{"I8", 8, DType::i8},
+    DtypeRow{"U8", 8, DType::u8},
+    DtypeRow{"F64", 64, std::nullopt},
+    DtypeRow{"U64", 64, std::nullopt},
+    DtypeRow{"U32", 32, std::nullopt},
+    DtypeRow{"U16", 16, std::nullopt},
+    DtypeRow{"I16", 16, std::nullopt},
+    DtypeRow{"BOOL", 8, std::nullopt},
+    DtypeRow{"F8_E4M3", 8, std::nullopt},
+    DtypeRow{"F8_E5M2", 8, std::nullopt},
+    DtypeRow{"F8_E8M0", 8, std::nullopt},
+    DtypeRow{"F8_E4M3FNUZ", 8, std::nullopt},
+    DtypeRow{"F8_E5M2FNUZ", 8, std::nullopt},
+    DtypeRow{"C64", 64, std::nullopt},
+    DtypeRow{"F4", 4, std::nullopt},
+    DtypeRow{"F6_E2M3", 6, std::nullopt},
+    DtypeRow{"F6_E3M2", 6, std::nullopt},
 };
 
 struct Extent {
@@ -94,7 +105,8 @@ Result<uint64_t> bytes_wanted(const Entry& entry, int64_t bits) {
   if (__builtin_mul_overflow(product, bits, &total_bits)) {
     return error(ErrorCode::corrupt, "its shape overflows");
   }
-  if (total_bits % 8 != 0) return error(ErrorCode::corrupt, "its shape is no whole number of bytes");
+  if (total_bits % 8 != 0)
+    return error(ErrorCode::corrupt, "its shape is no whole number of bytes");
   return static_cast<uint64_t>(total_bits / 8);
 }
 
@@ -106,8 +118,8 @@ struct Parsed {
 Result<void> add_tensor(const Entry& entry, std::string_view name, std::span<const std::byte> data,
                         size_t file, Parsed& out) {
   if (entry.begin > entry.end || entry.end > data.size()) {
-    return error(ErrorCode::corrupt, "data_offsets [{}, {}] leave the {} bytes of data", entry.begin,
-                 entry.end, data.size());
+    return error(ErrorCode::corrupt, "data_offsets [{}, {}] leave the {} bytes of data",
+                 entry.begin, entry.end, data.size());
   }
   const auto row = std::find_if(kDtypes.begin(), kDtypes.end(),
                                 [&](const DtypeRow& known) { return known.name == entry.dtype; });
@@ -132,11 +144,11 @@ Result<void> add_tensor(const Entry& entry, std::string_view name, std::span<con
   }
   const bool usable_type = row != kDtypes.end() && row->dtype;
   std::string why =
-      usable_type ? fmt::format("has {} dimensions, more than {}", entry.dims.size(), Shape::kRankMax)
-                  : fmt::format("has dtype {}, which this version does not run; it runs F32, F16, BF16",
-                                printable(entry.dtype));
-  out.unusable.push_back(
-      {std::string(name), std::move(why), printable(entry.dtype), shape, file});
+      usable_type
+          ? fmt::format("has {} dimensions, more than {}", entry.dims.size(), Shape::kRankMax)
+          : fmt::format("has dtype {}, which this version does not run; it runs F32, F16, BF16",
+                        printable(entry.dtype));
+  out.unusable.push_back({std::string(name), std::move(why), printable(entry.dtype), shape, file});
   return {};
 }
 
@@ -163,14 +175,15 @@ Result<void> check_coverage(std::vector<Extent>& extents, uint64_t size) {
                    printable(extent.name), printable(extents[i - 1].name));
     }
     if (extent.begin > at) {
-      return error(ErrorCode::corrupt, "tensor {}: bytes {} to {} before its data belong to no tensor",
+      return error(ErrorCode::corrupt,
+                   "tensor {}: bytes {} to {} before its data belong to no tensor",
                    printable(extent.name), at, extent.begin);
     }
     at = extent.end;
   }
   if (at != size) {
-    return error(ErrorCode::corrupt, "the last {} of {} bytes of data belong to no tensor", size - at,
-                 size);
+    return error(ErrorCode::corrupt, "the last {} of {} bytes of data belong to no tensor",
+                 size - at, size);
   }
   return {};
 }
@@ -182,13 +195,14 @@ Result<void> parse(std::span<const std::byte> bytes, size_t file, Parsed& out) {
     return error(ErrorCode::corrupt, "{} bytes are too few for a safetensors file", bytes.size());
   }
   if (*header_size > kHeaderBytesMax) {
-    return error(ErrorCode::corrupt, "the header claims {} bytes, more than the {} the format allows",
-                 *header_size, kHeaderBytesMax);
+    return error(ErrorCode::corrupt,
+                 "the header claims {} bytes, more than the {} the format allows", *header_size,
+                 kHeaderBytesMax);
   }
   const auto header = reader.take(*header_size);
   if (!header) {
-    return error(ErrorCode::corrupt, "truncated: the header claims {} bytes, {} follow", *header_size,
-                 reader.remaining());
+    return error(ErrorCode::corrupt, "truncated: the header claims {} bytes, {} follow",
+                 *header_size, reader.remaining());
   }
   const std::string_view text = as_text(*header);
   if (text.empty() || text.front() != '{') {
@@ -256,7 +270,8 @@ Result<std::vector<std::pair<std::string, std::string>>> read_index(const std::s
 // user's own arrangement (the Hugging Face cache is made of them).
 bool stays_inside(std::string_view shard) {
   const std::filesystem::path path(shard);
-  if (shard.empty() || shard.find('\0') != std::string_view::npos || path.is_absolute()) return false;
+  if (shard.empty() || shard.find('\0') != std::string_view::npos || path.is_absolute())
+    return false;
   return std::none_of(path.begin(), path.end(), [](const auto& part) { return part == ".."; });
 }
 
@@ -282,8 +297,8 @@ Result<WeightSet> open_shards(const std::filesystem::path& folder,
     IMPETUS_CHECK(parse_file(*mapped, file, parsed));
     files.push_back(std::move(*mapped));
   }
-  IMPETUS_TRY(WeightSet set,
-              WeightSet::build(std::move(files), std::move(parsed.tensors), std::move(parsed.unusable)));
+  IMPETUS_TRY(WeightSet set, WeightSet::build(std::move(files), std::move(parsed.tensors),
+                                              std::move(parsed.unusable)));
   std::map<std::string_view, size_t> where;
   for (const NamedTensor& tensor : set.tensors()) where.emplace(tensor.name, tensor.file);
   for (const UnusableTensor& tensor : set.unusable()) where.emplace(tensor.name, tensor.file);

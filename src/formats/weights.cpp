@@ -38,7 +38,9 @@ const NamedTensor* WeightSet::find(std::string_view name) const {
                                                                    : &tensors_[entry->second];
 }
 
-bool WeightSet::contains(std::string_view name) const { return index_.contains(name); }
+bool WeightSet::contains(std::string_view name) const {
+  return index_.contains(name);
+}
 
 Result<const NamedTensor*> WeightSet::require(std::string_view name) const {
   const auto entry = index_.find(name);
@@ -47,14 +49,17 @@ Result<const NamedTensor*> WeightSet::require(std::string_view name) const {
   }
   if (entry->second < tensors_.size()) return &tensors_[entry->second];
   const UnusableTensor& tensor = unusable_[entry->second - tensors_.size()];
-  return error(ErrorCode::unsupported, "{}: tensor {} {}", file_name(tensor.file), name, tensor.why);
+  return error(ErrorCode::unsupported, "{}: tensor {} {}", file_name(tensor.file), name,
+               tensor.why);
 }
 
 std::string WeightSet::file_name(size_t file) const {
   return file < files_.size() ? files_[file].path().string() : name_;
 }
 
-std::string WeightSet::path_of(const NamedTensor& tensor) const { return file_name(tensor.file); }
+std::string WeightSet::path_of(const NamedTensor& tensor) const {
+  return file_name(tensor.file);
+}
 
 std::string WeightSet::source() const {
   std::string name = file_name(0);

@@ -1,9 +1,10 @@
 // Tensors by name, whatever file they came from. The files stay mapped as long as the set lives;
 // views borrow from it. Immutable after open: any thread may read.
 //
-// Every opener treats its bytes as hostile: counts, offsets and sizes are checked with overflow-safe
-// arithmetic, tensors may not overlap or leave the file, and the first contradiction is one Error
-// (corrupt, or unsupported for types and versions outside this build) naming file, tensor and reason.
+// Every opener treats its bytes as hostile: counts, offsets and sizes are checked with
+// overflow-safe arithmetic, tensors may not overlap or leave the file, and the first contradiction
+// is one Error (corrupt, or unsupported for types and versions outside this build) naming file,
+// tensor and reason.
 #pragma once
 
 #include <filesystem>
@@ -41,7 +42,8 @@ class WeightSet {
   const NamedTensor* find(std::string_view name) const;
   // Whether the files have it, usable or not: the question to ask before an optional tensor.
   bool contains(std::string_view name) const;
-  // Absent: a corrupt error naming the file(s) and the tensor. Unusable: unsupported, with the type.
+  // Absent: a corrupt error naming the file(s) and the tensor. Unusable: unsupported, with the
+  // type.
   Result<const NamedTensor*> require(std::string_view name) const;
   const std::vector<NamedTensor>& tensors() const { return tensors_; }
   const std::vector<UnusableTensor>& unusable() const { return unusable_; }
@@ -69,8 +71,8 @@ class WeightSet {
   std::map<std::string, size_t, std::less<>> index_;  // past tensors_: into unusable_
 };
 
-// One .safetensors file (https://huggingface.co/docs/safetensors): F32, F16, BF16, and I64, I32, I8,
-// U8 as opaque. Tensors of other dtypes are listed as unusable.
+// One .safetensors file (https://huggingface.co/docs/safetensors): F32, F16, BF16, and I64, I32,
+// I8, U8 as opaque. Tensors of other dtypes are listed as unusable.
 Result<WeightSet> open_safetensors(const std::filesystem::path& path);
 // Parses bytes that the caller keeps alive (fuzzing, tests). `name` stands for the path in errors.
 Result<WeightSet> parse_safetensors(std::span<const std::byte> bytes, std::string_view name);
