@@ -1,9 +1,12 @@
 // What a model is, as data. Adding an architecture of a known family is a row in a table
-// (model_spec.cpp), not a new forward pass.
+// (architecture.cpp), not a new forward pass.
+//
+// Configs are hostile: every dimension is bounded so that products of two fit an int64, and the
+// fields are checked against each other (validate). All functions are pure: any thread.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,7 +23,8 @@ enum class ModelKind : uint8_t { decoder, encoder };
 enum class Activation : uint8_t { silu, gelu_erf, gelu_tanh, relu };
 enum class Pooling : uint8_t { none, mean, cls };
 
-// Which pairs of a head's values rotate together: (i, i + d/2), or (2i, 2i + 1) as GGUF stores Llama.
+// Which pairs of a head's values rotate together: (i, i + d/2), or (2i, 2i + 1) as GGUF stores
+// Llama.
 enum class RopePairs : uint8_t { halves, neighbours };
 
 struct RopeScaling {
@@ -47,6 +51,9 @@ struct ModelSpec {
   float norm_eps = 1e-5f;
   Activation activation = Activation::silu;
   bool tied_embeddings = false;  // the head is the embedding matrix
+  // config.json does not say whether the head is tied: it is where the file has none. (Where it
+  // says "not tied", a missing head is an error.)
+  bool tied_if_headless = false;
 
   // decoders
   double rope_theta = 10000;
@@ -62,17 +69,27 @@ struct ModelSpec {
   // encoders
   int64_t token_types = 0;
   Pooling pooling = Pooling::none;
-  bool normalize = false;          // L2 after pooling
+  bool normalize = false;           // L2 after pooling
   int64_t sequence_length_max = 0;  // what sentence-transformers truncates to; == context if unset
 
-  // Inverse frequencies with scaling applied, head_dim / 2 of them.
+  // Inverse frequencies with scaling applied, head_dim / 2 of them: what a position is multiplied
+  // by.
   std::vector<float> rope_frequencies() const;
 };
 
-// From a Hugging Face config.json, or GGUF metadata. unsupported errors name the architecture or the
-// setting (sliding windows that are on, other rope types, other activations).
+// From a Hugging Face config.json, or GGUF metadata. unsupported errors name the architecture or
+// the setting (sliding windows that are on, other rope types, other activations); corrupt ones the
+// field. Errors of spec_from_config do not know the file: the caller puts its path in front
+// (Error::within). An encoder whose file does not say how to pool gets mean pooling and
+// normalisation.
 Result<ModelSpec> spec_from_config(const json::object& config);
 Result<ModelSpec> spec_from_gguf(const GgufFile& file);
+
+// Reads what sentence-transformers saves beside an encoder: modules.json, the Pooling module's
+// config.json (mean or cls; others are refused by name), Normalize, and sentence_bert_config.json's
+// max_seq_length. A folder without modules.json leaves the spec as it is. With it, normalisation is
+// on only where it lists Normalize.
+Result<void> apply_sentence_transformers(const std::filesystem::path& folder, ModelSpec& spec);
 
 struct Linear {
   const NamedTensor* weight = nullptr;  // [out, in]

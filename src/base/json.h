@@ -22,6 +22,10 @@ namespace json = boost::json;
 // the byte at which it broke.
 Result<json::value> parse_json(std::string_view text, size_t depth_max = 64);
 
+// As parse_json, but a name that occurs twice in one object is an error that names it. For formats
+// where the second entry could contradict the first (parse_json keeps the last).
+Result<json::value> parse_json_unique(std::string_view text, size_t depth_max = 64);
+
 // Reads and parses a file; the message names it.
 Result<json::value> read_json_file(const std::string& path);
 

@@ -20,7 +20,8 @@ Error system_error(const std::filesystem::path& path, const char* action) {
 
 // Opens a regular file and tells its size; the descriptor is the caller's to close.
 Result<std::pair<int, size_t>> open_regular(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing for regular files.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return system_error(path, "open");
   struct stat info{};
   if (::fstat(fd, &info) != 0) {

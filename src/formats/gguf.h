@@ -1,16 +1,22 @@
-// GGUF version 3, little-endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md):
-// metadata and tensors of type F32, F16, BF16, Q8_0 and Q4_0. Other tensor types are refused by name
-// and type when the file is opened with weights; a vocabulary-only file has none.
+// GGUF versions 2 and 3, little-endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md):
+// metadata and tensors of type F32, F16, BF16, Q8_0 and Q4_0 (and I64, I32, I8 as opaque). Tensors
+// of other types are listed as unusable, and refused by name and type when a model requires them,
+// so a file can be inspected, or its vocabulary used, whatever its weights are. A vocabulary-only
+// file has no tensors. A file whose type numbers are unknown is refused whole: its sizes cannot be
+// checked.
 //
 // GGUF lists dimensions fastest first; shapes here are reversed to row-major [out, in].
-// Immutable after open: any thread may read. Strings are views into the mapped file.
+// Immutable after open: any thread may read. Strings are views into the mapped file. Keys and
+// tensor names are valid UTF-8; string values are any bytes.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -32,7 +38,8 @@ using GgufValue = std::variant<int64_t, double, bool, std::string_view, GgufArra
 class GgufFile {
  public:
   static Result<GgufFile> open(const std::filesystem::path& path);
-  // Parses bytes that the caller keeps alive (fuzzing, tests). `name` stands for the path in errors.
+  // Parses bytes that the caller keeps alive (fuzzing, tests). `name` stands for the path in
+  // errors.
   static Result<GgufFile> parse(std::span<const std::byte> bytes, std::string_view name);
 
   const GgufValue* find(std::string_view key) const;
@@ -50,6 +57,9 @@ class GgufFile {
   const std::string& name() const { return name_; }
 
  private:
+  static Result<GgufFile> read(std::span<const std::byte> bytes, std::string name,
+                               std::vector<MappedFile> files);
+
   std::string name_;
   std::vector<std::pair<std::string_view, GgufValue>> metadata_;
   WeightSet weights_;
