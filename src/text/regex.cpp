@@ -68,9 +68,9 @@ class Translator {
         if (rest().starts_with('?') || rest().starts_with('+')) copy(1);
         return {};
       case '{': return braces();
-      case '^':
-      case '$': return refuse("an anchor");  // lines in one engine, the text in the other
-      case '#': last_unbounded_ = false; copy(1); return {};
+      // Oniguruma's anchors are always those of lines, and no line begins behind a last newline.
+      case '^': return anchor("(?:\\A|(?<=\\n)(?!\\z))");
+      case '$': return anchor("(?=\\n|\\z)");
       default: last_unbounded_ = false; copy(1); return {};
     }
   }
@@ -83,6 +83,13 @@ class Translator {
     copy(length);
     if (rest().starts_with('?') || rest().starts_with('+')) copy(1);
     last_unbounded_ = false;
+    return {};
+  }
+
+  Result<void> anchor(std::string_view spelled) {
+    last_unbounded_ = false;
+    out_.append(spelled);
+    ++at_;
     return {};
   }
 

@@ -203,7 +203,8 @@ Result<void> add_decoder(const json::object& object, const std::string& type, bo
   using Style = TokenDecoder::Style;
   if (type == "Replace") {
     const json::value* value = section(object, "pattern");
-    IMPETUS_TRY(const auto* pattern, as_object(value ? *value : json::value(), "decoder Replace: pattern"));
+    if (value == nullptr) return error(ErrorCode::corrupt, "decoder Replace: \"pattern\" is missing");
+    IMPETUS_TRY(const auto* pattern, as_object(*value, "decoder Replace: pattern"));
     if (section(*pattern, "Regex")) return unsupported("decoder", "Replace with a Regex");
     IMPETUS_TRY(auto what, text_of(*pattern, "String"));
     IMPETUS_TRY(auto with, text_of(object, "content"));

@@ -204,6 +204,7 @@ std::string normalize(std::string_view text, Form form) {
   const auto order = [](utf8proc_int32_t code) {
     return utf8proc_get_property(code)->combining_class;
   };
+  std::vector<uint64_t> marks;
   for (size_t i = 0; i < codes.size();) {
     if (order(codes[i]) == 0) {
       ++i;
@@ -211,9 +212,14 @@ std::string normalize(std::string_view text, Form form) {
     }
     size_t j = i + 1;
     while (j < codes.size() && order(codes[j]) != 0) ++j;
-    std::stable_sort(codes.begin() + static_cast<ptrdiff_t>(i),
-                     codes.begin() + static_cast<ptrdiff_t>(j),
-                     [&](auto a, auto b) { return order(a) < order(b); });
+    // Stable by (class, place): both packed above the code point, which has 21 bits.
+    marks.clear();
+    for (size_t k = i; k < j; ++k) {
+      marks.push_back(static_cast<uint64_t>(order(codes[k])) << 56 | static_cast<uint64_t>(k - i) << 21 |
+                      static_cast<uint64_t>(codes[k]));
+    }
+    std::sort(marks.begin(), marks.end());
+    for (size_t k = i; k < j; ++k) codes[k] = static_cast<utf8proc_int32_t>(marks[k - i] & 0x1FFFFF);
     i = j;
   }
   size_t count = codes.size();
