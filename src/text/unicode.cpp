@@ -172,7 +172,12 @@ bool is_surely_nfc(std::string_view text) {
       int boundary = 0;
       const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 8,
                                              UTF8PROC_DECOMPOSE, &boundary);
-      if (n == 1) return false;  // a singleton: replaced for good
+      // Some are replaced for good (singletons): only what composes back may stay.
+      if (n < 1 || n > 8 ||
+          utf8proc_normalize_utf32(parts, n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE)) != 1 ||
+          parts[0] != static_cast<utf8proc_int32_t>(code)) {
+        return false;
+      }
     }
   }
   return true;
