@@ -32,7 +32,7 @@ template <typename... Args>
 
 struct Limits {
   static constexpr size_t source_bytes = size_t{1} << 20;
-  static constexpr uint64_t steps = 20'000'000;           // nodes evaluated, items and bytes/16 touched
+  static constexpr uint64_t steps = 10'000'000;           // nodes evaluated, items and bytes/16 touched
   static constexpr uint64_t bytes = uint64_t{512} << 20;  // created in total, freed or not
   static constexpr size_t output_bytes = size_t{64} << 20;
   static constexpr int syntax_depth = 200;   // nesting of the source, length of operator chains

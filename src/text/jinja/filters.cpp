@@ -227,6 +227,10 @@ std::string quoted_url(std::string_view text, bool keep_slash) {
   for (const char c : text) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                        c == '_' || c == '.' || c == '-' || c == '~' || (keep_slash && c == '/');
+    if (c == ' ' && !keep_slash) {  // in queries
+      out += '+';
+      continue;
+    }
     out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   }
   return out;

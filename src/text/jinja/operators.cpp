@@ -149,7 +149,11 @@ int64_t clamp(int64_t index, int64_t size, int64_t low, int64_t high) {
   return std::min(index, high);
 }
 
-std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value* stop, const Value* step) {
+struct SliceBounds {
+  int64_t begin, end, stride;
+};
+
+SliceBounds slice_bounds(int64_t size, const Value* start, const Value* stop, const Value* step) {
   const auto bound = [](const Value* value, int64_t& out) {
     if (value == nullptr || value->is_none()) return false;
     require_defined(*value);
@@ -166,10 +170,15 @@ std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value
   int64_t given = 0;
   if (bound(start, given)) begin = clamp(given, size, backward ? -1 : 0, backward ? size - 1 : size);
   if (bound(stop, given)) end = clamp(given, size, backward ? -1 : 0, backward ? size - 1 : size);
+  return {begin, end, stride};
+}
+
+std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value* stop, const Value* step) {
+  const SliceBounds bounds = slice_bounds(size, start, stop, step);
   std::vector<int64_t> indices;
-  for (int64_t i = begin; backward ? i > end : i < end;) {
+  for (int64_t i = bounds.begin; bounds.stride < 0 ? i > bounds.end : i < bounds.end;) {
     indices.push_back(i);
-    if (__builtin_add_overflow(i, stride, &i)) break;
+    if (__builtin_add_overflow(i, bounds.stride, &i)) break;
   }
   return indices;
 }
@@ -373,6 +382,19 @@ Value get_slice(const Value& object, const Value* start, const Value* stop, cons
   }
   const auto& items = object.as_sequence().items;
   budget.take(items.size() / 4);
+  if (object.is(Kind::range)) {
+    const Sequence& range = object.as_sequence();
+    const SliceBounds bounds = slice_bounds(static_cast<int64_t>(items.size()), start, stop, step);
+    int64_t first = 0, last = 0, stride = 0;
+    if (__builtin_mul_overflow(range.step, bounds.stride, &stride) ||
+        __builtin_mul_overflow(range.step, bounds.begin, &first) ||
+        __builtin_add_overflow(range.start, first, &first) ||
+        __builtin_mul_overflow(range.step, bounds.end, &last) ||
+        __builtin_add_overflow(range.start, last, &last)) {
+      overflow();
+    }
+    return Value::range(first, last, stride);
+  }
   std::vector<Value> result;
   for (const int64_t i : slice_indices(static_cast<int64_t>(items.size()), start, stop, step)) {
     result.push_back(items[static_cast<size_t>(i)]);

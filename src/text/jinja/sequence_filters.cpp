@@ -260,7 +260,7 @@ Arguments rest_of(const Arguments& arguments, size_t skipped) {
 Value map(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Budget& budget = interpreter.budget();
   std::vector<Value> result;
-  if (!truthy(subject) && !subject.is_none()) return Value::generator({});
+  if (!truthy(subject)) return Value::generator({});
   if (arguments.positional.empty()) {
     const Bound bound("map", arguments, {"attribute", "default"});
     if (!bound.has(0)) fail("map requires a filter's name or attribute=");
@@ -283,7 +283,7 @@ template <bool wanted, bool by_attribute>
 Value select(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Budget& budget = interpreter.budget();
   std::vector<Value> result;
-  if (!truthy(subject) && !subject.is_none()) return Value::generator({});
+  if (!truthy(subject)) return Value::generator({});
   const auto& given = arguments.positional;
   if (by_attribute && given.empty()) fail("Missing parameter for attribute name");
   const size_t skipped = by_attribute ? 1 : 0;
