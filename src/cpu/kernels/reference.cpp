@@ -295,7 +295,7 @@ void silu_multiply(const float* gate, const float* up, int64_t n, float* out) {
 void gelu_erf(const float* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     double v = x[i];
-    out[i] = static_cast<float>(0.5 * v * (1.0 + erf(v * 0.70710678118654752440)));
+    out[i] = static_cast<float>(0.5 * v * erfc(-v * 0.70710678118654752440));
   }
 }
 
@@ -303,7 +303,8 @@ void gelu_tanh(const float* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     double v = x[i];
     double inner = 0.79788456080286535588 * (v + 0.044715 * v * v * v);
-    out[i] = static_cast<float>(0.5 * v * (1.0 + tanh(inner)));
+    // v (1 + tanh inner) / 2 without the cancellation at negative v.
+    out[i] = static_cast<float>(v / (1.0 + exp(-2.0 * inner)));
   }
 }
 
