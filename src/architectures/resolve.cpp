@@ -132,8 +132,16 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
   }
   IMPETUS_CHECK(validate(spec));
   IMPETUS_TRY(const Architecture* row, row_of(spec));
-  IMPETUS_TRY(const DecoderNames* names,
-              choose(row->decoder_names, &DecoderNames::embedding, weights));
+  const Finder find_head(weights, "");
+  // A tied pair is one tensor, which some writers keep under the head's name alone.
+  auto chosen = choose(row->decoder_names, &DecoderNames::embedding, weights);
+  bool under_head = false;
+  if (!chosen.ok() && (spec.tied_embeddings || spec.tied_if_headless)) {
+    auto by_norm = choose(row->decoder_names, &DecoderNames::final_norm, weights);
+    under_head = by_norm.ok() && find_head.has((*by_norm)->head);
+    if (under_head) chosen = std::move(by_norm);
+  }
+  IMPETUS_TRY(const DecoderNames* names, std::move(chosen));
   const Finder find(weights, names->prefix);
 
   const Dim hidden{spec.hidden, "hidden size"};
@@ -144,7 +152,8 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
   const Dim head_dim{spec.head_dim, "head size"};
 
   DecoderWeights found;
-  IMPETUS_TRY(found.embedding, find.matrix(names->embedding, 0, vocab, hidden));
+  IMPETUS_TRY(found.embedding, under_head ? find_head.matrix(names->head, 0, vocab, hidden)
+                                          : find.matrix(names->embedding, 0, vocab, hidden));
   for (int64_t i = 0; i < spec.layers; ++i) {
     DecoderWeights::Layer layer;
     IMPETUS_TRY(layer.attention_norm, find.rms_norm(names->attention_norm, i, hidden));
@@ -164,8 +173,8 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
   }
   IMPETUS_TRY(found.final_norm, find.rms_norm(names->final_norm, 0, hidden));
 
-  const Finder find_head(weights, "");
-  const bool tied = spec.tied_embeddings || (spec.tied_if_headless && !find_head.has(names->head));
+  const bool tied =
+      under_head || spec.tied_embeddings || (spec.tied_if_headless && !find_head.has(names->head));
   if (tied) {
     found.head.weight = found.embedding;
   } else {

@@ -49,7 +49,8 @@ Result<const KernelTable*> choose_kernels(std::string wanted) {
     names += (i == 0 ? "" : ", ") + std::string(tables.tables[i]->name);
   }
   return error(ErrorCode::unsupported,
-               "instruction set '{}': this machine and build have {} (IMPETUS_CPU_ISA)", wanted, names);
+               "instruction set '{}': this machine and build have {} (IMPETUS_CPU_ISA)", wanted,
+               names);
 }
 
 }  // namespace
@@ -68,8 +69,8 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "cpu";
     descriptor.backend = fmt::format("cpu-{}", kernels->name);
-    descriptor.name = fmt::format("{}, {} thread{}", cpu::processor_name(), threads,
-                                  threads == 1 ? "" : "s");
+    descriptor.name =
+        fmt::format("{}, {} thread{}", cpu::processor_name(), threads, threads == 1 ? "" : "s");
     descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = threads;

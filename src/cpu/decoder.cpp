@@ -93,17 +93,17 @@ class CpuDecoder final : public Executor {
   Reservation scratch_reservation_;
   Memory scratch_;
   int64_t residual_stride_ = 0;
-  float* residual_ = nullptr;   // [rows, residual_stride_]
-  float* qkv_ = nullptr;        // [rows, columns of qkv]
-  float* query_ = nullptr;      // [kv_heads, rows of the step, group, head_dim]
-  float* attended_ = nullptr;   // the same
-  float* cosine_ = nullptr;     // [rows, head_dim / 2]
+  float* residual_ = nullptr;  // [rows, residual_stride_]
+  float* qkv_ = nullptr;       // [rows, columns of qkv]
+  float* query_ = nullptr;     // [kv_heads, rows of the step, group, head_dim]
+  float* attended_ = nullptr;  // the same
+  float* cosine_ = nullptr;    // [rows, head_dim / 2]
   float* sine_ = nullptr;
-  int32_t* visible_ = nullptr;  // [rows, group]
-  float* logits_ = nullptr;     // [kLogitRows, columns of head]
+  int32_t* visible_ = nullptr;       // [rows, group]
+  float* logits_ = nullptr;          // [kLogitRows, columns of head]
   float* hidden_scratch_ = nullptr;  // [threads, kHiddenScratch]
-  Activations wide_;    // inputs of all products but down
-  Activations hidden_;  // input of down
+  Activations wide_;                 // inputs of all products but down
+  Activations hidden_;               // input of down
 
   // The step that runs.
   std::span<const SequenceStep> batch_;
@@ -161,7 +161,8 @@ Result<void> CpuDecoder::load(const DecoderWeights& tensors, const WeightSet& we
   const auto threads = static_cast<size_t>(machine_->pool.threads());
   // Samplers grow to a few arrays of the vocabulary each.
   const int64_t samplers = static_cast<int64_t>(threads) * spec_.vocab * 44;
-  const auto purpose = fmt::format("{}: working memory of {} tokens", spec_.family, step_tokens_max_);
+  const auto purpose =
+      fmt::format("{}: working memory of {} tokens", spec_.family, step_tokens_max_);
   IMPETUS_TRY(scratch_reservation_, ledger.reserve(bytes + samplers, purpose));
   IMPETUS_TRY(scratch_, Memory::map(bytes, purpose, false));
   carve(scratch_.data(), &bytes);
@@ -340,8 +341,8 @@ void CpuDecoder::attention_inputs(int64_t index) {
 
   const int64_t width = spec_.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  const auto rope = spec_.rope_pairs == RopePairs::halves ? kernels().rope_halves
-                                                          : kernels().rope_neighbours;
+  const auto rope =
+      spec_.rope_pairs == RopePairs::halves ? kernels().rope_halves : kernels().rope_neighbours;
   const auto type = static_cast<size_t>(kv_->kernel_type());
   const int64_t grain = std::max<int64_t>(1, 16384 / columns);
   machine_->pool.parallel_ranges(rows, grain, [&](int64_t begin, int64_t end, int) {
@@ -362,8 +363,7 @@ void CpuDecoder::attention_inputs(int64_t index) {
         for (int64_t i = 0; i < width; ++i) to[i] = q[h * width + i] * scale;
       }
       const auto& blocks = batch_[static_cast<size_t>(row.sequence)].blocks;
-      const BlockId block =
-          blocks[static_cast<size_t>(row.position / CpuKvStorage::kBlockTokens)];
+      const BlockId block = blocks[static_cast<size_t>(row.position / CpuKvStorage::kBlockTokens)];
       const int64_t slot = row.position % CpuKvStorage::kBlockTokens;
       for (int64_t h = 0; h < spec_.kv_heads; ++h) {
         rotate(k + h * width, layer.k_norm);
@@ -391,7 +391,8 @@ void CpuDecoder::attention(int64_t index) {
   const int64_t width = spec_.head_dim;
   const auto run = [&](int64_t work, int thread) {
     // Later tokens see more keys: they go first, so that the last item is a short one.
-    const AttentionItem& item = items_[items_.size() - 1 - static_cast<size_t>(work / spec_.kv_heads)];
+    const AttentionItem& item =
+        items_[items_.size() - 1 - static_cast<size_t>(work / spec_.kv_heads)];
     const int64_t head = work % spec_.kv_heads;
     ThreadState& state = thread_states_[static_cast<size_t>(thread)];
     const auto& blocks = batch_[static_cast<size_t>(item.sequence)].blocks;
@@ -495,10 +496,11 @@ void CpuDecoder::finish_row(int64_t output, float* logits, int thread) {
   if (!all_finite(values)) {
     // Rows of one sequence may run side by side: only the last one's tells of it.
     if (sampled || row.position + 1 == step.position + static_cast<int64_t>(step.tokens.size())) {
-      result.token = error(ErrorCode::internal,
-                           "{}: the logits at position {} are not finite; the model's weights or this "
-                           "prompt overflow its arithmetic",
-                           spec_.family, row.position);
+      result.token =
+          error(ErrorCode::internal,
+                "{}: the logits at position {} are not finite; the model's weights or this "
+                "prompt overflow its arithmetic",
+                spec_.family, row.position);
     }
     return;
   }

@@ -17,7 +17,8 @@ struct LayerNorm {
   std::vector<float> weight, bias;
 };
 LayerNorm load_norm(const Norm& norm) {
-  return {to_floats(*norm.weight), norm.bias != nullptr ? to_floats(*norm.bias) : std::vector<float>()};
+  return {to_floats(*norm.weight),
+          norm.bias != nullptr ? to_floats(*norm.bias) : std::vector<float>()};
 }
 
 struct Layer {
@@ -79,10 +80,10 @@ class CpuEncoder final : public Encoder {
   Reservation scratch_reservation_;
   Memory scratch_;
   int64_t residual_stride_ = 0;
-  int64_t tile_floats_ = 0;        // keys, and values, of one head of the longest text
-  float* residual_ = nullptr;      // [rows, residual_stride_]
-  float* qkv_ = nullptr;           // [rows, columns of qkv]
-  float* tiles_ = nullptr;         // [threads, 2, tile_floats_]
+  int64_t tile_floats_ = 0;         // keys, and values, of one head of the longest text
+  float* residual_ = nullptr;       // [rows, residual_stride_]
+  float* qkv_ = nullptr;            // [rows, columns of qkv]
+  float* tiles_ = nullptr;          // [threads, 2, tile_floats_]
   float* embedding_row_ = nullptr;  // [threads, hidden]
   float* hidden_scratch_ = nullptr;
   Activations wide_;    // input of qkv, output and up
@@ -90,7 +91,7 @@ class CpuEncoder final : public Encoder {
 
   EncoderBatch batch_;
   std::vector<float>* results_ = nullptr;
-  std::vector<int32_t> visible_;  // a row: its text's length
+  std::vector<int32_t> visible_;   // a row: its text's length
   std::vector<int32_t> position_;  // a row: its place in its text
   struct ThreadState {
     std::vector<const void*> key_blocks, value_blocks;
@@ -101,9 +102,15 @@ class CpuEncoder final : public Encoder {
 Result<void> CpuEncoder::load(const EncoderWeights& tensors, const WeightSet& weights,
                               const LoadOptions& options, MemoryLedger& ledger) {
   switch (spec_.activation) {
-    case Activation::gelu_erf: activation_ = kernels().gelu_erf; break;
-    case Activation::gelu_tanh: activation_ = kernels().gelu_tanh; break;
-    case Activation::relu: activation_ = kernels().relu; break;
+    case Activation::gelu_erf:
+      activation_ = kernels().gelu_erf;
+      break;
+    case Activation::gelu_tanh:
+      activation_ = kernels().gelu_tanh;
+      break;
+    case Activation::relu:
+      activation_ = kernels().relu;
+      break;
     default:
       return error(ErrorCode::unsupported, "{}: encoders run with GELU or ReLU only", spec_.family);
   }
@@ -153,7 +160,8 @@ void CpuEncoder::carve(std::byte* base, int64_t* bytes) {
   tiles_ = carver.take<float>(threads * 2 * tile_floats_);
   embedding_row_ = carver.take<float>(threads * spec_.hidden);
   hidden_scratch_ = carver.take<float>(threads * kHiddenScratch);
-  wide_ = Activations(carver, rows_max_, std::max(spec_.hidden, spec_.heads * spec_.head_dim), forms_);
+  wide_ =
+      Activations(carver, rows_max_, std::max(spec_.hidden, spec_.heads * spec_.head_dim), forms_);
   hidden_ = Activations(carver, rows_max_, spec_.feed_forward, forms_);
   *bytes = carver.used();
 }
@@ -171,8 +179,8 @@ Result<void> CpuEncoder::check(const EncoderBatch& batch) const {
     const int64_t length = int64_t{batch.offsets[i + 1]} - batch.offsets[i];
     if (length < 1) return error(kBad, "text {} of the batch has no tokens", i);
     if (length > spec_.context) {
-      return error(ErrorCode::context_length, "text {}: {} tokens, more than the {} of the model", i,
-                   length, spec_.context);
+      return error(ErrorCode::context_length, "text {}: {} tokens, more than the {} of the model",
+                   i, length, spec_.context);
     }
   }
   for (const TokenId token : batch.tokens) {

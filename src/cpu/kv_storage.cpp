@@ -8,9 +8,15 @@ Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec
                                                            int64_t tokens, MemoryLedger& ledger) {
   std::unique_ptr<CpuKvStorage> kv(new CpuKvStorage);
   switch (dtype) {
-    case DType::f32: kv->kernel_type_ = KvType::f32; break;
-    case DType::f16: kv->kernel_type_ = KvType::f16; break;
-    case DType::bf16: kv->kernel_type_ = KvType::bf16; break;
+    case DType::f32:
+      kv->kernel_type_ = KvType::f32;
+      break;
+    case DType::f16:
+      kv->kernel_type_ = KvType::f16;
+      break;
+    case DType::bf16:
+      kv->kernel_type_ = KvType::bf16;
+      break;
     default:
       return error(ErrorCode::unsupported, "KV cache in {}: the CPU keeps f32, f16 or bf16",
                    to_string(dtype));
@@ -27,8 +33,8 @@ Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec
   if (blocks > std::numeric_limits<int32_t>::max() ||
       __builtin_mul_overflow(spec.layers * 2 * spec.kv_heads, kv->tile_bytes_, &kv->block_bytes_) ||
       __builtin_mul_overflow(blocks, kv->block_bytes_, &total)) {
-    return error(ErrorCode::insufficient_memory, "a KV cache of {} positions is more than any memory",
-                 tokens);
+    return error(ErrorCode::insufficient_memory,
+                 "a KV cache of {} positions is more than any memory", tokens);
   }
   kv->blocks_ = static_cast<int32_t>(blocks);
   const auto purpose = fmt::format("{}: KV cache of {} positions in {}", spec.family,

@@ -1,5 +1,5 @@
-// Keys and values of all layers in blocks of kBlockTokens positions: one region a model, reserved in
-// the ledger, mapped at once and touched lazily.
+// Keys and values of all layers in blocks of kBlockTokens positions: one region a model, reserved
+// in the ledger, mapped at once and touched lazily.
 //
 // A block is contiguous: [layers][2: keys, values][kv_heads] tiles, each tile as kernels.h lays out
 // one block of one head (keys [block_tokens / 16][head_dim][16], values [block_tokens][head_dim]).

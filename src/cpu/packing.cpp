@@ -9,16 +9,21 @@ namespace {
 
 WeightLayout layout_of(DType type) {
   switch (type) {
-    case DType::f16: return WeightLayout::f16;
-    case DType::bf16: return WeightLayout::bf16;
-    case DType::q8_0: return WeightLayout::q8_0;
-    case DType::q4_0: return WeightLayout::q4_0;
-    default: return WeightLayout::f32;
+    case DType::f16:
+      return WeightLayout::f16;
+    case DType::bf16:
+      return WeightLayout::bf16;
+    case DType::q8_0:
+      return WeightLayout::q8_0;
+    case DType::q4_0:
+      return WeightLayout::q4_0;
+    default:
+      return WeightLayout::f32;
   }
 }
 
-// Sixteen rows side by side; `rows` of them are there. Element size 4 or 2, `group` elements of k stay
-// together (2 for bf16). Missing rows and the odd last k stay zero.
+// Sixteen rows side by side; `rows` of them are there. Element size 4 or 2, `group` elements of k
+// stay together (2 for bf16). Missing rows and the odd last k stay zero.
 template <typename T>
 void pack_plain(const std::byte* source, int64_t rows, int64_t k, int64_t group, std::byte* out) {
   std::memset(out, 0, static_cast<size_t>(round_up(k, group) * kPanel) * sizeof(T));
@@ -26,15 +31,16 @@ void pack_plain(const std::byte* source, int64_t rows, int64_t k, int64_t group,
     const std::byte* row = source + r * k * static_cast<int64_t>(sizeof(T));
     T* column = reinterpret_cast<T*>(out) + r * group;
     for (int64_t i = 0; i < k; ++i) {
-      std::memcpy(column + (i / group) * group * kPanel + i % group, row + i * sizeof(T), sizeof(T));
+      std::memcpy(column + (i / group) * group * kPanel + i % group, row + i * sizeof(T),
+                  sizeof(T));
     }
   }
 }
 
-// Blocks of { f16 d; uint8 q[4 * groups] } from `rows` rows, `row_stride` bytes apart. `flip` is xor-ed
-// onto each byte (128 turns int8 into weight + 128); `zero` stands for no weight.
-void pack_blocks(const std::byte* source, int64_t row_stride, int64_t rows, int64_t k, int64_t groups,
-                 uint8_t flip, uint8_t zero, std::byte* out) {
+// Blocks of { f16 d; uint8 q[4 * groups] } from `rows` rows, `row_stride` bytes apart. `flip` is
+// xor-ed onto each byte (128 turns int8 into weight + 128); `zero` stands for no weight.
+void pack_blocks(const std::byte* source, int64_t row_stride, int64_t rows, int64_t k,
+                 int64_t groups, uint8_t flip, uint8_t zero, std::byte* out) {
   const int64_t block = 2 + 4 * groups;
   const int64_t panel_block = kPanel * block;
   for (int64_t b = 0; b < k / kQuantBlock; ++b) {
@@ -80,9 +86,15 @@ void pack_panel(const TensorView& view, WeightLayout layout, int64_t panel, std:
   }
   const std::byte* source = view.row(first).data();
   switch (layout) {
-    case WeightLayout::f32: pack_plain<float>(source, rows, k, 1, out); break;
-    case WeightLayout::f16: pack_plain<uint16_t>(source, rows, k, 1, out); break;
-    case WeightLayout::bf16: pack_plain<uint16_t>(source, rows, k, 2, out); break;
+    case WeightLayout::f32:
+      pack_plain<float>(source, rows, k, 1, out);
+      break;
+    case WeightLayout::f16:
+      pack_plain<uint16_t>(source, rows, k, 1, out);
+      break;
+    case WeightLayout::bf16:
+      pack_plain<uint16_t>(source, rows, k, 2, out);
+      break;
     case WeightLayout::q8_0:
       pack_blocks(source, k / kQuantBlock * 34, rows, k, 8, 0x80, 0x80, out);
       break;
@@ -96,20 +108,28 @@ void pack_panel(const TensorView& view, WeightLayout layout, int64_t panel, std:
 
 Form form_of(WeightLayout layout) {
   switch (layout) {
-    case WeightLayout::bf16: return kFormBf16;
+    case WeightLayout::bf16:
+      return kFormBf16;
     case WeightLayout::q8_0:
-    case WeightLayout::q4_0: return kFormQ8;
-    default: return kFormF32;
+    case WeightLayout::q4_0:
+      return kFormQ8;
+    default:
+      return kFormF32;
   }
 }
 
 int64_t panel_bytes(WeightLayout layout, int64_t k) {
   switch (layout) {
-    case WeightLayout::f32: return k * kPanel * 4;
-    case WeightLayout::f16: return k * kPanel * 2;
-    case WeightLayout::bf16: return round_up(k, 2) * kPanel * 2;
-    case WeightLayout::q8_0: return k / kQuantBlock * kPanel * 34;
-    case WeightLayout::q4_0: return k / kQuantBlock * kPanel * 18;
+    case WeightLayout::f32:
+      return k * kPanel * 4;
+    case WeightLayout::f16:
+      return k * kPanel * 2;
+    case WeightLayout::bf16:
+      return round_up(k, 2) * kPanel * 2;
+    case WeightLayout::q8_0:
+      return k / kQuantBlock * kPanel * 34;
+    case WeightLayout::q4_0:
+      return k / kQuantBlock * kPanel * 18;
   }
   return 0;
 }
@@ -135,8 +155,7 @@ Result<void> WeightPacker::add(PackedLinear& target, std::span<const Linear> ten
       target.matrices.push_back({layout, 0, target.columns, nullptr, {}});
     }
     PackedMatrix& matrix = target.matrices.back();
-    target.segments.push_back(
-        {target.matrices.size() - 1, matrix.panels, target.columns, rows});
+    target.segments.push_back({target.matrices.size() - 1, matrix.panels, target.columns, rows});
     matrix.panels += panels_of(rows);
     target.columns += panels_of(rows) * kPanel;
     target.forms |= form_of(layout);

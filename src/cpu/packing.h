@@ -1,9 +1,9 @@
 // Weights from the mapped file into the panel layouts of kernels.h, at load.
 //
 // A PackedLinear is one product whose output columns come from one or more tensors that share their
-// input (q, k and v; gate and up). Each tensor starts at a whole panel; neighbours of one layout lie in
-// one matrix, so that a single loop computes them. Types stay as the file has them, except that
-// WeightPrecision::int8 turns f32, f16 and bf16 into Q8_0.
+// input (q, k and v; gate and up). Each tensor starts at a whole panel; neighbours of one layout
+// lie in one matrix, so that a single loop computes them. Types stay as the file has them, except
+// that WeightPrecision::int8 turns f32, f16 and bf16 into Q8_0.
 //
 // Threads: packing uses the pool; what it made is immutable.
 #pragma once
@@ -24,7 +24,9 @@ enum Form : uint8_t { kFormF32 = 1, kFormBf16 = 2, kFormQ8 = 4 };
 Form form_of(WeightLayout layout);
 
 int64_t panel_bytes(WeightLayout layout, int64_t k);
-inline int64_t panels_of(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
+inline int64_t panels_of(int64_t rows) {
+  return (rows + kPanel - 1) / kPanel;
+}
 
 struct PackedMatrix {
   WeightLayout layout = WeightLayout::f32;

@@ -6,7 +6,8 @@
 
 namespace impetus::cpu {
 
-// Physical cores within the affinity mask, at most the whole CPUs of the cgroup's quota; at least 1.
+// Physical cores within the affinity mask, at most the whole CPUs of the cgroup's quota; at
+// least 1.
 int usable_cores();
 // The quota alone, from the files under `root`: whole CPUs, or 0 where there is none.
 int cgroup_cores(const std::filesystem::path& root);

@@ -9,7 +9,8 @@ namespace {
 
 // Multiply-adds below which a second thread costs more than it brings.
 constexpr int64_t kSmallWork = int64_t{1} << 16;
-// Weights of one item: enough to hide its handing out, few enough to share evenly and to stay in L2.
+// Weights of one item: enough to hide its handing out, few enough to share evenly and to stay in
+// L2.
 constexpr int64_t kItemBytes = int64_t{256} << 10;
 
 template <typename Body>
@@ -99,7 +100,9 @@ MatmulArgs Activations::args(WeightLayout layout, int64_t row_index, int64_t row
       args.x_stride = round_up(k_, 2);
       args.x_bf16 = bf16_ + row_index * args.x_stride;
       break;
-    case kFormQ8: args.x_q8 = quantized(row_index); break;
+    case kFormQ8:
+      args.x_q8 = quantized(row_index);
+      break;
   }
   return args;
 }
@@ -141,12 +144,11 @@ void multiply_activate(Machine& machine, const PackedLinear& weights, const Acti
   const int64_t width = weights.segments[0].rows;
   assert(out.width() == width);
   const int64_t panels = panels_of(width);
-  // Even numbers of panels, so that each item quantises whole blocks of 32; tiles that fit the scratch:
-  // 192 rows x 2 x 64 columns, or 31 x 2 x 256.
+  // Even numbers of panels, so that each item quantises whole blocks of 32; tiles that fit the
+  // scratch: 192 rows x 2 x 64 columns, or 31 x 2 x 256.
   const int64_t threads = machine.pool.threads();
   const int64_t widest = rows < 32 ? 16 : 4;
-  const int64_t step =
-      std::clamp<int64_t>(round_up(panels / (threads * 4), 2), 2, widest);
+  const int64_t step = std::clamp<int64_t>(round_up(panels / (threads * 4), 2), 2, widest);
   const int64_t tile = rows < 32 ? rows : 192;
   const bool small = rows * weights.columns * weights.k < kSmallWork;
   run_items(machine.pool, small, (panels + step - 1) / step, [&](int64_t item, int thread) {

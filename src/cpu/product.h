@@ -33,8 +33,8 @@ class Activations {
 
   // Makes the other forms of rows [begin, end) from their f32 values.
   void convert(const KernelTable& kernels, uint8_t forms, int64_t begin, int64_t end) const;
-  // The same for columns [begin, end) of one row from values elsewhere. `begin` is a multiple of 32, and
-  // so is `end` where it is not the width.
+  // The same for columns [begin, end) of one row from values elsewhere. `begin` is a multiple of
+  // 32, and so is `end` where it is not the width.
   void convert_columns(const KernelTable& kernels, uint8_t forms, int64_t row, const float* values,
                        int64_t begin, int64_t end) const;
 
@@ -55,9 +55,10 @@ class Activations {
 void multiply(Machine& machine, const PackedLinear& weights, const Activations& x, int64_t rows,
               float* out, int64_t out_stride, bool accumulate);
 
-// Feed-forward's first half. For each row and column of `out`: gated: silu(x W_gate) * (x W_up), from
-// the two segments of `weights`; else activation(x W + bias) from its one. `out` gets the forms its
-// reader wants while the values are still in the cache. `scratch`: kHiddenScratch floats a thread.
+// Feed-forward's first half. For each row and column of `out`: gated: silu(x W_gate) * (x W_up),
+// from the two segments of `weights`; else activation(x W + bias) from its one. `out` gets the
+// forms its reader wants while the values are still in the cache. `scratch`: kHiddenScratch floats
+// a thread.
 using ActivationFunction = void (*)(const float* x, int64_t n, float* out);
 inline constexpr int64_t kHiddenScratch = 24576;
 void multiply_activate(Machine& machine, const PackedLinear& weights, const Activations& x,

@@ -32,10 +32,19 @@ bool spin_until(Ready ready) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {
+    stop();  // the system gives no more threads: those that run must end first
+    throw;
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  stop();
+}
+
+void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -59,11 +68,13 @@ void ThreadPool::run(int64_t items, void* context, Function function) {
   items_ = items;
   next_.store(0, std::memory_order_relaxed);
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  // Publishes the loop. Sequentially consistent with asleep_: either the worker that goes to sleep sees
-  // the new generation, or it is seen here and woken.
+  // Publishes the loop. Sequentially consistent with asleep_: either the worker that goes to sleep
+  // sees the new generation, or it is seen here and woken.
   generation_.fetch_add(1);
   if (asleep_.load() > 0) {
-    { const std::lock_guard lock(mutex_); }
+    {
+      const std::lock_guard lock(mutex_);
+    }
     wake_.notify_all();
   }
   take_items(0);
@@ -90,7 +101,9 @@ void ThreadPool::work(int thread) {
     if (stop_) return;
     take_items(thread);
     if (busy_.fetch_sub(1) == 1 && caller_asleep_.load()) {
-      { const std::lock_guard lock(mutex_); }
+      {
+        const std::lock_guard lock(mutex_);
+      }
       left_.notify_one();
     }
   }

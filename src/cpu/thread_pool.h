@@ -1,11 +1,12 @@
 // Workers that share one parallel loop at a time.
 //
-// The thread that calls parallel_for is one of the N, so N = 1 has no worker at all. Items are handed
-// out by an atomic counter, in order. parallel_for returns when every item is done and every worker
-// has left the loop; that is the only barrier there is. Between loops workers spin for a while, so that
-// a loop which follows soon starts at once, then sleep: an idle pool costs nothing.
+// The thread that calls parallel_for is one of the N, so N = 1 has no worker at all. Items are
+// handed out by an atomic counter, in order. parallel_for returns when every item is done and every
+// worker has left the loop; that is the only barrier there is. Between loops workers spin for a
+// while, so that a loop which follows soon starts at once, then sleep: an idle pool costs nothing.
 //
-// REQUIRES: one thread at a time calls parallel_for, never from inside a loop; the body does not throw.
+// REQUIRES: one thread at a time calls parallel_for, never from inside a loop; the body does not
+// throw.
 #pragma once
 
 #include <algorithm>
@@ -38,10 +39,13 @@ class ThreadPool {
     }
     using Plain = std::remove_reference_t<Body>;
     run(items, const_cast<void*>(static_cast<const void*>(&body)),
-        [](void* context, int64_t item, int thread) { (*static_cast<Plain*>(context))(item, thread); });
+        [](void* context, int64_t item, int thread) {
+          (*static_cast<Plain*>(context))(item, thread);
+        });
   }
 
-  // body(begin, end, thread) over [0, count) in runs of at least `grain`; inline where one suffices.
+  // body(begin, end, thread) over [0, count) in runs of at least `grain`; inline where one
+  // suffices.
   template <typename Body>
   void parallel_ranges(int64_t count, int64_t grain, Body&& body) {
     const int64_t step = std::max(grain, (count + 4 * threads() - 1) / (4 * threads()));
@@ -59,6 +63,7 @@ class ThreadPool {
 
   void run(int64_t items, void* context, Function function);
   void work(int thread);
+  void stop();
   void take_items(int thread);
 
   // The loop that runs now: written before `generation_` moves, read after it was seen to.
