@@ -1,10 +1,10 @@
 // Lower precisions against the same values in full precision, teacher-forced.
 //
-// The tolerance is derived, not chosen: the slow forward runs twice over the dequantised weights, once
-// exactly and once with the roundings that the format implies (activations to bf16 or to blocks of
-// int8, keys and values to f16). The largest difference of the two is what the format costs on this model
-// and these tokens; a kernel whose sums round elsewhere may flip single roundings, so it gets
-// twice that and the f32 tolerance on top.
+// The tolerance is derived, not chosen: the slow forward runs twice over the dequantised weights,
+// once exactly and once with the roundings that the format implies (activations to bf16 or to
+// blocks of int8, keys and values to f16). The largest difference of the two is what the format
+// costs on this model and these tokens; a kernel whose sums round elsewhere may flip single
+// roundings, so it gets twice that and the f32 tolerance on top.
 #include "cpu/test_support.h"
 
 namespace impetus::cpu {
@@ -24,8 +24,8 @@ double largest_difference(const Matrix& a, const Matrix& b) {
   return worst;
 }
 
-// Every row within the tolerance, and its largest value at the same place where the exact row's margin
-// exceeds twice the tolerance. Returns how many rows had such a margin.
+// Every row within the tolerance, and its largest value at the same place where the exact row's
+// margin exceeds twice the tolerance. Returns how many rows had such a margin.
 int expect_close(const Matrix& exact, std::span<const float> got, double tolerance,
                  const std::string& what) {
   int decided = 0;
@@ -82,7 +82,8 @@ RandomModel as_run(const RandomModel& model, WeightPrecision precision) {
   RandomModel quantised;
   quantised.spec = model.spec;
   for (const NamedTensor& tensor : twin.tensors) {
-    const bool product = tensor.view.shape.rank() == 2 && tensor.name.find("embed") == std::string::npos;
+    const bool product =
+        tensor.view.shape.rank() == 2 && tensor.name.find("embed") == std::string::npos;
     auto rounded = product ? *convert(tensor.view, DType::q8_0) : *convert(tensor.view, DType::f32);
     quantised.storage.push_back(std::move(*convert(rounded.view(), DType::f32)));
     quantised.tensors.push_back({tensor.name, quantised.storage.back().view(), 0});
@@ -168,7 +169,8 @@ TEST(Precision, Encoders) {
       ASSERT_TRUE(pooled.ok());
       const auto wanted = slow.pool(exact);
       double cosine = 0;
-      for (size_t i = 0; i < wanted.size(); ++i) cosine += wanted[i] * static_cast<double>((*pooled)[i]);
+      for (size_t i = 0; i < wanted.size(); ++i)
+        cosine += wanted[i] * static_cast<double>((*pooled)[i]);
       EXPECT_GT(cosine, 0.999) << describe(format, isa);
     }
   }
