@@ -14,8 +14,8 @@ double int8(int64_t rounds) {
   asm volatile("" : "+x"(a), "+x"(b));
   for (int64_t i = 0; i < rounds; ++i) {
     for (auto& sum : sums) {
+      asm volatile("" : "+x"(a));  // or the product would be taken out of the loop
       __m256i product = _mm256_maddubs_epi16(a, b);
-      asm volatile("" : "+x"(product));
       sum = _mm256_add_epi16(sum, product);
       asm volatile("" : "+x"(sum));
     }
