@@ -23,13 +23,8 @@ namespace impetus::cpu {
 namespace {
 
 constexpr int kRowsPerBlock = 96;
-<<<<<<< HEAD
-constexpr int64_t kBlockActivationBytes = 256 * 1024;
-constexpr int kMaxTileRows = 6;
-=======
 constexpr int64_t kBlockActivationBytes = 384 * 1024;
 constexpr int kRowStep = 12;  // row blocks are multiples of every tile's rows (4 and 6)
->>>>>>> kernels
 
 struct Pass {
   const uint8_t* weights;  // first unit of the first panel
@@ -43,10 +38,7 @@ struct Pass {
   int64_t correction_stride;
   float* sums;  // [rows][sums_stride]
   int64_t sums_stride;
-<<<<<<< HEAD
-=======
   const uint8_t* next;  // weights wanted soon: the tiles of a pass fetch them along the way
->>>>>>> kernels
 };
 
 inline Simd::F broadcast_f32(const uint8_t* p) {
@@ -61,10 +53,6 @@ inline int32_t load_i32(const uint8_t* p) {
   return value;
 }
 
-<<<<<<< HEAD
-template <class K, int rows, int panels, bool staged>
-inline void call_tile(const Pass& pass) {
-=======
 // Row r of a tile as base, base + s, base + 2 s from two bases: address forms the processor has,
 // where six pointers, or multiples worked out in the loop, would cost registers or additions.
 struct TileRows {
@@ -88,40 +76,18 @@ inline void load_fence() {
 // A function of its own: its loop gets all registers.
 template <class K, int rows, int panels, bool staged>
 [[gnu::noinline]] void call_tile(const Pass& pass) {
->>>>>>> kernels
   K::template tile<rows, panels, staged>(pass);
 }
 
 template <class K, int panels, bool staged>
 inline void row_tiles(Pass pass, int rows) {
-<<<<<<< HEAD
-=======
   // Wide groups of panels serve few rows only; with more, registers would not do.
   constexpr bool wide = !staged && panels == K::few_panels && panels > K::many_panels;
   constexpr int most = wide ? K::few_rows : K::tile_rows;
->>>>>>> kernels
   const uint8_t* x = pass.x;
   for (int r = 0; r < rows; r += K::tile_rows) {
     switch (rows - r < K::tile_rows ? rows - r : K::tile_rows) {
       case 1:
-<<<<<<< HEAD
-        call_tile<K, 1, panels, staged>(pass);
-        break;
-      case 2:
-        call_tile<K, 2, panels, staged>(pass);
-        break;
-      case 3:
-        call_tile<K, 3, panels, staged>(pass);
-        break;
-      case 4:
-        call_tile<K, 4, panels, staged>(pass);
-        break;
-      case 5:
-        if constexpr (K::tile_rows >= 5) call_tile<K, 5, panels, staged>(pass);
-        break;
-      default:
-        if constexpr (K::tile_rows >= 6) call_tile<K, 6, panels, staged>(pass);
-=======
         if constexpr (most >= 1) call_tile<K, 1, panels, staged>(pass);
         break;
       case 2:
@@ -138,7 +104,6 @@ inline void row_tiles(Pass pass, int rows) {
         break;
       case 6:
         if constexpr (most >= 6) call_tile<K, 6, panels, staged>(pass);
->>>>>>> kernels
         break;
     }
     x += K::tile_rows * pass.x_stride;
@@ -146,10 +111,7 @@ inline void row_tiles(Pass pass, int rows) {
     pass.x_scale += K::tile_rows * pass.scale_stride;
     if (K::has_correction) pass.correction += K::tile_rows * pass.correction_stride;
     pass.sums += K::tile_rows * pass.sums_stride;
-<<<<<<< HEAD
-=======
     pass.next += K::next_bytes;
->>>>>>> kernels
   }
 }
 
@@ -202,11 +164,8 @@ template <class K, int panels, bool staged>
       pass.weights = weights + unit * K::unit_bytes;
       pass.panel_stride = panel_bytes;
     }
-<<<<<<< HEAD
-=======
     // The first panel's next chunk, or the next panel's first.
     pass.next = weights + (unit + K::chunk_units) * K::unit_bytes;
->>>>>>> kernels
     row_tiles<K, panels, staged>(pass, rows);
   }
   write_sums(a, row, rows, panel, panels, sums);
@@ -228,13 +187,8 @@ void matmul(const MatmulArgs& a) {
   constexpr bool stages = K::staged_bytes != 0;
   int64_t block = kRowsPerBlock;
   if (a.k > 0) {
-<<<<<<< HEAD
-    int64_t fit = kBlockActivationBytes / (a.k * K::activation_bytes) / kMaxTileRows * kMaxTileRows;
-    int64_t least = 4 * kMaxTileRows;
-=======
     int64_t fit = kBlockActivationBytes / (a.k * K::activation_bytes) / kRowStep * kRowStep;
     int64_t least = 2 * kRowStep;
->>>>>>> kernels
     block = fit < least ? least : fit < block ? fit : block;
   }
   for (int64_t row = 0; row < a.m;) {
@@ -242,11 +196,7 @@ void matmul(const MatmulArgs& a) {
     if (stages && left >= K::stage_from_rows) {
       // Blocks of like size, so that the last one is not a sliver.
       int64_t parts = (left + block - 1) / block;
-<<<<<<< HEAD
-      int64_t rows = ((left + parts - 1) / parts + kMaxTileRows - 1) / kMaxTileRows * kMaxTileRows;
-=======
       int64_t rows = ((left + parts - 1) / parts + kRowStep - 1) / kRowStep * kRowStep;
->>>>>>> kernels
       if (rows > left) rows = left;
       if constexpr (stages) all_panels<K, K::staged_panels, true>(a, row, static_cast<int>(rows));
       row += rows;
@@ -289,10 +239,7 @@ struct FloatKernel {
   static constexpr int stage_from_rows = 7;
   static constexpr int chunk_units = 256 / k_per_unit;
   static constexpr bool has_correction = false;
-<<<<<<< HEAD
-=======
   static constexpr int next_bytes = chunk_units / 4 * 128;
->>>>>>> kernels
 
   static void correct(const MatmulArgs&, int64_t, int, int64_t, int64_t, int32_t*) {}
 
@@ -330,8 +277,6 @@ struct FloatKernel {
 
   template <int rows, int panels, bool staged>
   static void tile(const Pass& pass) {
-<<<<<<< HEAD
-=======
     if constexpr (source == FloatSource::bf16 && staged) {
       // Activations to f32 first, then as f32: the conversion beside every product would cost a
       // third.
@@ -356,7 +301,6 @@ struct FloatKernel {
 
   template <int rows, int panels, bool staged>
   static void multiply(const Pass& pass) {
->>>>>>> kernels
     constexpr int vectors = panels * per_panel;
     constexpr int step = staged ? staged_bytes : unit_bytes;
     S::F sums[rows][vectors];
@@ -366,35 +310,6 @@ struct FloatKernel {
       }
     }
     const uint8_t* weights = pass.weights;
-<<<<<<< HEAD
-    const uint8_t* x = pass.x;
-    for (int64_t u = 0; u < pass.units; ++u, weights += step, x += 4) {
-      if constexpr (!staged && rows < 3) {
-        for (int p = 0; p < panels; ++p) {
-          _mm_prefetch(reinterpret_cast<const char*>(weights + p * pass.panel_stride + 2048),
-                       _MM_HINT_T0);
-        }
-      }
-      S::F pair[rows];
-      for (int j = 0; j < k_per_unit; ++j) {
-        S::F w[vectors];
-        for (int v = 0; v < vectors; ++v) {
-          w[v] = weight<staged>(weights + v / per_panel * pass.panel_stride, j, v % per_panel);
-        }
-        for (int r = 0; r < rows; ++r) {
-          if constexpr (source == FloatSource::bf16) {
-            S::F raw = broadcast_f32(x + r * pass.x_stride);
-            S::I bits;
-            memcpy(&bits, &raw, sizeof(bits));
-            pair[r] = j == 0 ? S::even_bf16(bits) : S::odd_bf16(bits);
-          } else {
-            pair[r] = broadcast_f32(x + r * pass.x_stride);
-          }
-          for (int v = 0; v < vectors; ++v) sums[r][v] = S::fma(pair[r], w[v], sums[r][v]);
-        }
-      }
-    }
-=======
     TileRows x(pass);
     auto unit = [&](int64_t i) __attribute__((always_inline)) {
       if constexpr (!staged && rows < 3) {
@@ -436,7 +351,6 @@ struct FloatKernel {
       unit(3);
     }
     for (; u < pass.units; ++u, weights += step, x.advance(4)) unit(0);
->>>>>>> kernels
     for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < vectors; ++v) {
         S::store(pass.sums + r * pass.sums_stride + v * S::width, sums[r][v]);

@@ -14,13 +14,10 @@ inline __m256i load_32(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
 
-<<<<<<< HEAD
-=======
 alignas(32) constexpr int16_t kNibbleFactors[32] = {1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,
                                                     1,  1,  1,  1,  1,  16, 16, 16, 16, 16, 16,
                                                     16, 16, 16, 16, 16, 16, 16, 16, 16, 16};
 
->>>>>>> kernels
 // Per block and output an exact integer sum, then one step of the chain:
 // sum = fma(isum * weight scale, x scale, sum), as on AVX-512.
 //
@@ -39,11 +36,7 @@ struct QuantKernel {
   static constexpr int unit_bytes = nibbles ? 288 : 544;
   static constexpr int staged_bytes = nibbles ? 576 : 1088;
   static constexpr int activation_bytes = 1;
-<<<<<<< HEAD
-  static constexpr int tile_rows = 6;
-=======
   static constexpr int tile_rows = 4;  // with more, accumulators are spilled
->>>>>>> kernels
   static constexpr int staged_panels = 1;
   static constexpr int many_panels = 1;
   static constexpr int few_panels = 1;
@@ -52,10 +45,7 @@ struct QuantKernel {
   static constexpr int stage_from_rows = 5;
   static constexpr int chunk_units = 16;
   static constexpr bool has_correction = true;
-<<<<<<< HEAD
-=======
   static constexpr int next_bytes = 0;  // staging fetches its own
->>>>>>> kernels
 
   static void correct(const MatmulArgs& a, int64_t row, int rows, int64_t unit, int64_t units,
                       int32_t* out) {
@@ -118,15 +108,12 @@ struct QuantKernel {
     }
   }
 
-<<<<<<< HEAD
-=======
   template <bool staged>
   static __m256 weight_scale(const uint8_t* block, int half) {
     return staged ? _mm256_loadu_ps(reinterpret_cast<const float*>(block) + half * 8)
                   : packed_scale(block, half);
   }
 
->>>>>>> kernels
   static void finish(__m256i isum, __m256 scale, __m256 x_scale, float* sums) {
     __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(isum), scale);
     _mm256_storeu_ps(sums, _mm256_fmadd_ps(product, x_scale, _mm256_loadu_ps(sums)));
@@ -136,18 +123,11 @@ struct QuantKernel {
   static void tile(const Pass& pass) {
     static_assert(panels == 1);
     constexpr int step = staged ? staged_bytes : unit_bytes;
-<<<<<<< HEAD
-    const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t* weights = pass.weights;
-    const uint8_t* x = pass.x;
-    for (int64_t u = 0; u < pass.units; ++u, weights += step, x += 32) {
-=======
     const uint8_t* factors = reinterpret_cast<const uint8_t*>(kNibbleFactors);
     asm("" : "+r"(factors));
     const uint8_t* weights = pass.weights;
     TileRows x(pass);
     for (int64_t u = 0; u < pass.units; ++u, weights += step, x.advance(32)) {
->>>>>>> kernels
       if constexpr (!staged) {
         for (int line = 0; line < unit_bytes; line += 64) {
           _mm_prefetch(reinterpret_cast<const char*>(weights + 4096 + line), _MM_HINT_T0);
@@ -161,48 +141,23 @@ struct QuantKernel {
           __m256i second;
           pair<staged>(weights, half, g, &first, &second);
           for (int r = 0; r < rows; ++r) {
-<<<<<<< HEAD
-            __m256i q = broadcast_i32(x + r * pass.x_stride + g * 4);
-=======
             __m256i q = broadcast_i32(x.row(r) + g * 4);
->>>>>>> kernels
             __m256i one = _mm256_maddubs_epi16(first, q);
             __m256i two = _mm256_maddubs_epi16(second, q);
             sums[r][0] = g == 0 ? one : _mm256_add_epi16(sums[r][0], one);
             sums[r][1] = g == 0 ? two : _mm256_add_epi16(sums[r][1], two);
-<<<<<<< HEAD
-          }
-        }
-        __m256 scale[2];
-        for (int h = 0; h < 2; ++h) {
-          scale[h] = staged ? _mm256_loadu_ps(reinterpret_cast<const float*>(weights) + h * 8)
-                            : packed_scale(weights, h);
-        }
-=======
             // Or the compiler would add products in pairs first, for which registers lack.
             asm("" : "+x"(sums[r][0]), "+x"(sums[r][1]));
           }
           load_fence();
         }
         // Scales and factors come from memory where they are used: no register is free for them.
->>>>>>> kernels
         for (int r = 0; r < rows; ++r) {
           __m256i start = _mm256_set1_epi32(pass.correction[r * pass.correction_stride + u]);
           __m256 x_scale = _mm256_set1_ps(pass.x_scale[r * pass.scale_stride + u]);
           float* out = pass.sums + r * pass.sums_stride;
           if constexpr (nibbles) {
             for (int h = 0; h < 2; ++h) {
-<<<<<<< HEAD
-              __m256i isum = _mm256_add_epi32(_mm256_madd_epi16(sums[r][h], ones), start);
-              finish(isum, scale[h], x_scale, out + h * 8);
-            }
-          } else {
-            __m256i upper = _mm256_madd_epi16(sums[r][1], _mm256_set1_epi16(16));
-            __m256i lower = _mm256_madd_epi16(sums[r][0], ones);
-            __m256i isum = _mm256_add_epi32(_mm256_add_epi32(upper, lower), start);
-            finish(isum, scale[half], x_scale, out + half * 8);
-          }
-=======
               __m256i isum = _mm256_madd_epi16(sums[r][h], load_32(factors));
               finish(_mm256_add_epi32(isum, start), weight_scale<staged>(weights, h), x_scale,
                      out + h * 8);
@@ -214,7 +169,6 @@ struct QuantKernel {
             finish(isum, weight_scale<staged>(weights, half), x_scale, out + half * 8);
           }
           load_fence();
->>>>>>> kernels
         }
       }
     }

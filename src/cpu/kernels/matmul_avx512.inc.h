@@ -30,10 +30,7 @@ struct Bf16Kernel {
   static constexpr int stage_from_rows = 0;
   static constexpr int chunk_units = 256;
   static constexpr bool has_correction = false;
-<<<<<<< HEAD
-=======
   static constexpr int next_bytes = 0;
->>>>>>> kernels
 
   static void correct(const MatmulArgs&, int64_t, int, int64_t, int64_t, int32_t*) {}
   static void activations(const MatmulArgs& a, int64_t row, int64_t unit, Pass* pass) {
@@ -51,14 +48,6 @@ struct Bf16Kernel {
       }
     }
     const uint8_t* weights = pass.weights;
-<<<<<<< HEAD
-    const uint8_t* x = pass.x;
-    for (int64_t u = 0; u < pass.units; ++u, weights += 64, x += 4) {
-      if constexpr (rows < 3) {
-        for (int p = 0; p < panels; ++p) {
-          _mm_prefetch(reinterpret_cast<const char*>(weights + p * pass.panel_stride + 2048),
-                       _MM_HINT_T0);
-=======
     TileRows x(pass);
     auto unit = [&](int64_t i) __attribute__((always_inline)) {
       if constexpr (rows < 3) {
@@ -66,20 +55,10 @@ struct Bf16Kernel {
           _mm_prefetch(
               reinterpret_cast<const char*>(weights + i * 64 + p * pass.panel_stride + 2048),
               _MM_HINT_T0);
->>>>>>> kernels
         }
       }
       __m512bh w[panels];
       for (int p = 0; p < panels; ++p) {
-<<<<<<< HEAD
-        w[p] = reinterpret_cast<__m512bh>(load_64(weights + p * pass.panel_stride));
-      }
-      for (int r = 0; r < rows; ++r) {
-        __m512bh pair = reinterpret_cast<__m512bh>(broadcast_i32(x + r * pass.x_stride));
-        for (int p = 0; p < panels; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], pair, w[p]);
-      }
-    }
-=======
         w[p] = reinterpret_cast<__m512bh>(load_64(weights + i * 64 + p * pass.panel_stride));
       }
       for (int r = 0; r < rows; ++r) {
@@ -96,7 +75,6 @@ struct Bf16Kernel {
       unit(3);
     }
     for (; u < pass.units; ++u, weights += 64, x.advance(4)) unit(0);
->>>>>>> kernels
     for (int r = 0; r < rows; ++r) {
       for (int p = 0; p < panels; ++p) {
         _mm512_storeu_ps(pass.sums + r * pass.sums_stride + p * kPanel, sums[r][p]);
@@ -124,10 +102,7 @@ struct QuantKernel {
   static constexpr int stage_from_rows = 13;
   static constexpr int chunk_units = 16;
   static constexpr bool has_correction = true;
-<<<<<<< HEAD
-=======
   static constexpr int next_bytes = 0;  // staging fetches its own
->>>>>>> kernels
 
   static void correct(const MatmulArgs& a, int64_t row, int rows, int64_t unit, int64_t units,
                       int32_t* out) {
@@ -183,13 +158,8 @@ struct QuantKernel {
       }
     }
     const uint8_t* weights = pass.weights;
-<<<<<<< HEAD
-    const uint8_t* x = pass.x;
-    for (int64_t u = 0; u < pass.units; ++u, weights += step, x += 32) {
-=======
     TileRows x(pass);
     for (int64_t u = 0; u < pass.units; ++u, weights += step, x.advance(32)) {
->>>>>>> kernels
       if constexpr (!staged && rows < 3) {
         for (int p = 0; p < panels; ++p) {
           for (int line = 0; line < unit_bytes; line += 64) {
@@ -209,16 +179,10 @@ struct QuantKernel {
         __m512i w[panels];
         for (int p = 0; p < panels; ++p) w[p] = group<staged>(weights + p * pass.panel_stride, g);
         for (int r = 0; r < rows; ++r) {
-<<<<<<< HEAD
-          __m512i q = broadcast_i32(x + r * pass.x_stride + g * 4);
-          for (int p = 0; p < panels; ++p) isum[r][p] = _mm512_dpbusd_epi32(isum[r][p], w[p], q);
-        }
-=======
           __m512i q = broadcast_i32(x.row(r) + g * 4);
           for (int p = 0; p < panels; ++p) isum[r][p] = _mm512_dpbusd_epi32(isum[r][p], w[p], q);
         }
         load_fence();
->>>>>>> kernels
       }
       __m512 scale[panels];
       for (int p = 0; p < panels; ++p) {
