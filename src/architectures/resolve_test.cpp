@@ -97,6 +97,19 @@ TEST(Resolve, TheHead) {
   spec.tied_embeddings = true;
   const auto tied = resolve_decoder(spec, *weights);
   EXPECT_EQ(tied->head.weight, tied->embedding) << "as the config says, whatever else is there";
+  EXPECT_EQ(tied->embedding->name, "model.embed_tokens.weight");
+
+  TensorList under_head = tiny_decoder_tensors();
+  std::erase_if(under_head,
+                [](const auto& entry) { return entry.first == "model.embed_tokens.weight"; });
+  const auto kept = parse_safetensors(safetensors_of(under_head), "f");
+  const auto shared = resolve_decoder(spec, *kept);
+  ASSERT_TRUE(shared.ok()) << shared.error().message;
+  EXPECT_EQ(shared->embedding->name, "lm_head.weight") << "one name of a shared tensor is kept";
+  EXPECT_EQ(shared->head.weight, shared->embedding);
+  spec.tied_embeddings = false;
+  EXPECT_NE(resolved(spec, safetensors_of(under_head)).find("token embedding is missing"),
+            std::string::npos);
 }
 
 // Takes each tensor of the list away, bends its shape, and changes its type: each time one error

@@ -1,9 +1,14 @@
 #include "cpu/cpu_backend.h"
 
+#include <atomic>
 #include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <thread>
 
 #include "cpu/decoder.h"
 #include "cpu/encoder.h"
+#include "cpu/kernels/peaks.h"
 #include "cpu/processors.h"
 #include "cpu/product.h"
 
@@ -53,6 +58,21 @@ Result<const KernelTable*> choose_kernels(std::string wanted) {
                names);
 }
 
+// The sum over all threads of what `one` measures on each while the others do the same.
+template <typename One>
+double on_all_threads(ThreadPool& pool, One one) {
+  const int threads = pool.threads();
+  std::vector<double> each(static_cast<size_t>(threads));
+  std::atomic<int> started = 0;
+  pool.parallel_for(threads, [&](int64_t item, int) {
+    // Nobody takes a second item before everybody has one.
+    ++started;
+    while (started.load() < threads) std::this_thread::yield();
+    each[static_cast<size_t>(item)] = one(item);
+  });
+  return std::accumulate(each.begin(), each.end(), 0.0);
+}
+
 }  // namespace
 }  // namespace cpu
 
@@ -76,6 +96,31 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     descriptor.threads = threads;
     return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(std::move(machine)));
   });
+}
+
+CpuPeaks measure_cpu_peaks(Backend& cpu, double seconds) {
+  CpuPeaks peaks;
+  auto* backend = dynamic_cast<cpu::CpuBackend*>(&cpu);
+  if (backend == nullptr) return peaks;
+  cpu::ThreadPool& pool = backend->machine().pool;
+  const cpu::KernelTable& kernels = *backend->machine().kernels;
+  const double part = seconds / 4;
+  const auto giga = [&](auto measure) { return cpu::on_all_threads(pool, measure) * 1e-9; };
+  peaks.int8_gigaops_per_second = giga([&](int64_t) { return peak_int8_ops(kernels, part); });
+  peaks.bf16_gigaflops_per_second = giga([&](int64_t) { return peak_bf16_ops(kernels, part); });
+  peaks.f32_gigaflops_per_second = giga([&](int64_t) { return peak_f32_ops(kernels, part); });
+
+  // Far more than any cache; a part a thread.
+  constexpr int64_t kReadBytes = int64_t{512} << 20;
+  const int64_t share = kReadBytes / pool.threads() / 1024 * 1024;
+  auto memory = cpu::Memory::map(kReadBytes, "bandwidth probe", true);
+  if (!memory.ok()) return peaks;
+  peaks.read_gigabytes_per_second = giga([&](int64_t thread) {
+    std::byte* mine = memory->data() + thread * share;
+    std::memset(mine, 1, static_cast<size_t>(share));
+    return peak_read_bytes(kernels, mine, static_cast<size_t>(share), part);
+  });
+  return peaks;
 }
 
 }  // namespace impetus
