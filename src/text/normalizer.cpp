@@ -32,11 +32,12 @@ std::string without(std::string_view text, uint8_t dropped) {
   return out;
 }
 
-// The CJK ideograph blocks as the reference has them.
+// The CJK ideograph blocks as Hugging Face's BertNormalizer has them: extension E begins there at
+// U+2B920, 256 code points after the block does.
 bool is_cjk(uint32_t code) {
   return (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0x3400 && code <= 0x4DBF) ||
          (code >= 0x20000 && code <= 0x2A6DF) || (code >= 0x2A700 && code <= 0x2B73F) ||
-         (code >= 0x2B740 && code <= 0x2B81F) || (code >= 0x2B820 && code <= 0x2CEAF) ||
+         (code >= 0x2B740 && code <= 0x2B81F) || (code >= 0x2B920 && code <= 0x2CEAF) ||
          (code >= 0xF900 && code <= 0xFAFF) || (code >= 0x2F800 && code <= 0x2FA1F);
 }
 
