@@ -1,11 +1,11 @@
-// Which KV block belongs to whom, and which hold a prefix that may be found again. Logical only: the
-// physical memory is KvStorage's. Pure; not thread-safe. Every operation is O(1) (find, publish and
-// forget: O(block_tokens), in expectation).
+// Which KV block belongs to whom, and which hold a prefix that may be found again. Logical only:
+// the physical memory is KvStorage's. Pure; not thread-safe. Every operation is O(1) (find, publish
+// and forget: O(block_tokens), in expectation).
 //
-// A full block's identity is its chain: (identity of the block before it, its tokens). A chain number is
-// given once and never again, so the child of a block that was evicted can never be mistaken for
-// the child of what came after it; and tokens are compared exactly, so a hash collision costs a
-// comparison, never a wrong answer.
+// A full block's identity is its chain: (identity of the block before it, its tokens). A chain
+// number is given once and never again, so the child of a block that was evicted can never be
+// mistaken for the child of what came after it; and tokens are compared exactly, so a hash
+// collision costs a comparison, never a wrong answer.
 #pragma once
 
 #include <cstdint>
@@ -29,20 +29,21 @@ class BlockPool {
   // least recently used findable one (which is lost). Nothing where every block is owned.
   std::optional<BlockId> allocate();
   void retain(BlockId id);
-  // The last owner's release leaves a published block findable until it is reused. Release a sequence's
-  // blocks from its last to its first, so that children are reused before their parents.
+  // The last owner's release leaves a published block findable until it is reused. Release a
+  // sequence's blocks from its last to its first, so that children are reused before their parents.
   void release(BlockId id);
 
   struct Found {
     BlockId block = -1;
     Chain chain = root;
   };
-  // The block whose content is `tokens` after `parent`; not retained. REQUIRES: block_tokens tokens.
+  // The block whose content is `tokens` after `parent`; not retained. REQUIRES: block_tokens
+  // tokens.
   std::optional<Found> find(Chain parent, std::span<const TokenId> tokens) const;
 
-  // Says that `id`, owned by the caller and not published, now holds `tokens` after `parent`, for good.
-  // Where another block holds the same already, the caller's ownership moves to that one and `id`
-  // is released; use the block returned.
+  // Says that `id`, owned by the caller and not published, now holds `tokens` after `parent`, for
+  // good. Where another block holds the same already, the caller's ownership moves to that one and
+  // `id` is released; use the block returned.
   Found publish(BlockId id, Chain parent, std::span<const TokenId> tokens);
   // Never found again (its content is in doubt); owners keep it. Ignored where it is not published.
   void forget(BlockId id);
@@ -65,9 +66,9 @@ class BlockPool {
   struct Entry {
     int32_t owners = 0;
     Chain parent = root;
-    Chain chain = root;      // root: not published
+    Chain chain = root;  // root: not published
     uint64_t hash = 0;
-    BlockId next_same = none;  // in its hash bucket
+    BlockId next_same = none;            // in its hash bucket
     BlockId older = none, newer = none;  // among the findable without owner
   };
 

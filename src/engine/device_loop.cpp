@@ -138,7 +138,9 @@ double DeviceLoop::busy_seconds() const {
   return core_->busy;
 }
 
-double DeviceLoop::now() const { return core_->clock(); }
+double DeviceLoop::now() const {
+  return core_->clock();
+}
 
 void DeviceLoop::Place::wake() const {
   const std::lock_guard lock(core_->mutex);

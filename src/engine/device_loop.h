@@ -1,8 +1,8 @@
 // One thread a device, which runs one slice of one lane at a time and shares its time between them.
 //
 // Threads: LaneWork's methods are called on the loop's thread alone, and without any lock held.
-// Lifetime: a lane detaches before it goes; a loop that goes first closes its lanes. After either, nothing
-// of the lane is called again.
+// Lifetime: a lane detaches before it goes; a loop that goes first closes its lanes. After either,
+// nothing of the lane is called again.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,8 @@ class DeviceLoop {
    public:
     Place() = default;
     void wake() const;  // the lane may have work now
-    // Blocks until the slice that runs has ended and the lane is closed. Not from the loop's thread.
+    // Blocks until the slice that runs has ended and the lane is closed. Not from the loop's
+    // thread.
     void detach() const;
     bool on_loop_thread() const;
     double busy_seconds() const;  // of this lane's slices

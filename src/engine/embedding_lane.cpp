@@ -54,7 +54,7 @@ struct EmbeddingLane::State final : LaneWork {
   DeviceLoop& loop;  // used in run_slice alone, when it is certainly there
   DeviceLoop::Place place;
 
-  std::mutex mutex;  // never held while the encoder or a callback runs
+  std::mutex mutex;          // never held while the encoder or a callback runs
   std::deque<Text> waiting;  // by arrival
   std::map<uint64_t, std::shared_ptr<Job>> jobs;
   std::vector<std::shared_ptr<Job>> ended;  // to be told
@@ -92,9 +92,9 @@ std::vector<EmbeddingLane::State::Text> EmbeddingLane::State::take_batch() {
     waiting.pop_front();
     const auto size = static_cast<int64_t>(text.tokens().size());
     // The oldest always goes, whatever its length; the others where they fit beside it.
-    const bool fits = batch.empty() ||
-                      (tokens + size <= budget &&
-                       text.job->request.output == batch.front().job->request.output);
+    const bool fits =
+        batch.empty() ||
+        (tokens + size <= budget && text.job->request.output == batch.front().job->request.output);
     if (fits) tokens += size;
     (fits ? batch : passed).push_back(std::move(text));
     if (tokens >= budget) break;
@@ -218,7 +218,9 @@ EmbeddingLane::EmbeddingLane(DeviceLoop& loop, std::unique_ptr<Encoder> encoder,
   state_->place = loop.attach(state_, share);
 }
 
-EmbeddingLane::~EmbeddingLane() { state_->place.detach(); }
+EmbeddingLane::~EmbeddingLane() {
+  state_->place.detach();
+}
 
 Result<uint64_t> EmbeddingLane::submit(Request request, Done done) {
   State& state = *state_;
@@ -239,8 +241,7 @@ Result<uint64_t> EmbeddingLane::submit(Request request, Done done) {
       return error(ErrorCode::context_length, "text {} has {} tokens; at most {} fit", i, tokens,
                    state.encoder->batch_tokens_max());
     }
-    if (!request.token_types.empty() &&
-        request.token_types[i].size() != request.texts[i].size()) {
+    if (!request.token_types.empty() && request.token_types[i].size() != request.texts[i].size()) {
       return error(ErrorCode::invalid_argument, "text {} has {} tokens, but {} token types", i,
                    tokens, request.token_types[i].size());
     }
@@ -281,7 +282,11 @@ EmbeddingLane::Counts EmbeddingLane::counts() const {
   return counts;
 }
 
-const Encoder& EmbeddingLane::encoder() const { return *state_->encoder; }
-double EmbeddingLane::busy_seconds() const { return state_->place.busy_seconds(); }
+const Encoder& EmbeddingLane::encoder() const {
+  return *state_->encoder;
+}
+double EmbeddingLane::busy_seconds() const {
+  return state_->place.busy_seconds();
+}
 
 }  // namespace impetus

@@ -10,7 +10,9 @@ void FairShare::add(Lane lane, double share) {
   lanes_[lane] = Entry{.share = share, .level = level_};
 }
 
-void FairShare::remove(Lane lane) { lanes_.erase(lane); }
+void FairShare::remove(Lane lane) {
+  lanes_.erase(lane);
+}
 
 std::optional<FairShare::Lane> FairShare::pick(std::span<const Lane> ready) {
   for (auto& [lane, entry] : lanes_) {

@@ -1,6 +1,6 @@
 // Who runs next on a device that does one thing at a time: the lane with the least service time
-// for its share (start-time fair queueing: Goyal, Vin, Cheng 1996). A lane that was idle comes back at
-// the present level: it runs soon, but has saved nothing up. Pure; not thread-safe.
+// for its share (start-time fair queueing: Goyal, Vin, Cheng 1996). A lane that was idle comes back
+// at the present level: it runs soon, but has saved nothing up. Pure; not thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -54,7 +54,8 @@ struct GenerationLane::State final : LaneWork {
 
   std::mutex mutex;  // never held while the executor or a sink runs
   Scheduler scheduler;
-  std::unordered_map<SequenceId, Consumer> consumers;  // only the loop's thread erases or changes one
+  std::unordered_map<SequenceId, Consumer>
+      consumers;  // only the loop's thread erases or changes one
   std::deque<ExclusiveJob*> jobs;
   std::condition_variable job_done;
   bool job_is_next = false;
@@ -205,7 +206,9 @@ GenerationLane::GenerationLane(DeviceLoop& loop, std::unique_ptr<Executor> execu
   state_->place = loop.attach(state_, share);
 }
 
-GenerationLane::~GenerationLane() { state_->place.detach(); }
+GenerationLane::~GenerationLane() {
+  state_->place.detach();
+}
 
 Result<SequenceId> GenerationLane::submit(SequenceRequest request,
                                           std::shared_ptr<TokenSink> sink) {
@@ -235,9 +238,15 @@ Scheduler::Counts GenerationLane::counts() const {
   return state_->scheduler.counts();
 }
 
-const Executor& GenerationLane::executor() const { return *state_->executor; }
-int64_t GenerationLane::capacity() const { return state_->scheduler.capacity(); }
-double GenerationLane::busy_seconds() const { return state_->place.busy_seconds(); }
+const Executor& GenerationLane::executor() const {
+  return *state_->executor;
+}
+int64_t GenerationLane::capacity() const {
+  return state_->scheduler.capacity();
+}
+double GenerationLane::busy_seconds() const {
+  return state_->place.busy_seconds();
+}
 
 Result<std::vector<SequenceResult>> GenerationLane::run_exclusive(
     std::span<const SequenceStep> batch) {

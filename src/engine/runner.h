@@ -1,14 +1,14 @@
 // Threads around the pure parts: one loop a device, lanes of work on it, shares between them.
 //
 // A device runs one thing at a time. Each lane (a decoder's scheduler, an encoder's queue) cuts its
-// work into slices of bounded length; the loop always runs the lane that has had the least weighted time,
-// so embeddings cannot stall chat, nor chat embeddings, on one core either.
+// work into slices of bounded length; the loop always runs the lane that has had the least weighted
+// time, so embeddings cannot stall chat, nor chat embeddings, on one core either.
 //
-// Callbacks (TokenSink, EmbeddingLane::Done) come on the device's thread with no lock held: they must
-// be quick, and may submit to and cancel on any lane, but neither destroy a lane or loop nor call run_exclusive.
-// A lane's destructor waits for the slice that runs, ends what is left as cancelled (callbacks
-// included), and after it returns nothing of the lane is called again. A loop destroyed before its
-// lanes does the same to each; they then refuse work as unavailable.
+// Callbacks (TokenSink, EmbeddingLane::Done) come on the device's thread with no lock held: they
+// must be quick, and may submit to and cancel on any lane, but neither destroy a lane or loop nor
+// call run_exclusive. A lane's destructor waits for the slice that runs, ends what is left as
+// cancelled (callbacks included), and after it returns nothing of the lane is called again. A loop
+// destroyed before its lanes does the same to each; they then refuse work as unavailable.
 #pragma once
 
 #include <functional>
@@ -35,7 +35,8 @@ class TokenSink {
   virtual void on_prefilled(int64_t cached_tokens) = 0;
   // False: enough (a stop string was met). No token follows, and the sequence ends as `stop`.
   virtual bool on_token(const SampledToken& token) = 0;
-  // Exactly once, last. `error` is meaningful where reason == error. The device that ran it is named.
+  // Exactly once, last. `error` is meaningful where reason == error. The device that ran it is
+  // named.
   virtual void on_finished(FinishReason reason, const Error& error, const TokenUsage& usage) = 0;
 };
 
@@ -54,11 +55,12 @@ class GenerationLane {
   void cancel(SequenceId id);
   Scheduler::Counts counts() const;
   const Executor& executor() const;
-  int64_t capacity() const;      // most tokens of one sequence, prompt and answer
+  int64_t capacity() const;     // most tokens of one sequence, prompt and answer
   double busy_seconds() const;  // of the device, since the start
-  // Runs the executor directly, between steps, on the device's thread (logits, bench); blocks the caller.
-  // The steps run one after another, each from position 0 in chunks of step_tokens_max with blocks
-  // lent by the lane. REQUIRES (else invalid_argument): tokens, position 0, no blocks of the caller's.
+  // Runs the executor directly, between steps, on the device's thread (logits, bench); blocks the
+  // caller. The steps run one after another, each from position 0 in chunks of step_tokens_max with
+  // blocks lent by the lane. REQUIRES (else invalid_argument): tokens, position 0, no blocks of the
+  // caller's.
   Result<std::vector<SequenceResult>> run_exclusive(std::span<const SequenceStep> batch);
 
  private:
@@ -86,10 +88,10 @@ class EmbeddingLane {
   };
   // Called once on the device's thread: one vector a text ([hidden], or [tokens, hidden]).
   using Done = std::function<void(Result<std::vector<std::vector<float>>>)>;
-  // overloaded where the queue is full; invalid_argument for a malformed request or one that no queue of
-  // this length can take; context_length for a text longer than the encoder's batch; unavailable
-  // once the loop is gone. `done` is not called then. Texts of many requests share a batch, sorted
-  // by length; an encoder's error fails the requests whose texts were in that batch.
+  // overloaded where the queue is full; invalid_argument for a malformed request or one that no
+  // queue of this length can take; context_length for a text longer than the encoder's batch;
+  // unavailable once the loop is gone. `done` is not called then. Texts of many requests share a
+  // batch, sorted by length; an encoder's error fails the requests whose texts were in that batch.
   Result<uint64_t> submit(Request request, Done done);
   void cancel(uint64_t id);
 

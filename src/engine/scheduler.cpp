@@ -44,8 +44,12 @@ Result<SequenceId> Scheduler::submit(SequenceRequest request) {
   return id;
 }
 
-void Scheduler::cancel(SequenceId id) { end_early(id, FinishReason::cancelled); }
-void Scheduler::stop(SequenceId id) { end_early(id, FinishReason::stop); }
+void Scheduler::cancel(SequenceId id) {
+  end_early(id, FinishReason::cancelled);
+}
+void Scheduler::stop(SequenceId id) {
+  end_early(id, FinishReason::stop);
+}
 
 void Scheduler::end_early(SequenceId id, FinishReason reason) {
   if (const auto found = waiting_.find(id); found != waiting_.end()) {
@@ -244,7 +248,9 @@ std::vector<SequenceEvent> Scheduler::close_step() {
   return take_events();
 }
 
-std::vector<SequenceEvent> Scheduler::take_events() { return std::exchange(events_, {}); }
+std::vector<SequenceEvent> Scheduler::take_events() {
+  return std::exchange(events_, {});
+}
 
 void Scheduler::publish_full_blocks(Sequence& sequence) {
   while ((sequence.published + 1) * pool_.block_tokens() <= sequence.computed) {

@@ -2,15 +2,16 @@
 // no clock, no thread, no device and no text; the same calls give the same answers.
 //
 // Continuous batching with chunked prefill: every running sequence that decodes gets its token in
-// each step, and what the step's budget leaves goes to prompts, oldest first. KV is paged; whole blocks
-// of a finished or running prompt are found again by the chain of their tokens (prefix cache).
-// When blocks run out the youngest running sequence goes back to the queue and is computed again
-// later: nothing is lost, and its tokens come out the same.
+// each step, and what the step's budget leaves goes to prompts, oldest first. KV is paged; whole
+// blocks of a finished or running prompt are found again by the chain of their tokens (prefix
+// cache). When blocks run out the youngest running sequence goes back to the queue and is computed
+// again later: nothing is lost, and its tokens come out the same.
 //
 // No starvation: the queue is in order of arrival and its head is never overtaken, so every running
 // sequence is older than every waiting one; the oldest is never preempted for another and gets at
-// least a token in each step. A head whose next prompt block a running sequence is computing at this
-// moment waits for it rather than compute it twice (equal prompts, n > 1, shared system prompts).
+// least a token in each step. A head whose next prompt block a running sequence is computing at
+// this moment waits for it rather than compute it twice (equal prompts, n > 1, shared system
+// prompts).
 #pragma once
 
 #include <cstdint>
@@ -33,9 +34,9 @@ enum class FinishReason : uint8_t { stop, length, cancelled, error };
 struct SequenceRequest {
   std::vector<TokenId> prompt;  // not empty
   SamplingParams sampling;
-  int64_t tokens_max = 0;               // of the answer, >= 1
-  std::vector<TokenId> stop_tokens;     // end the answer, not part of it
-  std::shared_ptr<LogitMask> mask;      // may be null
+  int64_t tokens_max = 0;            // of the answer, >= 1
+  std::vector<TokenId> stop_tokens;  // end the answer, not part of it
+  std::shared_ptr<LogitMask> mask;   // may be null
 };
 
 struct SchedulerLimits {
@@ -48,14 +49,14 @@ struct SchedulerLimits {
 struct SequenceEvent {
   enum class Kind : uint8_t { prefilled, token, finished } kind = Kind::token;
   SequenceId id = 0;
-  SampledToken token;              // Kind::token
+  SampledToken token;                        // Kind::token
   FinishReason reason = FinishReason::stop;  // Kind::finished
-  Error error;                     // reason == error
-  int64_t cached_tokens = 0;       // Kind::prefilled: prompt tokens found in the prefix cache
+  Error error;                               // reason == error
+  int64_t cached_tokens = 0;  // Kind::prefilled: prompt tokens found in the prefix cache
 };
 
-// Order of one sequence's events: prefilled (before the first token; at most once), tokens, finished
-// (exactly once, last). A stop token is not an event.
+// Order of one sequence's events: prefilled (before the first token; at most once), tokens,
+// finished (exactly once, last). A stop token is not an event.
 class Scheduler {
  public:
   // REQUIRES: block_tokens > 0.

@@ -1,9 +1,9 @@
 // A pretend decoder whose tokens betray every mistake in the handling of KV blocks.
 //
 // The KV of a position is a digest of its token and of the KV of all positions before it, read back
-// through the step's block list; the next token is a digest of all that. So a block that is given to
-// two sequences, freed too early, or found under a wrong prefix shows as a wrong token, as it would in a
-// real model. alone() says the right answer without any blocks.
+// through the step's block list; the next token is a digest of all that. So a block that is given
+// to two sequences, freed too early, or found under a wrong prefix shows as a wrong token, as it
+// would in a real model. alone() says the right answer without any blocks.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ inline TokenId draw(uint64_t digest, uint64_t seed, int64_t position) {
   return static_cast<TokenId>(mix(mix(digest, seed), static_cast<uint64_t>(position)) % vocabulary);
 }
 
-// The answer to a prompt by itself: tokens until a stop token (not included), tokens_max or capacity.
+// The answer to a prompt by itself: tokens until a stop token (not included), tokens_max or
+// capacity.
 struct Alone {
   std::vector<TokenId> answer;
   bool stopped = false;  // by a stop token
@@ -65,7 +66,8 @@ class SimulatedModel final : public Executor, private KvStorage {
   const KvStorage& kv() const override { return *this; }
   int64_t step_tokens_max() const override { return step_tokens_max_; }
 
-  // What the next call meets: the failure of the whole step, or NaN logits of the rows with these seeds.
+  // What the next call meets: the failure of the whole step, or NaN logits of the rows with these
+  // seeds.
   bool fail_next = false;
   std::vector<uint64_t> nan_seeds;
 
@@ -146,10 +148,9 @@ class SimulatedModel final : public Executor, private KvStorage {
     }
     const auto count = static_cast<int64_t>(step.tokens.size());
     computed_total += count;
-    if (!step.sampling) return;
-    computed[step.sampling->seed] += count;
+    if (step.sampling) computed[step.sampling->seed] += count;
     for (const uint64_t seed : nan_seeds) {
-      if (seed != step.sampling->seed) continue;
+      if (!step.sampling || seed != step.sampling->seed) continue;
       spoil(step);
       result.token = impetus::error(ErrorCode::internal, "the logits are NaN (simulated)");
       return;
@@ -158,7 +159,8 @@ class SimulatedModel final : public Executor, private KvStorage {
       const int64_t end = step.position + count;
       result.token = SampledToken{.id = draw(digest, step.sampling->seed, end), .top = {}};
     } else if (step.output == StepOutput::logits_all) {
-      for (int64_t i = 0; i < count; ++i) result.logits.push_back(static_cast<float>(step.tokens[i]));
+      for (int64_t i = 0; i < count; ++i)
+        result.logits.push_back(static_cast<float>(step.tokens[i]));
     } else if (step.output == StepOutput::logits_last) {
       result.logits.push_back(static_cast<float>(step.tokens.back()));
     }

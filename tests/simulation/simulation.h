@@ -1,6 +1,7 @@
 // Seeded schedules of requests against the real scheduler and a pretend model: arrivals, shared
-// prefixes, cancels, stops, loans of blocks, failing steps, NaN rows, pools far too small. Everything a
-// client may rely on is checked as it happens, and what the scheduler owes itself after each step.
+// prefixes, cancels, stops, loans of blocks, failing steps, NaN rows, pools far too small.
+// Everything a client may rely on is checked as it happens, and what the scheduler owes itself
+// after each step.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,8 @@ namespace simulation {
 struct Options {
   uint64_t seed = 1;
   int requests = 24;
-  bool disturb = true;       // cancels, stops, failures, NaN rows, loans
-  bool look_inside = true;   // false: only what a client can see is checked
+  bool disturb = true;      // cancels, stops, failures, NaN rows, loans
+  bool look_inside = true;  // false: only what a client can see is checked
   // A planted bug: called before each step is planned, and after.
   std::function<void(Scheduler&)> before_plan = {}, after_plan = {};
 };
