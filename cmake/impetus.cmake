@@ -22,6 +22,9 @@ function(impetus_folder NAME)
   endif()
   target_include_directories(impetus_${NAME} ${scope} ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(impetus_${NAME} ${scope} ${deps} ${ARG_LINK})
+  if(sources)
+    impetus_precompile(impetus_${NAME})
+  endif()
 
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
@@ -29,6 +32,7 @@ function(impetus_folder NAME)
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     target_link_libraries(${NAME}_test PRIVATE impetus_${NAME} ${ARG_TEST_LINK} GTest::gtest GTest::gtest_main)
+    impetus_precompile(${NAME}_test)
     add_test(NAME ${NAME} COMMAND ${NAME}_test)
     set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)
   endif()
@@ -42,6 +46,20 @@ function(impetus_folder NAME)
     endforeach()
   endif()
 endfunction()
+
+# impetus_precompile(TARGET): parses the heavy headers once for all. Executables are compiled as
+# libraries are (-fPIC): clang takes a precompiled header only under the options it was made with.
+function(impetus_precompile TARGET)
+  if(NOT IMPETUS_PRECOMPILE)
+    return()
+  endif()
+  if("${TARGET}" STREQUAL "impetus_base")
+    target_precompile_headers(impetus_base PRIVATE ${PROJECT_SOURCE_DIR}/cmake/precompiled.h)
+  else()
+    target_precompile_headers(${TARGET} REUSE_FROM impetus_base)
+  endif()
+endfunction()
+set(CMAKE_CXX_COMPILE_OPTIONS_PIE -fPIC)
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -Werror=return-type -Werror=unused-result)
 # Bit-equal results between kernels are a rule of this project: the compiler may not contract or
