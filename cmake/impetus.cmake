@@ -55,6 +55,7 @@ function(impetus_folder NAME)
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
     impetus_reuse(${NAME}_test impetus_test_headers)
+    target_compile_options(${NAME}_test PRIVATE -Wno-missing-designated-field-initializers)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
