@@ -1,3 +1,21 @@
+# The few heavy headers that most files include, compiled once; a second set with GoogleTest.
+function(impetus_precompile)
+  set(empty ${PROJECT_BINARY_DIR}/precompiled.cpp)
+  file(WRITE ${empty} "")
+  set(heavy <algorithm> <cstdint> <filesystem> <functional> <map> <memory> <mutex> <optional> <span>
+    <string> <string_view> <variant> <vector> <fmt/format.h> <boost/json/array.hpp>
+    <boost/json/object.hpp> <boost/json/serialize.hpp> <boost/json/value.hpp>)
+  add_library(impetus_headers OBJECT ${empty})
+  target_link_libraries(impetus_headers PRIVATE Boost::json fmt::fmt spdlog::spdlog Threads::Threads)
+  target_precompile_headers(impetus_headers PRIVATE ${heavy})
+  if(IMPETUS_TESTS)
+    add_library(impetus_test_headers OBJECT ${empty})
+    target_link_libraries(impetus_test_headers
+      PRIVATE Boost::json fmt::fmt spdlog::spdlog Threads::Threads GTest::gtest)
+    target_precompile_headers(impetus_test_headers PRIVATE ${heavy} <gtest/gtest.h>)
+  endif()
+endfunction()
+
 # impetus_folder(NAME [DEPS folder...] [LINK target...] [TEST_LINK target...])
 #
 # One folder of src/ is one static library `impetus_NAME`, one test executable `NAME_test` made of
@@ -15,6 +33,7 @@ function(impetus_folder NAME)
   list(TRANSFORM ARG_DEPS PREPEND impetus_ OUTPUT_VARIABLE deps)
   if(sources)
     add_library(impetus_${NAME} STATIC ${sources})
+    target_precompile_headers(impetus_${NAME} REUSE_FROM impetus_headers)
     set(scope PUBLIC)
   else()
     add_library(impetus_${NAME} INTERFACE)
@@ -22,17 +41,14 @@ function(impetus_folder NAME)
   endif()
   target_include_directories(impetus_${NAME} ${scope} ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(impetus_${NAME} ${scope} ${deps} ${ARG_LINK})
-  if(sources)
-    impetus_precompile(impetus_${NAME})
-  endif()
 
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
+    target_precompile_headers(${NAME}_test REUSE_FROM impetus_test_headers)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     target_link_libraries(${NAME}_test PRIVATE impetus_${NAME} ${ARG_TEST_LINK} GTest::gtest GTest::gtest_main)
-    impetus_precompile(${NAME}_test)
     add_test(NAME ${NAME} COMMAND ${NAME}_test)
     set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)
   endif()
@@ -48,24 +64,11 @@ function(impetus_folder NAME)
   endif()
 endfunction()
 
-# impetus_precompile(TARGET): parses the heavy headers once for all. Executables are compiled as
-# libraries are (-fPIC): clang takes a precompiled header only under the options it was made with.
-function(impetus_precompile TARGET)
-  if(NOT IMPETUS_PRECOMPILE)
-    return()
-  endif()
-  if("${TARGET}" STREQUAL "impetus_base")
-    target_precompile_headers(impetus_base PRIVATE ${PROJECT_SOURCE_DIR}/cmake/precompiled.h)
-  else()
-    target_precompile_headers(${TARGET} REUSE_FROM impetus_base)
-  endif()
-endfunction()
-set(CMAKE_CXX_COMPILE_OPTIONS_PIE -fPIC)
-
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -Werror=return-type -Werror=unused-result)
 # Bit-equal results between kernels are a rule of this project: the compiler may not contract or
 # reassociate floating point on its own. Kernels say fma where they mean it.
 add_compile_options(-ffp-contract=off)
+add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
 if(IMPETUS_SANITIZE)
   add_compile_options(-fsanitize=${IMPETUS_SANITIZE} -fno-omit-frame-pointer -g -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${IMPETUS_SANITIZE})
