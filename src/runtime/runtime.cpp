@@ -74,21 +74,31 @@ Error draining_error() {
   return error(ErrorCode::unavailable, "the server is shutting down and takes no new work");
 }
 
-// Keeps the model alive and counts the request as in flight until its end.
+// Counts the request as in flight until its end.
 class CountedSink final : public AnswerSink {
  public:
   CountedSink(std::shared_ptr<AnswerSink> sink, std::shared_ptr<Flights> flights)
       : sink_(std::move(sink)), flights_(std::move(flights)) {}
-  ~CountedSink() override { flights_->land(); }
+  ~CountedSink() override { land(); }
 
   void on_delta(AnswerDelta delta) override { sink_->on_delta(std::move(delta)); }
   void on_choice_end(int32_t choice, AnswerEnd end) override { sink_->on_choice_end(choice, end); }
   void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
     sink_->on_done(usage, timings, device);
+    land();
   }
-  void on_error(Error error) override { sink_->on_error(std::move(error)); }
+  void on_error(Error error) override {
+    sink_->on_error(std::move(error));
+    land();
+  }
 
  private:
+  // At the request's end, or with the sink where it never began; a client's handle may live longer.
+  void land() {
+    if (!landed_.exchange(true)) flights_->land();
+  }
+
+  std::atomic<bool> landed_ = false;
   std::shared_ptr<AnswerSink> sink_;
   std::shared_ptr<Flights> flights_;
 };

@@ -196,7 +196,8 @@ TEST_F(ServerTest, EmbedsEqualAloneAndTogether) {
     const auto answer = client.post(path, R"({"model": "impetus-tiny-embed", "input": )" + input + "}");
     EXPECT_EQ(answer.status, 200) << answer.body;
     std::vector<json::value> all;
-    for (const auto& entry : body(answer).at("data").as_array()) all.push_back(entry.at("embedding"));
+    const json::object whole = body(answer);  // the loop must not outlive it
+    for (const auto& entry : whole.at("data").as_array()) all.push_back(entry.at("embedding"));
     return all;
   };
   const auto together = vectors(R"(["a cat", "a much longer sentence about a cat that sleeps", "x"])");
@@ -301,9 +302,9 @@ TEST_F(ServerTest, KeepsToHttp) {
     expect_error(client.receive(), 413);
   }
   {
-    HttpClient client(port_);  // headers that never end
+    HttpClient client(port_);  // headers that never end: closed after header_seconds
     client.send("GET /health HTTP/1.1\r\n");
-    expect_error(client.receive(), 408);
+    EXPECT_EQ(client.receive().status, 0);
   }
 }
 
