@@ -230,8 +230,8 @@ Result<void> bench(const Options& options) {
     print_json(report);
     return {};
   }
-  fmt::print("{} ({}) on {}, {} threads\n", location.id, model.info.precision,
-             cpu.descriptor().name, cpu.descriptor().threads);
+  fmt::print("{} ({}) on {}\n", location.id, model.info.precision,
+             cpu.descriptor().name);
   const auto line = [&](const char* label, const char* key, const char* unit) {
     if (!report.contains(key)) return;
     const std::string name = key;
