@@ -42,20 +42,25 @@ struct DeviceLoop::Place::Core {
 
 void DeviceLoop::Place::Core::close_leaving() {
   for (;;) {
-    std::pair<uint64_t, std::shared_ptr<LaneWork>> leaving;
+    uint64_t leaving = 0;
+    std::shared_ptr<LaneWork> work;
     {
       const std::lock_guard lock(mutex);
-      for (const auto& [id, lane] : lanes) {
-        if (lane.leaving || stopping) leaving = {id, lane.work};
+      for (auto& [id, lane] : lanes) {
+        if (!lane.leaving && !stopping) continue;
+        leaving = id;
+        work = std::move(lane.work);
+        break;
       }
     }
-    if (!leaving.second) return;
-    leaving.second->close();
-    leaving.second.reset();
-    // The owner still holds the lane, so that nothing is destroyed under the lock.
+    if (!work) return;
+    work->close();
+    // Let go of before its owner may go on, so that the owner's reference is the last; and without
+    // the lock, for where the owner could not wait it goes here.
+    work.reset();
     const std::lock_guard lock(mutex);
-    lanes.erase(leaving.first);
-    shares.remove(leaving.first);
+    lanes.erase(leaving);
+    shares.remove(leaving);
     closed.notify_all();
   }
 }
@@ -149,13 +154,13 @@ void DeviceLoop::Place::wake() const {
 }
 
 void DeviceLoop::Place::detach() const {
-  assert(!on_loop_thread());
   std::unique_lock lock(core_->mutex);
   const auto found = core_->lanes.find(id_);
   if (found == core_->lanes.end()) return;  // the loop went first
   found->second.leaving = true;
   core_->signalled = true;
   core_->woken.notify_one();
+  if (on_loop_thread()) return;  // waiting for oneself would never end
   core_->closed.wait(lock, [this] { return !core_->lanes.contains(id_); });
 }
 

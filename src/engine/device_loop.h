@@ -37,8 +37,9 @@ class DeviceLoop {
    public:
     Place() = default;
     void wake() const;  // the lane may have work now
-    // Blocks until the slice that runs has ended and the lane is closed. Not from the loop's
-    // thread.
+    // Blocks until the slice that runs has ended and the lane is closed. On the loop's own thread
+    // it cannot wait: the lane is closed right after the present slice, and the loop lets go of it
+    // last.
     void detach() const;
     bool on_loop_thread() const;
     double busy_seconds() const;  // of this lane's slices

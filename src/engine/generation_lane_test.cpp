@@ -123,6 +123,23 @@ TEST(GenerationLane, DestroyingALaneEndsEverything) {
   }
 }
 
+TEST(GenerationLane, ALaneDestroyedByItsOwnSinkEndsTheRest) {
+  DeviceLoop loop;
+  auto lane = std::make_unique<GenerationLane>(loop, model(slowly), SchedulerLimits{}, 1);
+  auto destroyer = std::make_shared<Recorder>(), other = std::make_shared<Recorder>();
+  Gate submitted;
+  destroyer->verdict = [&](size_t count) {
+    submitted.wait();
+    if (count == 3) lane.reset();
+    return true;
+  };
+  ASSERT_TRUE(lane->submit(generation({1}, 900), other).ok());
+  ASSERT_TRUE(lane->submit(generation({2}, 900), destroyer).ok());
+  submitted.open();
+  EXPECT_EQ(destroyer->wait(), FinishReason::cancelled);
+  EXPECT_EQ(other->wait(), FinishReason::cancelled);
+}
+
 TEST(GenerationLane, ALoopThatGoesFirstEndsItsLanes) {
   auto loop = std::make_unique<DeviceLoop>();
   GenerationLane lane(*loop, model(slowly), {}, 1);

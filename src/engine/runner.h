@@ -5,10 +5,12 @@
 // time, so embeddings cannot stall chat, nor chat embeddings, on one core either.
 //
 // Callbacks (TokenSink, EmbeddingLane::Done) come on the device's thread with no lock held: they
-// must be quick, and may submit to and cancel on any lane, but neither destroy a lane or loop nor
-// call run_exclusive. A lane's destructor waits for the slice that runs, ends what is left as
-// cancelled (callbacks included), and after it returns nothing of the lane is called again. A loop
-// destroyed before its lanes does the same to each; they then refuse work as unavailable.
+// must be quick, and may submit to and cancel on any lane, but neither destroy a loop nor call
+// run_exclusive. A lane's destructor waits for the slice that runs, ends what is left as cancelled
+// (callbacks included), and after it returns nothing of the lane is called again. Only where a
+// callback itself destroys a lane, which better be avoided, do its last callbacks follow the
+// destructor, right after the present slice. A loop destroyed before its lanes ends them the same
+// way; they then refuse work as unavailable.
 #pragma once
 
 #include <functional>
