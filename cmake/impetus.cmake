@@ -1,3 +1,21 @@
+# The few heavy headers that most files include, compiled once; a second set with GoogleTest.
+function(impetus_precompile)
+  set(empty ${PROJECT_BINARY_DIR}/precompiled.cpp)
+  file(WRITE ${empty} "")
+  set(heavy <algorithm> <cstdint> <filesystem> <functional> <map> <memory> <mutex> <optional> <span>
+    <string> <string_view> <variant> <vector> <fmt/format.h> <boost/json/array.hpp>
+    <boost/json/object.hpp> <boost/json/serialize.hpp> <boost/json/value.hpp>)
+  add_library(impetus_headers OBJECT ${empty})
+  target_link_libraries(impetus_headers PRIVATE Boost::json fmt::fmt spdlog::spdlog Threads::Threads)
+  target_precompile_headers(impetus_headers PRIVATE ${heavy})
+  if(IMPETUS_TESTS)
+    add_library(impetus_test_headers OBJECT ${empty})
+    target_link_libraries(impetus_test_headers
+      PRIVATE Boost::json fmt::fmt spdlog::spdlog Threads::Threads GTest::gtest)
+    target_precompile_headers(impetus_test_headers PRIVATE ${heavy} <gtest/gtest.h>)
+  endif()
+endfunction()
+
 # impetus_folder(NAME [DEPS folder...] [LINK target...] [TEST_LINK target...])
 #
 # One folder of src/ is one static library `impetus_NAME`, one test executable `NAME_test` made of
@@ -15,6 +33,7 @@ function(impetus_folder NAME)
   list(TRANSFORM ARG_DEPS PREPEND impetus_ OUTPUT_VARIABLE deps)
   if(sources)
     add_library(impetus_${NAME} STATIC ${sources})
+    target_precompile_headers(impetus_${NAME} REUSE_FROM impetus_headers)
     set(scope PUBLIC)
   else()
     add_library(impetus_${NAME} INTERFACE)
@@ -25,6 +44,7 @@ function(impetus_folder NAME)
 
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
+    target_precompile_headers(${NAME}_test REUSE_FROM impetus_test_headers)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
@@ -37,6 +57,7 @@ function(impetus_folder NAME)
     foreach(source ${fuzzers})
       get_filename_component(target ${source} NAME_WE)
       add_executable(${target} ${source})
+      target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
       target_link_libraries(${target} PRIVATE impetus_${NAME})
       target_link_options(${target} PRIVATE -fsanitize=fuzzer)
     endforeach()
@@ -47,6 +68,7 @@ add_compile_options(-Wall -Wextra -Wno-unused-parameter -Werror=return-type -Wer
 # Bit-equal results between kernels are a rule of this project: the compiler may not contract or
 # reassociate floating point on its own. Kernels say fma where they mean it.
 add_compile_options(-ffp-contract=off)
+add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
 if(IMPETUS_SANITIZE)
   add_compile_options(-fsanitize=${IMPETUS_SANITIZE} -fno-omit-frame-pointer -g -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${IMPETUS_SANITIZE})

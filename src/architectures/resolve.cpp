@@ -109,19 +109,40 @@ Result<const Architecture*> row_of(const ModelSpec& spec) {
   return row;
 }
 
+std::string weight_name(std::string_view prefix, std::string_view name) {
+  return fmt::format("{}{}.weight", prefix, name);
+}
+
 // The first set of names whose embedding is in the files.
 template <typename Names>
 Result<const Names*> choose(std::span<const Names> sets, std::string_view Names::* embedding,
                             const WeightSet& weights) {
   std::string tried;
   for (const Names& names : sets) {
-    const std::string name = fmt::format("{}{}.weight", names.prefix, names.*embedding);
+    const std::string name = weight_name(names.prefix, names.*embedding);
     if (weights.contains(name)) return &names;
     if (!tried.empty()) tried += ", ";
     tried += name;
   }
   return error(ErrorCode::corrupt, "{}: the token embedding is missing: none of {} is there",
                weights.source(), tried);
+}
+
+// A tied matrix may be stored under the head's name alone: writers of safetensors keep one name of
+// a shared tensor. The final norm then tells the prefix. nullptr where this is not so.
+const DecoderNames* choose_by_head(const ModelSpec& spec, std::span<const DecoderNames> sets,
+                                   const WeightSet& weights) {
+  if (!spec.tied_embeddings) return nullptr;
+  for (const DecoderNames& names : sets) {
+    if (weights.contains(weight_name(names.prefix, names.embedding))) return nullptr;
+  }
+  for (const DecoderNames& names : sets) {
+    if (weights.contains(weight_name("", names.head)) &&
+        weights.contains(weight_name(names.prefix, names.final_norm))) {
+      return &names;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -132,9 +153,13 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
   }
   IMPETUS_CHECK(validate(spec));
   IMPETUS_TRY(const Architecture* row, row_of(spec));
-  IMPETUS_TRY(const DecoderNames* names,
-              choose(row->decoder_names, &DecoderNames::embedding, weights));
+  const DecoderNames* names = choose_by_head(spec, row->decoder_names, weights);
+  const bool embedding_is_head = names != nullptr;
+  if (!embedding_is_head) {
+    IMPETUS_TRY(names, choose(row->decoder_names, &DecoderNames::embedding, weights));
+  }
   const Finder find(weights, names->prefix);
+  const Finder find_head(weights, "");
 
   const Dim hidden{spec.hidden, "hidden size"};
   const Dim vocab{spec.vocab, "vocabulary"};
@@ -144,7 +169,11 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
   const Dim head_dim{spec.head_dim, "head size"};
 
   DecoderWeights found;
-  IMPETUS_TRY(found.embedding, find.matrix(names->embedding, 0, vocab, hidden));
+  if (embedding_is_head) {
+    IMPETUS_TRY(found.embedding, find_head.matrix(names->head, 0, vocab, hidden));
+  } else {
+    IMPETUS_TRY(found.embedding, find.matrix(names->embedding, 0, vocab, hidden));
+  }
   for (int64_t i = 0; i < spec.layers; ++i) {
     DecoderWeights::Layer layer;
     IMPETUS_TRY(layer.attention_norm, find.rms_norm(names->attention_norm, i, hidden));
@@ -163,8 +192,6 @@ Result<DecoderWeights> resolve_decoder(const ModelSpec& spec, const WeightSet& w
     found.layers.push_back(layer);
   }
   IMPETUS_TRY(found.final_norm, find.rms_norm(names->final_norm, 0, hidden));
-
-  const Finder find_head(weights, "");
   const bool tied = spec.tied_embeddings || (spec.tied_if_headless && !find_head.has(names->head));
   if (tied) {
     found.head.weight = found.embedding;

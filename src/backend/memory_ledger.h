@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -58,7 +59,9 @@ class MemoryLedger {
 };
 
 // Bytes this process may plan with: the machine's memory or its cgroup's limit, whichever is less,
-// less a reserve for the system.
+// less a reserve for the system, and never more than the system says is available now.
 int64_t usable_memory_bytes();
+// The same, from the files under another root than "/" (tests). Linux only.
+int64_t usable_memory_bytes_below(const std::filesystem::path& root);
 
 }  // namespace impetus

@@ -1,11 +1,16 @@
 // From logits to a token: the reference sampler, which every device must equal.
 //
+// Definition. With l the logits after bias, penalties and mask, and w(i) = exp((l(i) - max l) / temperature):
+//   top-k keeps the k largest l; top-p keeps, of those in falling order of l, the shortest beginning whose
+//   sum of w reaches top_p times the sum of all that top-k kept; min-p keeps w(i) >= min_p; the draw
+//   walks what is left in the order of ids until the running sum of w exceeds uniform * sum of w.
 // Order of the stages: logit bias, repetition / presence / frequency penalties, (mask), temperature,
 // top-k, top-p, min-p, draw. Randomness is counter-based: the draw for a token depends only on
 // (seed, position of the token drawn), never on batch, thread or time. Equal logits and parameters give
 // the equal token on every machine: ties go to the smaller id, sums run in a fixed order in double.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -57,10 +62,19 @@ struct SamplingContext {
 // REQUIRES: logits not empty and without NaN (the executor checks and reports NaN as an error).
 struct SamplerScratch {
   std::vector<std::pair<float, TokenId>> candidates;
-  std::vector<int32_t> counts;
+  std::vector<std::pair<double, TokenId>> weights;
+  std::vector<double> values;
+  std::vector<int32_t> counts;  // all zero between calls
 };
 SampledToken sample(std::span<float> logits, const SamplingParams& params,
                     const SamplingContext& context, SamplerScratch& scratch);
+
+// One block of Philox4x32-10: four random words from a counter and a key.
+std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+// exp(x) for x <= 0, the same bits on every machine, which the C library does not promise; relative
+// error below 1e-15, 0 below -700.
+double portable_exp(double x);
 
 // Uniform in [0, 1) with 53 bits from (seed, counter): Philox4x32-10 (Salmon et al., SC 2011).
 double uniform(uint64_t seed, uint64_t counter);

@@ -1,20 +1,23 @@
 // Threads around the pure parts: one loop a device, lanes of work on it, shares between them.
 //
 // A device runs one thing at a time. Each lane (a decoder's scheduler, an encoder's queue) cuts its
-// work into slices of bounded length; the loop always runs the lane that has had the least weighted time,
-// so embeddings cannot stall chat, nor chat embeddings, on one core either.
+// work into slices of bounded length; the loop always runs the lane that has had the least weighted
+// time, so embeddings cannot stall chat, nor chat embeddings, on one core either.
+//
+// Callbacks (TokenSink, EmbeddingLane::Done) come on the device's thread with no lock held: they
+// must be quick, and may submit to and cancel on any lane, but neither destroy a lane or loop nor
+// call run_exclusive. A lane's destructor waits for the slice that runs, ends what is left as
+// cancelled (callbacks included), and after it returns nothing of the lane is called again. A loop
+// destroyed before its lanes does the same to each; they then refuse work as unavailable.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <thread>
+#include <span>
 #include <vector>
 
 #include "backend/executor.h"
-#include "engine/fair_share.h"
+#include "engine/device_loop.h"
 #include "engine/scheduler.h"
 
 namespace impetus {
@@ -25,32 +28,39 @@ struct TokenUsage {
   int64_t answer_tokens = 0;
 };
 
-// Receives one sequence's events on the device's thread: must be quick and must not call back into
-// the runner except through the returned verdict.
+// Receives one sequence's events.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void on_prefilled(int64_t cached_tokens) = 0;
-  // False: enough (a stop string was met).
+  // False: enough (a stop string was met). No token follows, and the sequence ends as `stop`.
   virtual bool on_token(const SampledToken& token) = 0;
-  // Exactly once, last. `error` is meaningful where reason == error. The device that ran it is named.
+  // Exactly once, last. `error` is meaningful where reason == error. The device that ran it is
+  // named.
   virtual void on_finished(FinishReason reason, const Error& error, const TokenUsage& usage) = 0;
 };
-
-class DeviceLoop;
 
 // Chat and completion on one loaded decoder. All methods are thread-safe.
 class GenerationLane {
  public:
+  // limits.step_tokens_max is lowered to what the executor takes. REQUIRES: share > 0.
   GenerationLane(DeviceLoop& loop, std::unique_ptr<Executor> executor, SchedulerLimits limits,
                  double share);
   ~GenerationLane();  // ends its sequences as cancelled
+  GenerationLane(const GenerationLane&) = delete;
+  GenerationLane& operator=(const GenerationLane&) = delete;
 
+  // Errors as Scheduler::submit, where the sink is not called; unavailable once the loop is gone.
   Result<SequenceId> submit(SequenceRequest request, std::shared_ptr<TokenSink> sink);
   void cancel(SequenceId id);
   Scheduler::Counts counts() const;
   const Executor& executor() const;
-  // Runs the executor directly, between steps, on the device's thread (logits, bench); blocks the caller.
+  int64_t capacity() const;     // most tokens of one sequence, prompt and answer
+  double busy_seconds() const;  // of the device, since the start
+  // Runs the executor directly, between steps, on the device's thread (logits, bench); blocks the
+  // caller. The steps run one after another, each from position 0 in chunks of step_tokens_max with
+  // blocks lent by the lane. REQUIRES (else invalid_argument): tokens, position 0, no blocks of the
+  // caller's.
   Result<std::vector<SequenceResult>> run_exclusive(std::span<const SequenceStep> batch);
 
  private:
@@ -61,18 +71,27 @@ class GenerationLane {
 // Embeddings on one loaded encoder. All methods are thread-safe.
 class EmbeddingLane {
  public:
+  // A slice aims at this much of the device's time; its token budget follows what is measured.
+  static constexpr double slice_seconds = 0.020;
+
+  // REQUIRES: waiting_texts_max >= 1, share > 0.
   EmbeddingLane(DeviceLoop& loop, std::unique_ptr<Encoder> encoder, int64_t waiting_texts_max,
                 double share);
-  ~EmbeddingLane();
+  ~EmbeddingLane();  // ends its requests as cancelled
+  EmbeddingLane(const EmbeddingLane&) = delete;
+  EmbeddingLane& operator=(const EmbeddingLane&) = delete;
 
   struct Request {
-    std::vector<std::vector<TokenId>> texts;
+    std::vector<std::vector<TokenId>> texts;        // not empty, each neither
     std::vector<std::vector<int32_t>> token_types;  // empty, or one list a text
     EncodeOutput output = EncodeOutput::pooled;
   };
   // Called once on the device's thread: one vector a text ([hidden], or [tokens, hidden]).
   using Done = std::function<void(Result<std::vector<std::vector<float>>>)>;
-  // overloaded where the queue is full. Texts of many requests share a batch, sorted by length.
+  // overloaded where the queue is full; invalid_argument for a malformed request or one that no
+  // queue of this length can take; context_length for a text longer than the encoder's batch;
+  // unavailable once the loop is gone. `done` is not called then. Texts of many requests share a
+  // batch, sorted by length; an encoder's error fails the requests whose texts were in that batch.
   Result<uint64_t> submit(Request request, Done done);
   void cancel(uint64_t id);
 
@@ -82,6 +101,7 @@ class EmbeddingLane {
   };
   Counts counts() const;
   const Encoder& encoder() const;
+  double busy_seconds() const;  // of the device, since the start
 
  private:
   struct State;

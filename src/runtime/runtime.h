@@ -7,10 +7,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/executor.h"
+#include "runtime/catalogue.h"
 #include "runtime/types.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -48,10 +52,12 @@ class Runtime {
   ~Runtime();
 
   // A path, or a name below the model folders. Loads, warms up, and serves under the folder's
-  // (or file's) name. not_found lists what there is.
+  // (or file's) name. not_found lists what there is; a name already served is refused.
   Result<ModelInfo> load(const std::string& path_or_name);
   std::vector<ModelInfo> models() const;
-  Result<ModelInfo> model(const std::string& id) const;  // "" is the only model of its kind
+  Result<ModelInfo> model(const std::string& id) const;
+  // Models that could be loaded by name but are not.
+  std::vector<ModelLocation> available() const;
 
   // Checks, tokenises, queues; the answer goes to `sink`. Errors before queueing are returned.
   Result<RequestHandle> generate(GenerateRequest request, std::shared_ptr<AnswerSink> sink);
@@ -62,10 +68,6 @@ class Runtime {
                                         EncodeOptions options) const;
   Result<std::string> detokenize(const std::string& model, std::span<const TokenId> ids) const;
   Result<std::string> render_template(const std::string& model, const ChatPrompt& prompt) const;
-  // One row of logits (decoders) or hidden states (encoders) a position.
-  Result<std::vector<std::vector<float>>> logits(const std::string& model,
-                                                 std::span<const TokenId> ids);
-
   std::vector<LaneMetrics> metrics() const;
   MemoryLedger& ledger();
   // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.

@@ -94,7 +94,7 @@ struct EmbedRequest {
   std::string model;
   std::variant<std::vector<std::string>, std::vector<std::vector<TokenId>>> input;
   bool truncate = false;  // false: an input that is too long is an error
-  bool normalize = true;  // false: the pooled vector as it is
+  std::optional<bool> normalize;  // unset: as the model was made
   std::optional<int64_t> dimensions;  // refused by models not trained for it
 };
 

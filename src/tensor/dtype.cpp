@@ -7,15 +7,24 @@ namespace impetus {
 
 std::string_view to_string(DType type) {
   switch (type) {
-    case DType::f32: return "f32";
-    case DType::f16: return "f16";
-    case DType::bf16: return "bf16";
-    case DType::q8_0: return "q8_0";
-    case DType::q4_0: return "q4_0";
-    case DType::i64: return "i64";
-    case DType::i32: return "i32";
-    case DType::i8: return "i8";
-    case DType::u8: return "u8";
+    case DType::f32:
+      return "f32";
+    case DType::f16:
+      return "f16";
+    case DType::bf16:
+      return "bf16";
+    case DType::q8_0:
+      return "q8_0";
+    case DType::q4_0:
+      return "q4_0";
+    case DType::i64:
+      return "i64";
+    case DType::i32:
+      return "i32";
+    case DType::i8:
+      return "i8";
+    case DType::u8:
+      return "u8";
   }
   return "unknown";
 }
@@ -27,14 +36,20 @@ int64_t block_elements(DType type) {
 int64_t block_bytes(DType type) {
   switch (type) {
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::f16:
-    case DType::bf16: return 2;
-    case DType::q8_0: return sizeof(BlockQ8_0);
-    case DType::q4_0: return sizeof(BlockQ4_0);
-    case DType::i64: return 8;
+    case DType::bf16:
+      return 2;
+    case DType::q8_0:
+      return sizeof(BlockQ8_0);
+    case DType::q4_0:
+      return sizeof(BlockQ4_0);
+    case DType::i64:
+      return 8;
     case DType::i8:
-    case DType::u8: return 1;
+    case DType::u8:
+      return 1;
   }
   return 1;
 }
@@ -47,7 +62,9 @@ std::optional<int64_t> bytes_of(DType type, int64_t elements) {
   return blocks * block_bytes(type);
 }
 
-bool is_weight(DType type) { return type <= DType::q4_0; }
+bool is_weight(DType type) {
+  return type <= DType::q4_0;
+}
 
 float f16_to_f32(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;

@@ -21,7 +21,8 @@ std::string_view to_string(DType type);
 int64_t block_elements(DType type);
 // Bytes of one block.
 int64_t block_bytes(DType type);
-// Bytes of `elements` consecutive elements; nullopt if that is no whole number of blocks or overflows.
+// Bytes of `elements` consecutive elements; nullopt if that is no whole number of blocks or
+// overflows.
 std::optional<int64_t> bytes_of(DType type, int64_t elements);
 // Whether elements can be decoded to f32 weights.
 bool is_weight(DType type);

@@ -38,7 +38,9 @@ int64_t Shape::elements() const {
   return product;
 }
 
-int64_t Shape::columns() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+int64_t Shape::columns() const {
+  return rank_ == 0 ? 1 : (*this)[rank_ - 1];
+}
 
 int64_t Shape::rows() const {
   int64_t product = 1;
@@ -57,7 +59,7 @@ std::span<const std::byte> TensorView::row(int64_t i) const {
 
 Result<Tensor> Tensor::zeros(DType dtype, Shape shape) {
   const auto bytes = bytes_of(dtype, shape.elements());
-  if (!bytes) {
+  if (!bytes || shape.columns() % block_elements(dtype) != 0) {
     return error(ErrorCode::invalid_argument, "shape {} is no whole number of {} blocks",
                  shape.to_string(), to_string(dtype));
   }
@@ -86,6 +88,32 @@ T load(const std::byte* bytes, int64_t index) {
   T value;
   std::memcpy(&value, bytes + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
   return value;
+}
+
+constexpr float kF16Max = 65504;
+
+// Whether `target` can hold the row: what the conversions below would turn into infinities or
+// nonsense without a word.
+bool fits(DType target, std::span<const float> row) {
+  switch (target) {
+    case DType::f16:
+      return std::none_of(row.begin(), row.end(), [](float value) {
+        return std::isfinite(value) && (f32_to_f16(value) & 0x7fffu) == 0x7c00u;
+      });
+    case DType::bf16:
+      return std::none_of(row.begin(), row.end(), [](float value) {
+        return std::isfinite(value) && (f32_to_bf16(value) & 0x7fffu) == 0x7f80u;
+      });
+    case DType::q8_0:
+    case DType::q4_0: {
+      // The scale is stored in f16.
+      const float limit = kF16Max * (target == DType::q8_0 ? 127.0f : 8.0f);
+      return std::all_of(row.begin(), row.end(),
+                         [&](float value) { return std::fabs(value) <= limit; });
+    }
+    default:
+      return true;
+  }
 }
 
 }  // namespace
@@ -118,7 +146,8 @@ void dequantize(DType type, const std::byte* bytes, int64_t elements, float* out
         }
       }
       return;
-    default: assert(false && "not a weight type");
+    default:
+      assert(false && "not a weight type");
   }
 }
 
@@ -157,14 +186,25 @@ Result<Tensor> convert(const TensorView& source, DType target) {
                  to_string(target));
   }
   IMPETUS_TRY(Tensor result, Tensor::zeros(target, source.shape));
+  if (source.shape.elements() == 0) return result;
+  if (source.dtype == target) {
+    std::memcpy(result.mutable_bytes().data(), source.data.data(), result.mutable_bytes().size());
+    return result;
+  }
   const int64_t columns = source.shape.columns();
   const auto stride = static_cast<size_t>(*bytes_of(target, columns));
   std::vector<float> row(static_cast<size_t>(columns));
   for (int64_t r = 0; r < source.shape.rows(); ++r) {
     dequantize(source.dtype, source.row(r).data(), columns, row.data());
+    if (!fits(target, row)) {
+      return error(ErrorCode::unsupported, "row {} holds a value that {} cannot", r,
+                   to_string(target));
+    }
     std::byte* out = result.mutable_bytes().data() + static_cast<size_t>(r) * stride;
     switch (target) {
-      case DType::f32: std::memcpy(out, row.data(), stride); break;
+      case DType::f32:
+        std::memcpy(out, row.data(), stride);
+        break;
       case DType::f16:
       case DType::bf16:
         for (size_t i = 0; i < row.size(); ++i) {
@@ -172,9 +212,14 @@ Result<Tensor> convert(const TensorView& source, DType target) {
           std::memcpy(out + 2 * i, &bits, 2);
         }
         break;
-      case DType::q8_0: quantize_q8_0(row.data(), columns, reinterpret_cast<BlockQ8_0*>(out)); break;
-      case DType::q4_0: quantize_q4_0(row.data(), columns, reinterpret_cast<BlockQ4_0*>(out)); break;
-      default: break;
+      case DType::q8_0:
+        quantize_q8_0(row.data(), columns, reinterpret_cast<BlockQ8_0*>(out));
+        break;
+      case DType::q4_0:
+        quantize_q4_0(row.data(), columns, reinterpret_cast<BlockQ4_0*>(out));
+        break;
+      default:
+        break;
     }
   }
   return result;

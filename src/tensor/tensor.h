@@ -1,5 +1,5 @@
-// Shapes, views and owned tensors. Row-major: the last dimension is contiguous. A weight of a linear
-// layer is [out, in], so a quantised row is a whole number of blocks.
+// Shapes, views and owned tensors. Row-major: the last dimension is contiguous. A weight of a
+// linear layer is [out, in], so a quantised row is a whole number of blocks.
 #pragma once
 
 #include <array>
@@ -49,10 +49,14 @@ struct TensorView {
   std::span<const std::byte> row(int64_t i) const;
 };
 
-// An owned tensor, 64-byte aligned.
+// An owned tensor, 64-byte aligned. Moves only: its bytes' place in the storage depends on the
+// storage's address, and a copy is to be asked for by name (convert to the same type).
 class Tensor {
  public:
   Tensor() = default;
+  Tensor(Tensor&&) = default;
+  Tensor& operator=(Tensor&&) = default;
+  // A row of a quantised tensor must be whole blocks.
   static Result<Tensor> zeros(DType dtype, Shape shape);
 
   TensorView view() const { return {dtype_, shape_, {bytes(), size_}}; }
@@ -71,11 +75,14 @@ class Tensor {
 void dequantize(DType type, const std::byte* bytes, int64_t elements, float* out);
 
 // Quantises f32 rows; `columns` must be whole blocks. Q8_0: d = max|x| / 127, q = round(x / d).
-// Q4_0: d = (value of largest magnitude) / -8, q = min(15, trunc(x / d + 8.5)). As ggml's reference.
+// Q4_0: d = (value of largest magnitude) / -8, q = min(15, trunc(x / d + 8.5)). As ggml's
+// reference.
 void quantize_q8_0(const float* values, int64_t elements, BlockQ8_0* out);
 void quantize_q4_0(const float* values, int64_t elements, BlockQ4_0* out);
 
-// Converts any weight type to any weight type of the same shape (an explicit copy).
+// Converts any weight type to any weight type of the same shape (an explicit copy). What the target
+// cannot hold is an error naming the row: a finite value past f16, anything that is not finite in a
+// quantised type.
 Result<Tensor> convert(const TensorView& source, DType target);
 
 }  // namespace impetus

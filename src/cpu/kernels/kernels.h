@@ -1,8 +1,8 @@
 // The kernel table: every hot loop of the CPU backend, once per instruction set.
 //
-// This header is the whole ABI of the ISA files (reference.cpp, avx2.cpp, avx512.cpp): plain structs and
-// function pointers, no standard library, so that no inline function of it can be compiled with an
-// instruction set the machine lacks and then be picked by the linker.
+// This header is the whole ABI of the ISA files (reference.cpp, avx2.cpp, avx512.cpp): plain
+// structs and function pointers, no standard library, so that no inline function of it can be
+// compiled with an instruction set the machine lacks and then be picked by the linker.
 //
 // Rules of every kernel
 // - Pure: no allocation, no threads, no global state. Any thread may call it on its part.
@@ -12,8 +12,8 @@
 // - Instruction sets may differ from each other by rounding only; the reference sets the tolerance.
 // - Buffers need no alignment unless said; row strides count elements.
 //
-// Packed weights. A matrix [n, k] becomes ceil(n / 16) panels of 16 outputs (missing outputs are zero),
-// each a contiguous run of panel_bytes(type, k) bytes:
+// Packed weights. A matrix [n, k] becomes ceil(n / 16) panels of 16 outputs (missing outputs are
+// zero), each a contiguous run of panel_bytes(type, k) bytes:
 //   f32    [k][16] float                          f16  [k][16] half
 //   bf16   [ceil(k / 2)][16][2] bfloat16          (an odd last k is padded with zero)
 //   q8_0   [k / 32] of { f16 scale[16]; uint8 q[8][16][4] }   q = weight + 128, k = 4 * g + j
@@ -34,44 +34,49 @@ inline constexpr int kPanel = 16;
 enum class WeightLayout : uint8_t { f32, f16, bf16, q8_0, q4_0 };
 
 // Activations quantised for q8_0 and q4_0 weights: per row and per 32 values,
-// scale = max|x| / 127, q = round-to-nearest-even(x / scale), sum = sum of q.
+// scale = max|x| / 127, q = round-to-nearest-even(x * (127 / max|x|)), sum = sum of q; all in f32,
+// and bit-equal in every table. A block whose max|x| is below kQuantizedZero has scale 0 and q 0;
+// one that holds a NaN or an infinity has scale NaN and q 0, so that the row's products are NaN.
+inline constexpr float kQuantizedZero = 0x1p-118f;
+
 struct QuantizedRows {
-  int8_t* q;       // [m][k]
-  float* scale;    // [m][k / 32]
-  int32_t* sum;    // [m][k / 32]
+  int8_t* q;     // [m][k]
+  float* scale;  // [m][k / 32]
+  int32_t* sum;  // [m][k / 32]
 };
 
 struct MatmulArgs {
-  // The activations in the form the weights want: `x` for f32 and f16 weights, `x_bf16` for bf16 (rounded
-  // to nearest even, rows padded to even k with zero), `x_q8` for quantised ones.
-  const float* x;           // [m][k], row stride x_stride
-  const uint16_t* x_bf16;   // [m][round_up(k, 2)], row stride x_stride
-  QuantizedRows x_q8;       // row strides k and k / 32
+  // The activations in the form the weights want: `x` for f32 and f16 weights, `x_bf16` for bf16
+  // (rounded to nearest even, rows padded to even k with zero), `x_q8` for quantised ones.
+  const float* x;          // [m][k], row stride x_stride
+  const uint16_t* x_bf16;  // [m][round_up(k, 2)], row stride x_stride
+  QuantizedRows x_q8;      // row strides k and k / 32
   int64_t x_stride;
   int64_t m;
   int64_t k;
-  const void* weights;      // first panel of the whole matrix
-  int64_t panel_begin;      // panels [begin, end) are computed by this call
+  const void* weights;  // first panel of the whole matrix
+  int64_t panel_begin;  // panels [begin, end) are computed by this call
   int64_t panel_end;
-  const float* bias;        // [16 * panels], or null
-  float* out;               // [m][..], row stride out_stride >= 16 * panel_end: whole panels are written
+  const float* bias;  // [16 * panels], or null
+  float* out;         // [m][..], row stride out_stride >= 16 * panel_end: whole panels are written
   int64_t out_stride;
-  bool accumulate;          // out += x w + bias instead of out = x w + bias
+  bool accumulate;  // out += x w + bias instead of out = x w + bias
 };
 
 // One group of query rows against one key/value head.
 struct AttentionArgs {
-  const float* query;      // row r at query + r * query_stride, [head_dim], scaled already
+  const float* query;  // row r at query + r * query_stride, [head_dim], scaled already
   int64_t query_stride;
-  float* out;              // row r at out + r * out_stride, [head_dim]
+  float* out;  // row r at out + r * out_stride, [head_dim]
   int64_t out_stride;
   int32_t rows;
   const int32_t* visible;  // row r sees keys [0, visible[r]), at least one
-  // One pointer a block of `block_tokens` positions, for this layer and head. Positions from visible on
-  // may hold anything. Keys: [block_tokens / 16][head_dim][16], values: [block_tokens][head_dim].
+  // One pointer a block of `block_tokens` positions, for this layer and head. Positions from
+  // visible on may hold anything. Keys: [block_tokens / 16][head_dim][16], values:
+  // [block_tokens][head_dim].
   const void* const* key_blocks;
   const void* const* value_blocks;
-  int32_t block_tokens;    // multiple of 16
+  int32_t block_tokens;  // multiple of 16
   int32_t head_dim;
 };
 
@@ -80,7 +85,7 @@ enum class KvType : uint8_t { f32, f16, bf16 };
 struct KernelTable {
   const char* name;  // "reference", "avx2", "avx512"
 
-  void (*matmul[5])(const MatmulArgs&);      // by WeightLayout
+  void (*matmul[5])(const MatmulArgs&);        // by WeightLayout
   void (*attention[3])(const AttentionArgs&);  // by KvType; fixed key tiles from position 0
 
   void (*quantize_rows)(const float* x, int64_t x_stride, int64_t m, int64_t k, QuantizedRows out);
@@ -92,7 +97,7 @@ struct KernelTable {
                      float* out);
   void (*add)(const float* x, const float* y, int64_t n, float* out);
   void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
-  void (*gelu_erf)(const float* x, int64_t n, float* out);   // error <= 1e-6 absolute
+  void (*gelu_erf)(const float* x, int64_t n, float* out);  // error <= 1e-6 absolute
   void (*gelu_tanh)(const float* x, int64_t n, float* out);
   void (*relu)(const float* x, int64_t n, float* out);
 
@@ -100,7 +105,8 @@ struct KernelTable {
   void (*rope_halves)(float* x, const float* cosine, const float* sine, int64_t head_dim);
   void (*rope_neighbours)(float* x, const float* cosine, const float* sine, int64_t head_dim);
 
-  // Writes one position of one head into its block (layouts above). `slot` is the position in the block.
+  // Writes one position of one head into its block (layouts above). `slot` is the position in the
+  // block.
   void (*store_key[3])(const float* key, int64_t head_dim, int64_t slot, void* block);
   void (*store_value[3])(const float* value, int64_t head_dim, int64_t slot, void* block);
 };

@@ -1,0 +1,1 @@
+"""How impetus-tiny-chat and impetus-tiny-embed are made; see ../README.md."""

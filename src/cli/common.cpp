@@ -1,0 +1,110 @@
+#include <charconv>
+#include <cstdio>
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cpu/cpu_backend.h"
+
+namespace impetus::cli {
+
+CLI::App* Commands::add(const std::string& name, const std::string& description,
+                        const std::string& example, Run run) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->footer("Example:\n  " + example);
+  command->callback([this, run = std::move(run)] { chosen = run; });
+  return command;
+}
+
+void ModelOptions::add_to(CLI::App& app, bool decoders) {
+  app.add_option("--threads", threads, "Threads (default: the physical cores this process may use)")
+      ->envname("IMPETUS_THREADS")
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--weights", weights, "as-is, or int8: 8-bit weights with 8-bit activations")
+      ->envname("IMPETUS_WEIGHTS")
+      ->check(CLI::IsMember({"as-is", "int8"}))
+      ->capture_default_str();
+  if (!decoders) return;
+  app.add_option("--kv", kv, "Type of the KV cache")
+      ->envname("IMPETUS_KV")
+      ->check(CLI::IsMember({"f16", "bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--kv-tokens", kv_tokens,
+                 "Positions the KV cache holds over all requests (default: planned from memory)")
+      ->envname("IMPETUS_KV_TOKENS")
+      ->check(CLI::NonNegativeNumber);
+}
+
+LoadOptions ModelOptions::load() const {
+  LoadOptions options;
+  options.weights = weights == "int8" ? WeightPrecision::int8 : WeightPrecision::as_is;
+  options.kv = kv == "f32" ? DType::f32 : kv == "bf16" ? DType::bf16 : DType::f16;
+  return options;
+}
+
+RuntimeOptions ModelOptions::runtime() const {
+  RuntimeOptions options;
+  options.load = load();
+  if (kv_tokens > 0) options.kv_tokens = kv_tokens;
+  options.model_folders = default_model_folders();
+  return options;
+}
+
+Result<std::vector<std::unique_ptr<Backend>>> ModelOptions::backends() const {
+  IMPETUS_TRY(auto cpu, make_cpu_backend({.threads = threads, .isa = {}}));
+  std::vector<std::unique_ptr<Backend>> all;
+  all.push_back(std::move(cpu));
+  return all;
+}
+
+Result<ModelLocation> locate(const std::string& model) {
+  return locate_model(model, default_model_folders());
+}
+
+Result<std::vector<TokenId>> parse_ids(const std::string& text) {
+  std::vector<TokenId> ids;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at < end) {
+    TokenId id = 0;
+    const auto [next, code] = std::from_chars(at, end, id);
+    if (code != std::errc{} || id < 0 || (next < end && *next != ',')) {
+      return error(ErrorCode::invalid_argument,
+                   "'{}' is no list of token ids such as 1,2,3 (at character {})", text,
+                   at - text.data() + 1);
+    }
+    ids.push_back(id);
+    at = next < end ? next + 1 : next;
+  }
+  if (ids.empty()) return error(ErrorCode::invalid_argument, "no token ids given");
+  return ids;
+}
+
+void print_json(const json::value& value) {
+  const std::string text = json::serialize(value);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fputc('\n', stdout);
+}
+
+Progress::Progress(std::string what, int64_t total)
+    : what_(std::move(what)), total_(total), visible_(::isatty(STDERR_FILENO) == 1) {
+  step(0);
+}
+
+void Progress::step(int64_t done) {
+  if (!visible_) return;
+  constexpr int kWidth = 30;
+  const auto filled = static_cast<size_t>(total_ > 0 ? done * kWidth / total_ : 0);
+  fmt::print(stderr, "\r\033[K{} [{}{}] {}/{}", what_, std::string(filled, '#'),
+             std::string(kWidth - filled, '.'), done, total_);
+  std::fflush(stderr);
+}
+
+Progress::~Progress() {
+  if (visible_) fmt::print(stderr, "\r\033[K");
+}
+
+}  // namespace impetus::cli

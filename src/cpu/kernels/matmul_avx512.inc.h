@@ -1,0 +1,209 @@
+// Matrix kernels on AVX-512: vdpbf16ps for bf16, vpdpbusd for quantised weights.
+#pragma once
+
+#include "cpu/kernels/matmul.inc.h"
+
+namespace impetus::cpu {
+namespace {
+
+inline __m512i broadcast_i32(const uint8_t* p) {
+  return _mm512_set1_epi32(load_i32(p));
+}
+
+inline __m512i load_64(const uint8_t* p) {
+  return _mm512_loadu_si512(p);
+}
+
+// One chain of vdpbf16ps over pairs of k for each output. (The instruction takes denormals as
+// zero.)
+struct Bf16Kernel {
+  static constexpr int k_per_unit = 2;
+  static constexpr int unit_bytes = 64;
+  static constexpr int staged_bytes = 0;
+  static constexpr int activation_bytes = 2;
+  static constexpr int tile_rows = 6;
+  static constexpr int staged_panels = 4;
+  static constexpr int many_panels = 4;
+  static constexpr int few_panels = 4;
+  static constexpr int few_rows = 6;
+  static constexpr int unstaged_rows = kRowsPerBlock;
+  static constexpr int stage_from_rows = 0;
+  static constexpr int chunk_units = 256;
+  static constexpr bool has_correction = false;
+  static constexpr int next_bytes = 0;
+
+  static void correct(const MatmulArgs&, int64_t, int, int64_t, int64_t, int32_t*) {}
+  static void activations(const MatmulArgs& a, int64_t row, int64_t unit, Pass* pass) {
+    pass->x = reinterpret_cast<const uint8_t*>(a.x_bf16 + row * a.x_stride + unit * 2);
+    pass->x_stride = a.x_stride * 2;
+  }
+  static void stage(const uint8_t*, int64_t, uint8_t*) {}
+
+  template <int rows, int panels, bool staged>
+  static void tile(const Pass& pass) {
+    __m512 sums[rows][panels];
+    for (int r = 0; r < rows; ++r) {
+      for (int p = 0; p < panels; ++p) {
+        sums[r][p] = _mm512_loadu_ps(pass.sums + r * pass.sums_stride + p * kPanel);
+      }
+    }
+    const uint8_t* weights = pass.weights;
+    TileRows x(pass);
+    auto unit = [&](int64_t i) __attribute__((always_inline)) {
+      if constexpr (rows < 3) {
+        for (int p = 0; p < panels; ++p) {
+          _mm_prefetch(
+              reinterpret_cast<const char*>(weights + i * 64 + p * pass.panel_stride + 2048),
+              _MM_HINT_T0);
+        }
+      }
+      __m512bh w[panels];
+      for (int p = 0; p < panels; ++p) {
+        w[p] = reinterpret_cast<__m512bh>(load_64(weights + i * 64 + p * pass.panel_stride));
+      }
+      for (int r = 0; r < rows; ++r) {
+        __m512bh pair = reinterpret_cast<__m512bh>(broadcast_i32(x.row(r) + i * 4));
+        for (int p = 0; p < panels; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], pair, w[p]);
+      }
+      load_fence();
+    };
+    int64_t u = 0;
+    for (; u + 4 <= pass.units; u += 4, weights += 256, x.advance(16)) {
+      unit(0);
+      unit(1);
+      unit(2);
+      unit(3);
+    }
+    for (; u < pass.units; ++u, weights += 64, x.advance(4)) unit(0);
+    for (int r = 0; r < rows; ++r) {
+      for (int p = 0; p < panels; ++p) {
+        _mm512_storeu_ps(pass.sums + r * pass.sums_stride + p * kPanel, sums[r][p]);
+      }
+    }
+  }
+};
+
+// Quantised weights, `offset` (8 or 128) above their value. Per block and output: an exact integer
+// sum started at -offset * sum(q), then one step of the chain: sum = fma(isum * weight scale, x
+// scale, sum). Staged: { f32 scale[16]; uint8 q[8][16][4] }, aligned, nibbles apart.
+template <int offset>
+struct QuantKernel {
+  static constexpr bool nibbles = offset == 8;
+  static constexpr int k_per_unit = 32;
+  static constexpr int unit_bytes = nibbles ? 288 : 544;
+  static constexpr int staged_bytes = 576;
+  static constexpr int activation_bytes = 1;
+  static constexpr int tile_rows = 6;
+  static constexpr int staged_panels = 2;
+  static constexpr int many_panels = 2;
+  static constexpr int few_panels = 4;
+  static constexpr int few_rows = 2;
+  static constexpr int unstaged_rows = 12;
+  static constexpr int stage_from_rows = 13;
+  static constexpr int chunk_units = 16;
+  static constexpr bool has_correction = true;
+  static constexpr int next_bytes = 0;  // staging fetches its own
+
+  static void correct(const MatmulArgs& a, int64_t row, int rows, int64_t unit, int64_t units,
+                      int32_t* out) {
+    const int32_t* sums = a.x_q8.sum + row * (a.k / 32) + unit;
+    for (int r = 0; r < rows; ++r, sums += a.k / 32, out += units) {
+      for (int64_t u = 0; u < units; ++u) out[u] = sums[u] * -offset;
+    }
+  }
+  static void activations(const MatmulArgs& a, int64_t row, int64_t unit, Pass* pass) {
+    pass->x = reinterpret_cast<const uint8_t*>(a.x_q8.q) + row * a.k + unit * 32;
+    pass->x_stride = a.k;
+    pass->x_scale = a.x_q8.scale + row * (a.k / 32) + unit;
+    pass->scale_stride = a.k / 32;
+  }
+
+  static __m512 packed_scale(const uint8_t* block) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+  }
+
+  // Weights of k group g (k = 4 g ..) of a block.
+  template <bool staged>
+  static __m512i group(const uint8_t* block, int g) {
+    if constexpr (staged) {
+      return load_64(block + 64 + g * 64);
+    } else if constexpr (!nibbles) {
+      return load_64(block + 32 + g * 64);
+    } else {
+      const __m512i mask = _mm512_set1_epi8(15);
+      __m512i both = load_64(block + 32 + g % 4 * 64);
+      return _mm512_and_si512(g < 4 ? both : _mm512_srli_epi16(both, 4), mask);
+    }
+  }
+
+  static void stage(const uint8_t* from, int64_t units, uint8_t* to) {
+    for (int64_t u = 0; u < units; ++u, from += unit_bytes, to += staged_bytes) {
+      // What the next chunk will stage.
+      for (int line = 0; line < unit_bytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(from + chunk_units * unit_bytes + line),
+                     _MM_HINT_T0);
+      }
+      _mm512_storeu_ps(to, packed_scale(from));
+      for (int g = 0; g < 8; ++g) _mm512_storeu_si512(to + 64 + g * 64, group<false>(from, g));
+    }
+  }
+
+  template <int rows, int panels, bool staged>
+  static void tile(const Pass& pass) {
+    constexpr int step = staged ? staged_bytes : unit_bytes;
+    __m512 sums[rows][panels];
+    for (int r = 0; r < rows; ++r) {
+      for (int p = 0; p < panels; ++p) {
+        sums[r][p] = _mm512_loadu_ps(pass.sums + r * pass.sums_stride + p * kPanel);
+      }
+    }
+    const uint8_t* weights = pass.weights;
+    TileRows x(pass);
+    for (int64_t u = 0; u < pass.units; ++u, weights += step, x.advance(32)) {
+      if constexpr (!staged && rows < 3) {
+        for (int p = 0; p < panels; ++p) {
+          for (int line = 0; line < unit_bytes; line += 64) {
+            _mm_prefetch(
+                reinterpret_cast<const char*>(weights + p * pass.panel_stride + 4096 + line),
+                _MM_HINT_T0);
+          }
+        }
+      }
+      __m512i isum[rows][panels];
+      for (int r = 0; r < rows; ++r) {
+        __m512i start = _mm512_set1_epi32(pass.correction[r * pass.correction_stride + u]);
+        for (int p = 0; p < panels; ++p) isum[r][p] = start;
+      }
+#pragma clang loop unroll(full)
+      for (int g = 0; g < 8; ++g) {
+        __m512i w[panels];
+        for (int p = 0; p < panels; ++p) w[p] = group<staged>(weights + p * pass.panel_stride, g);
+        for (int r = 0; r < rows; ++r) {
+          __m512i q = broadcast_i32(x.row(r) + g * 4);
+          for (int p = 0; p < panels; ++p) isum[r][p] = _mm512_dpbusd_epi32(isum[r][p], w[p], q);
+        }
+        load_fence();
+      }
+      __m512 scale[panels];
+      for (int p = 0; p < panels; ++p) {
+        const uint8_t* block = weights + p * pass.panel_stride;
+        scale[p] = staged ? _mm512_loadu_ps(block) : packed_scale(block);
+      }
+      for (int r = 0; r < rows; ++r) {
+        __m512 x_scale = _mm512_set1_ps(pass.x_scale[r * pass.scale_stride + u]);
+        for (int p = 0; p < panels; ++p) {
+          __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[r][p]), scale[p]);
+          sums[r][p] = _mm512_fmadd_ps(product, x_scale, sums[r][p]);
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r) {
+      for (int p = 0; p < panels; ++p) {
+        _mm512_storeu_ps(pass.sums + r * pass.sums_stride + p * kPanel, sums[r][p]);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace impetus::cpu

@@ -1,0 +1,92 @@
+#include "cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+#include <time.h>
+
+#include <chrono>
+#include <numeric>
+
+namespace impetus::cpu {
+namespace {
+
+TEST(ThreadPool, EveryItemOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.threads(), threads);
+    for (const int64_t items : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> hits(static_cast<size_t>(items));
+      pool.parallel_for(items, [&](int64_t item, int thread) {
+        ASSERT_LT(thread, threads);
+        ++hits[static_cast<size_t>(item)];
+      });
+      for (const auto& hit : hits) EXPECT_EQ(hit, 1);
+    }
+  }
+}
+
+TEST(ThreadPool, LoopsSeeEachOthersWrites) {
+  ThreadPool pool(4);
+  std::vector<int64_t> values(257, 1);
+  for (int round = 0; round < 3000; ++round) {
+    // Plain memory: each loop reads what others wrote in the one before.
+    std::vector<int64_t> next(values.size());
+    pool.parallel_for(static_cast<int64_t>(values.size()), [&](int64_t i, int) {
+      const size_t n = values.size();
+      next[static_cast<size_t>(i)] = values[(static_cast<size_t>(i) + 1) % n] + 1;
+    });
+    values.swap(next);
+  }
+  EXPECT_EQ(values.front(), 3001);
+  EXPECT_EQ(std::accumulate(values.begin(), values.end(), int64_t{0}), 257 * 3001);
+}
+
+TEST(ThreadPool, WakesAfterSleep) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // long past the spinning
+    std::atomic<int> done = 0;
+    pool.parallel_for(10, [&](int64_t, int) { ++done; });
+    EXPECT_EQ(done, 10);
+  }
+}
+
+TEST(ThreadPool, WaitsForASlowWorker) {
+  ThreadPool pool(2);
+  std::atomic<int> done = 0;
+  pool.parallel_for(2, [&](int64_t, int thread) {
+    // Whoever is not the caller is slow, so that the caller goes to sleep.
+    if (thread != 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ++done;
+  });
+  EXPECT_EQ(done, 2);
+}
+
+TEST(ThreadPool, IdleCostsNothing) {
+  ThreadPool pool(4);
+  pool.parallel_for(100, [](int64_t, int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const auto cpu = [] {
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+  };
+  const double before = cpu();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(cpu() - before, 0.02);
+}
+
+TEST(ThreadPool, RangesCoverAll) {
+  ThreadPool pool(3);
+  for (const int64_t count : {0, 1, 5, 100, 1001}) {
+    for (const int64_t grain : {1, 16, 5000}) {
+      std::vector<int> hits(static_cast<size_t>(count));
+      pool.parallel_ranges(count, grain, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
+      });
+      for (const int hit : hits) EXPECT_EQ(hit, 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace impetus::cpu

@@ -1,0 +1,68 @@
+// One model, from files to something that runs: weights on a backend, tokeniser, template, defaults.
+//
+// Nothing is half-loaded: load_model gives a whole model or one error. The parts are immutable after
+// that, except the executor or encoder, which one thread at a time may drive.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "backend/executor.h"
+#include "formats/gguf.h"
+#include "runtime/catalogue.h"
+#include "runtime/types.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace impetus {
+
+// What generation_config.json recommends; unset where it says nothing.
+struct SamplingDefaults {
+  std::optional<float> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int32_t> top_k;
+};
+
+// The part that needs no weights and no processor.
+struct ModelText {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;  // absent: the model has none
+  std::optional<Error> template_error;        // it has one that this build cannot parse
+  std::string bos_text, eos_text;
+  SamplingDefaults defaults;
+};
+
+struct Model {
+  ModelLocation location;
+  ModelInfo info;
+  ModelSpec spec;
+  ModelText text;
+  std::shared_ptr<const WeightSet> weights;  // keeps the mapped files; the backend borrows from it
+  std::shared_ptr<const GgufFile> gguf;      // owner of `weights` where the model is a GGUF file
+  std::unique_ptr<Executor> executor;        // decoders
+  std::unique_ptr<Encoder> encoder;          // encoders; pools, never normalises: that is per request
+  bool normalize = false;                    // what the model itself asks for
+  int64_t context = 0;                       // positions one sequence may have here
+};
+
+// Vocabulary-only GGUF files are enough.
+Result<ModelText> load_model_text(const ModelLocation& location);
+
+// Opens the weights and says what they are, without a processor.
+struct ModelFiles {
+  std::shared_ptr<const WeightSet> weights;
+  std::shared_ptr<const GgufFile> gguf;
+  ModelSpec spec;
+};
+Result<ModelFiles> open_model_files(const ModelLocation& location);
+
+// `kv_tokens` unset: enough for eight whole contexts where memory allows, never more than two fifths of
+// what the ledger has free.
+Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOptions options,
+                         std::optional<int64_t> kv_tokens, MemoryLedger& ledger);
+
+// Prompt to token ids: template, special tokens, range checks. Errors name the request's field.
+Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& prompt);
+Result<std::string> render_prompt(const ModelText& text, const ChatPrompt& prompt);
+
+}  // namespace impetus

@@ -1,0 +1,411 @@
+#include "runtime/runtime.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <numeric>
+#include <random>
+#include <shared_mutex>
+
+#include <fmt/ranges.h>
+
+#include "base/log.h"
+#include "engine/runner.h"
+#include "runtime/generation.h"
+#include "runtime/model.h"
+
+namespace impetus {
+
+RequestHandle& RequestHandle::operator=(RequestHandle&& other) noexcept {
+  if (this != &other) {
+    cancel();
+    cancel_ = std::exchange(other.cancel_, nullptr);
+  }
+  return *this;
+}
+
+void RequestHandle::cancel() {
+  if (auto cancel = std::exchange(cancel_, nullptr)) cancel();
+}
+
+namespace {
+
+// Chat may use this share of a processor's time that embeddings also want, and the other way round.
+constexpr double kGenerationShare = 2;
+constexpr double kEmbeddingShare = 1;
+constexpr int64_t kWaitingTextsMax = 16384;
+
+struct Served {
+  Model model;
+  std::unique_ptr<GenerationLane> generation;
+  std::unique_ptr<EmbeddingLane> embedding;
+};
+
+// Requests in flight, so that a drain can wait for them.
+class Flights {
+ public:
+  // False while draining.
+  bool take_off() {
+    const std::lock_guard lock(mutex_);
+    if (draining_) return false;
+    ++count_;
+    return true;
+  }
+  void land() {
+    const std::lock_guard lock(mutex_);
+    if (--count_ == 0) none_.notify_all();
+  }
+  void drain(double seconds) {
+    std::unique_lock lock(mutex_);
+    draining_ = true;
+    none_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return count_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable none_;
+  int64_t count_ = 0;
+  bool draining_ = false;
+};
+
+Error draining_error() {
+  return error(ErrorCode::unavailable, "the server is shutting down and takes no new work");
+}
+
+// Keeps the model alive and counts the request as in flight until its end.
+class CountedSink final : public AnswerSink {
+ public:
+  CountedSink(std::shared_ptr<AnswerSink> sink, std::shared_ptr<Flights> flights)
+      : sink_(std::move(sink)), flights_(std::move(flights)) {}
+  ~CountedSink() override { flights_->land(); }
+
+  void on_delta(AnswerDelta delta) override { sink_->on_delta(std::move(delta)); }
+  void on_choice_end(int32_t choice, AnswerEnd end) override { sink_->on_choice_end(choice, end); }
+  void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
+    sink_->on_done(usage, timings, device);
+  }
+  void on_error(Error error) override { sink_->on_error(std::move(error)); }
+
+ private:
+  std::shared_ptr<AnswerSink> sink_;
+  std::shared_ptr<Flights> flights_;
+};
+
+SamplingParams sampling_params(const SamplingOptions& options, const SamplingDefaults& defaults) {
+  SamplingParams params;
+  params.temperature = options.temperature.value_or(defaults.temperature.value_or(1.0f));
+  params.top_k = options.top_k.value_or(defaults.top_k.value_or(0));
+  params.top_p = options.top_p.value_or(defaults.top_p.value_or(1.0f));
+  params.min_p = options.min_p.value_or(defaults.min_p.value_or(0.0f));
+  params.repetition_penalty =
+      options.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1.0f));
+  params.presence_penalty = options.presence_penalty;
+  params.frequency_penalty = options.frequency_penalty;
+  params.logit_bias = options.logit_bias;
+  params.top_logprobs = options.top_logprobs;
+  params.seed = options.seed ? *options.seed : std::random_device{}() * 0x100000001ull;
+  return params;
+}
+
+
+Result<void> check_tokens(std::span<const TokenId> ids, const ModelSpec& spec,
+                          std::string_view param) {
+  for (const TokenId id : ids) {
+    if (id < 0 || id >= spec.vocab) {
+      Error failure = error(ErrorCode::invalid_argument,
+                            "token id {} is outside the model's vocabulary [0, {})", id, spec.vocab);
+      failure.param = std::string(param);
+      return failure;
+    }
+  }
+  return {};
+}
+
+void normalize_l2(std::vector<float>& vector) {
+  double sum = 0;
+  for (const float value : vector) sum += double{value} * value;
+  const double scale = sum > 0 ? 1 / std::sqrt(sum) : 0;
+  for (float& value : vector) value = static_cast<float>(value * scale);
+}
+
+}  // namespace
+
+struct Runtime::State {
+  explicit State(RuntimeOptions options)
+      : options(std::move(options)),
+        ledger(this->options.memory_bytes > 0 ? this->options.memory_bytes : usable_memory_bytes()) {}
+
+  RuntimeOptions options;
+  MemoryLedger ledger;
+  std::vector<std::unique_ptr<Backend>> backends;
+  std::vector<std::unique_ptr<DeviceLoop>> loops;  // one a backend
+  std::shared_ptr<Flights> flights = std::make_shared<Flights>();
+
+  mutable std::shared_mutex mutex;
+  std::vector<std::shared_ptr<Served>> served;  // in the order of loading; goes before the loops
+
+  Result<std::shared_ptr<Served>> find(const std::string& id) const {
+    const std::shared_lock lock(mutex);
+    for (const auto& entry : served) {
+      if (entry->model.info.id == id) return entry;
+    }
+    std::vector<std::string> names;
+    for (const auto& entry : served) names.push_back(entry->model.info.id);
+    Error failure =
+        id.empty() ? error(ErrorCode::invalid_argument, "the request names no model; served: {}",
+                           fmt::join(names, ", "))
+                   : error(ErrorCode::not_found, "the model '{}' is not served here; served: {}", id,
+                           names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")));
+    failure.param = "model";
+    return failure;
+  }
+};
+
+Runtime::Runtime(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Runtime::~Runtime() = default;
+
+Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
+                                                 std::vector<std::unique_ptr<Backend>> backends) {
+  if (backends.empty()) return error(ErrorCode::invalid_argument, "no processor to run on");
+  auto state = std::make_unique<State>(std::move(options));
+  state->backends = std::move(backends);
+  for (size_t i = 0; i < state->backends.size(); ++i) {
+    state->loops.push_back(std::make_unique<DeviceLoop>());
+  }
+  return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
+}
+
+Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
+  IMPETUS_TRY(const ModelLocation location,
+              locate_model(path_or_name, state_->options.model_folders));
+  if (model(location.id).ok()) {
+    return error(ErrorCode::invalid_argument,
+                 "a model named '{}' is served already; rename the folder of {}", location.id,
+                 location.path.string());
+  }
+  auto entry = std::make_shared<Served>();
+  IMPETUS_TRY(entry->model,
+              load_model(location, *state_->backends.front(), state_->options.load,
+                         state_->options.kv_tokens, state_->ledger));
+  Model& loaded = entry->model;
+  DeviceLoop& loop = *state_->loops.front();
+  if (loaded.executor) {
+    SchedulerLimits limits;
+    limits.step_tokens_max = loaded.executor->step_tokens_max();
+    limits.running_max = state_->options.running_max;
+    limits.waiting_max = state_->options.waiting_max;
+    limits.context = loaded.context;
+    entry->generation = std::make_unique<GenerationLane>(loop, std::move(loaded.executor), limits,
+                                                         kGenerationShare);
+  } else {
+    entry->embedding = std::make_unique<EmbeddingLane>(loop, std::move(loaded.encoder),
+                                                       kWaitingTextsMax, kEmbeddingShare);
+  }
+  const std::unique_lock lock(state_->mutex);
+  state_->served.push_back(entry);
+  return entry->model.info;
+}
+
+std::vector<ModelInfo> Runtime::models() const {
+  const std::shared_lock lock(state_->mutex);
+  std::vector<ModelInfo> models;
+  for (const auto& entry : state_->served) models.push_back(entry->model.info);
+  return models;
+}
+
+Result<ModelInfo> Runtime::model(const std::string& id) const {
+  IMPETUS_TRY(const auto entry, state_->find(id));
+  return entry->model.info;
+}
+
+std::vector<ModelLocation> Runtime::available() const {
+  return list_models(state_->options.model_folders);
+}
+
+Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr<AnswerSink> sink) {
+  IMPETUS_TRY(const auto entry, state_->find(request.model));
+  const Model& model = entry->model;
+  if (!entry->generation) {
+    Error failure = error(ErrorCode::invalid_argument,
+                          "'{}' is an embedding model: it cannot generate text", model.info.id);
+    failure.param = "model";
+    return failure;
+  }
+  const bool chat = std::holds_alternative<ChatPrompt>(request.prompt);
+  IMPETUS_TRY(std::vector<TokenId> prompt, prompt_tokens(model.text, request.prompt));
+  const std::string_view param = chat ? "messages" : "prompt";
+  IMPETUS_CHECK(check_tokens(prompt, model.spec, param));
+  const auto prompt_size = static_cast<int64_t>(prompt.size());
+  if (prompt.empty()) {
+    Error failure = error(ErrorCode::invalid_argument, "the prompt is empty");
+    failure.param = std::string(param);
+    return failure;
+  }
+  if (prompt_size >= model.context) {
+    Error failure = error(ErrorCode::context_length,
+                          "the prompt has {} tokens; '{}' serves a context of {} and needs one for "
+                          "the answer",
+                          prompt_size, model.info.id, model.context);
+    failure.param = std::string(param);
+    return failure;
+  }
+  for (const auto& [id, bias] : request.sampling.logit_bias) {
+    IMPETUS_CHECK(check_tokens({&id, 1}, model.spec, "logit_bias"));
+  }
+
+  SequenceRequest prototype;
+  prototype.sampling = sampling_params(request.sampling, model.text.defaults);
+  prototype.tokens_max = std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
+  prototype.stop_tokens = model.text.tokenizer->special().end_of_generation;
+
+  Generation::Setup setup;
+  // A chat answer is a text of its own; a completion goes on with its prompt, if that has any text.
+  const auto* text = std::get_if<TextPrompt>(&request.prompt);
+  setup.continues_text = !chat && !(text && text->text.empty());
+  if (request.echo) setup.echo = text ? text->text : model.text.tokenizer->decode(prompt, true);
+  setup.prompt = std::move(prompt);
+  setup.stop = std::move(request.stop);
+  setup.n = request.n;
+  setup.top_logprobs = request.sampling.top_logprobs;
+  setup.device = entry->generation->executor().descriptor().backend;
+  if (!state_->flights->take_off()) return draining_error();
+  auto counted = std::make_shared<CountedSink>(std::move(sink), state_->flights);
+  auto generation = std::make_shared<Generation>(std::move(setup), *model.text.tokenizer,
+                                                 *entry->generation, std::move(counted));
+  IMPETUS_CHECK(generation->start(prototype));
+  // The handle keeps the model alive, for the generation borrows its tokeniser and lane.
+  return RequestHandle([generation, entry] { generation->cancel(); });
+}
+
+Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
+  IMPETUS_TRY(const auto entry, state_->find(request.model));
+  const Model& model = entry->model;
+  if (!entry->embedding) {
+    Error failure = error(ErrorCode::invalid_argument,
+                          "'{}' generates text; embeddings need an embedding model", model.info.id);
+    failure.param = "model";
+    return failure;
+  }
+  if (request.dimensions && *request.dimensions != model.spec.hidden) {
+    Error failure = error(ErrorCode::invalid_argument,
+                          "'{}' gives vectors of {} dimensions and was not trained to be shortened to {}",
+                          model.info.id, model.spec.hidden, *request.dimensions);
+    failure.param = "dimensions";
+    return failure;
+  }
+
+  EmbeddingLane::Request work;
+  if (auto* ids = std::get_if<std::vector<std::vector<TokenId>>>(&request.input)) {
+    for (const auto& text : *ids) IMPETUS_CHECK(check_tokens(text, model.spec, "input"));
+    work.texts = std::move(*ids);
+  } else {
+    for (const auto& text : std::get<std::vector<std::string>>(request.input)) {
+      work.texts.push_back(model.text.tokenizer->encode(text, {.add_special = true}));
+    }
+  }
+  int64_t tokens = 0;
+  for (size_t i = 0; i < work.texts.size(); ++i) {
+    auto& text = work.texts[i];
+    if (text.empty()) {
+      Error failure = error(ErrorCode::invalid_argument, "input {} has no tokens", i);
+      failure.param = "input";
+      return failure;
+    }
+    if (static_cast<int64_t>(text.size()) > model.context) {
+      if (!request.truncate) {
+        Error failure = error(ErrorCode::context_length,
+                              "input {} has {} tokens; '{}' takes {}. Shorten it, or ask for "
+                              "\"truncate\": true",
+                              i, text.size(), model.info.id, model.context);
+        failure.param = "input";
+        return failure;
+      }
+      // The closing special token stays: the model never saw a text without it.
+      const TokenId last = text.back();
+      text.resize(static_cast<size_t>(model.context));
+      if (model.text.tokenizer->special().sep == last) text.back() = last;
+    }
+    IMPETUS_CHECK(check_tokens(text, model.spec, "input"));
+    tokens += static_cast<int64_t>(text.size());
+  }
+
+  if (!state_->flights->take_off()) return draining_error();
+  const bool normalize = request.normalize.value_or(model.normalize);
+  const std::shared_ptr<void> flight(nullptr, [flights = state_->flights](void*) { flights->land(); });
+  // Holds no model: the lane's destructor calls it, and may not be called by it.
+  auto finish = [id = model.info.id, device = model.info.device, flight, normalize, tokens,
+                 done = std::move(done)](Result<std::vector<std::vector<float>>> vectors) {
+    if (!vectors.ok()) return done(std::move(vectors).error());
+    EmbedAnswer answer;
+    answer.vectors = std::move(*vectors);
+    for (auto& vector : answer.vectors) {
+      if (normalize) normalize_l2(vector);
+      if (!std::all_of(vector.begin(), vector.end(), [](float x) { return std::isfinite(x); })) {
+        return done(error(ErrorCode::internal, "'{}' gave a vector that is not finite", id));
+      }
+    }
+    answer.prompt_tokens = tokens;
+    answer.device = device;
+    done(std::move(answer));
+  };
+  IMPETUS_TRY(const uint64_t id, entry->embedding->submit(std::move(work), std::move(finish)));
+  return RequestHandle([entry, id] { entry->embedding->cancel(id); });
+}
+
+Result<std::vector<TokenId>> Runtime::tokenize(const std::string& model, std::string_view text,
+                                               EncodeOptions options) const {
+  IMPETUS_TRY(const auto entry, state_->find(model));
+  return entry->model.text.tokenizer->encode(text, options);
+}
+
+Result<std::string> Runtime::detokenize(const std::string& model,
+                                        std::span<const TokenId> ids) const {
+  IMPETUS_TRY(const auto entry, state_->find(model));
+  IMPETUS_CHECK(check_tokens(ids, entry->model.spec, "tokens"));
+  return entry->model.text.tokenizer->decode(ids, /*render_special=*/true);
+}
+
+Result<std::string> Runtime::render_template(const std::string& model,
+                                             const ChatPrompt& prompt) const {
+  IMPETUS_TRY(const auto entry, state_->find(model));
+  return render_prompt(entry->model.text, prompt);
+}
+
+std::vector<LaneMetrics> Runtime::metrics() const {
+  const std::shared_lock lock(state_->mutex);
+  std::vector<LaneMetrics> all;
+  for (const auto& entry : state_->served) {
+    LaneMetrics metrics;
+    metrics.model = entry->model.info.id;
+    if (entry->generation) {
+      const auto counts = entry->generation->counts();
+      metrics.waiting = counts.waiting;
+      metrics.running = counts.running;
+      metrics.preemptions = counts.preemptions;
+      metrics.kv_blocks_total = counts.blocks_total;
+      metrics.kv_blocks_used = counts.blocks_used;
+      metrics.kv_blocks_cached = counts.blocks_cached;
+      metrics.prompt_tokens = counts.prompt_tokens;
+      metrics.cached_tokens = counts.cached_tokens;
+      metrics.generated_tokens = counts.generated_tokens;
+    } else {
+      const auto counts = entry->embedding->counts();
+      metrics.waiting = counts.waiting_texts;
+      metrics.embedded_texts = counts.texts;
+      metrics.embedded_tokens = counts.tokens;
+    }
+    all.push_back(std::move(metrics));
+  }
+  return all;
+}
+
+MemoryLedger& Runtime::ledger() { return state_->ledger; }
+
+void Runtime::drain(double seconds) {
+  state_->flights->drain(seconds);
+  const std::unique_lock lock(state_->mutex);
+  state_->served.clear();  // ends what still runs as cancelled
+}
+
+}  // namespace impetus

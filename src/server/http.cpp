@@ -1,0 +1,87 @@
+#include "server/http.h"
+
+#include <charconv>
+
+#include "api/error.h"
+
+namespace impetus {
+
+std::string_view HttpRequest::header(std::string_view name) const {
+  for (const auto& [key, value] : headers) {
+    if (key == name) return value;
+  }
+  return {};
+}
+
+HttpResponse error_response(const Error& error) {
+  HttpResponse response;
+  response.status = api::wire_error(error).status;
+  response.body = api::error_body(error);
+  if (response.status == 429 || response.status == 503) response.headers = {{"Retry-After", "1"}};
+  return response;
+}
+
+void Outbox::respond(HttpResponse response) {
+  std::unique_lock lock(mutex_);
+  pending_.head = std::move(response);
+  pending_.ended = true;
+  changed(std::move(lock));
+}
+
+void Outbox::begin(HttpResponse head) {
+  std::unique_lock lock(mutex_);
+  pending_.head = std::move(head);
+  pending_.streaming = true;
+  changed(std::move(lock));
+}
+
+void Outbox::write(std::string data) {
+  std::unique_lock lock(mutex_);
+  pending_.data += data;
+  changed(std::move(lock));
+}
+
+void Outbox::end() {
+  std::unique_lock lock(mutex_);
+  pending_.ended = true;
+  changed(std::move(lock));
+}
+
+void Outbox::changed(std::unique_lock<std::mutex> lock) {
+  if (std::exchange(notified_, true) || !ready_) return;
+  const auto ready = ready_;
+  lock.unlock();
+  ready();
+}
+
+Outbox::Taken Outbox::take() {
+  const std::lock_guard lock(mutex_);
+  notified_ = false;
+  return std::exchange(pending_, {});
+}
+
+void Outbox::on_ready(std::function<void()> ready) {
+  const std::lock_guard lock(mutex_);
+  ready_ = std::move(ready);
+}
+
+std::optional<std::string> percent_decode(std::string_view text) {
+  std::string decoded;
+  decoded.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      decoded += text[i];
+      continue;
+    }
+    if (i + 2 >= text.size()) return std::nullopt;
+    unsigned value = 0;
+    const char* digits = text.data() + i + 1;
+    const auto [end, code] = std::from_chars(digits, digits + 2, value, 16);
+    if (code != std::errc{} || end != digits + 2) return std::nullopt;
+    decoded += static_cast<char>(value);
+    i += 2;
+  }
+  return decoded;
+}
+
+}  // namespace impetus

@@ -1,0 +1,70 @@
+// Requests and responses as handlers see them: no sockets, no Beast.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace impetus {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+struct HttpRequest {
+  std::string method;
+  std::string path;  // percent-decoded, without the query
+  Headers headers;   // names in lower case
+  std::string body;
+
+  // The first header of that (lower-case) name, or "".
+  std::string_view header(std::string_view name) const;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  Headers headers = {};
+};
+
+// The error as clients expect it, with its status, and Retry-After where trying again helps.
+HttpResponse error_response(const Error& error);
+
+// Where a handler leaves its answer, now or later, from any thread: either respond() once, or
+// begin() once, write() often, end() once. The connection takes it from there.
+class Outbox {
+ public:
+  void respond(HttpResponse response);
+  void begin(HttpResponse head);  // its body is sent first
+  void write(std::string data);
+  void end();
+
+  struct Taken {
+    std::optional<HttpResponse> head;
+    bool streaming = false;  // of the head: more follows
+    std::string data;
+    bool ended = false;
+  };
+  // What came since the last take. The connection's side.
+  Taken take();
+  // Called, from the writing thread, when there is something to take after there was not.
+  void on_ready(std::function<void()> ready);
+
+ private:
+  void changed(std::unique_lock<std::mutex> lock);
+
+  std::mutex mutex_;
+  Taken pending_;
+  bool notified_ = false;
+  std::function<void()> ready_;
+};
+
+// Path component decoding; nullopt where a percent sign is not followed by two hex digits.
+std::optional<std::string> percent_decode(std::string_view text);
+
+}  // namespace impetus
