@@ -10,7 +10,10 @@ namespace {
 
 constexpr int64_t kChoicesMax = 16;
 constexpr size_t kStopsMax = 16;
-constexpr size_t kInputsMax = 2048;  // as OpenAI's limit for embeddings
+constexpr size_t kStopBytesMax = 1024;
+constexpr size_t kBiasesMax = 1024;
+constexpr int64_t kSequencesMax = 256;  // prompts times choices of one request
+constexpr size_t kInputsMax = 2048;     // as OpenAI's limit for embeddings
 
 template <typename... Args>
 Error refuse(std::string_view param, fmt::format_string<Args...> format, Args&&... args) {
@@ -73,6 +76,10 @@ Result<std::vector<std::string>> parse_stop(const json::object& body) {
   const auto add = [&](const json::value& stop) -> Result<void> {
     if (!stop.is_string()) return refuse("stop", "'stop' must be a string or an array of strings");
     if (stop.get_string().empty()) return refuse("stop", "'stop' must not hold an empty string");
+    if (stop.get_string().size() > kStopBytesMax) {
+      return refuse("stop", "'stop' holds a string of {} bytes, more than {}",
+                    stop.get_string().size(), kStopBytesMax);
+    }
     stops.emplace_back(stop.get_string());
     return {};
   };
@@ -95,6 +102,10 @@ Result<std::vector<std::pair<TokenId, float>>> parse_logit_bias(const json::obje
   if (!value->is_object()) {
     return refuse("logit_bias", "'logit_bias' must be an object of token ids and biases");
   }
+  if (value->get_object().size() > kBiasesMax) {
+    return refuse("logit_bias", "'logit_bias' has {} entries, more than {}",
+                  value->get_object().size(), kBiasesMax);
+  }
   for (const auto& entry : value->get_object()) {
     const std::string_view key = entry.key();
     TokenId id = -1;
@@ -105,7 +116,8 @@ Result<std::vector<std::pair<TokenId, float>>> parse_logit_bias(const json::obje
     boost::system::error_code failed;
     const double bias = entry.value().is_number() ? entry.value().to_number<double>(failed) : NAN;
     if (failed || !(bias >= -100 && bias <= 100)) {
-      return refuse("logit_bias", "'logit_bias': the bias of token {} must be between -100 and 100", id);
+      return refuse("logit_bias", "'logit_bias': the bias of token {} must be between -100 and 100",
+                    id);
     }
     biases.emplace_back(id, static_cast<float>(bias));
   }
@@ -113,7 +125,8 @@ Result<std::vector<std::pair<TokenId, float>>> parse_logit_bias(const json::obje
 }
 
 // The fields that chat and completions share.
-Result<void> parse_common(const json::object& body, GenerateRequest& request, StreamOptions& stream) {
+Result<void> parse_common(const json::object& body, GenerateRequest& request,
+                          StreamOptions& stream) {
   IMPETUS_TRY(const auto model, string_field(body, "model"));
   request.model = model.value_or("");
 
@@ -149,7 +162,8 @@ Result<void> parse_common(const json::object& body, GenerateRequest& request, St
   IMPETUS_TRY(const auto streaming, bool_field(body, "stream"));
   stream.stream = streaming.value_or(false);
   if (const json::value* options = present(body, "stream_options")) {
-    if (!options->is_object()) return refuse("stream_options", "'stream_options' must be an object");
+    if (!options->is_object())
+      return refuse("stream_options", "'stream_options' must be an object");
     IMPETUS_TRY(const auto usage, bool_field(options->get_object(), "include_usage"));
     stream.include_usage = usage.value_or(false);
   }
@@ -171,9 +185,10 @@ Result<json::string> message_text(const json::value* content, size_t index) {
       return refuse("messages", "messages[{}].content: each part needs a 'type'", index);
     }
     if (type->get_string() != "text") {
-      return unsupported("messages", fmt::format("messages[{}].content has a part of type '{}'; this "
-                                                 "server reads text",
-                                                 index, std::string_view(type->get_string())));
+      return unsupported("messages",
+                         fmt::format("messages[{}].content has a part of type '{}'; this "
+                                     "server reads text",
+                                     index, std::string_view(type->get_string())));
     }
     const json::value* piece = object->if_contains("text");
     if (piece == nullptr || !piece->is_string()) {
@@ -200,9 +215,10 @@ Result<json::array> parse_messages(const json::object& body) {
     json::string name = role->get_string();
     if (name == "developer") name = "system";  // OpenAI's newer name for it
     if (name == "tool" || name == "function" || present(*message, "tool_calls")) {
-      return unsupported("messages", fmt::format("messages[{}] belongs to a tool call; this version "
-                                                 "does not call tools",
-                                                 i));
+      return unsupported("messages",
+                         fmt::format("messages[{}] belongs to a tool call; this version "
+                                     "does not call tools",
+                                     i));
     }
     if (name != "system" && name != "user" && name != "assistant") {
       return refuse("messages",
@@ -227,8 +243,8 @@ Result<void> refuse_unsupported_chat(const json::object& body) {
   }
   for (const char* key : {"tool_choice", "function_call"}) {
     const json::value* value = present(body, key);
-    if (value && !(value->is_string() &&
-                   (value->get_string() == "none" || value->get_string() == "auto"))) {
+    if (value &&
+        !(value->is_string() && (value->get_string() == "none" || value->get_string() == "auto"))) {
       return unsupported(key, "this version does not call tools; leave the field out");
     }
   }
@@ -303,7 +319,8 @@ Result<CompletionCall> parse_completion(const json::value& value) {
   }
   IMPETUS_TRY(const auto best_of, int_field(*body, "best_of"));
   if (best_of && *best_of != common.n) {
-    return unsupported("best_of", "this version returns every answer it makes; ask for 'n' of them");
+    return unsupported("best_of",
+                       "this version returns every answer it makes; ask for 'n' of them");
   }
   IMPETUS_TRY(const auto echo, bool_field(*body, "echo"));
   common.echo = echo.value_or(false);
@@ -321,7 +338,8 @@ Result<CompletionCall> parse_completion(const json::value& value) {
   }
 
   const json::value* prompt = present(*body, "prompt");
-  if (prompt == nullptr) return refuse("prompt", "'prompt' must be a string, tokens, or an array of them");
+  if (prompt == nullptr)
+    return refuse("prompt", "'prompt' must be a string, tokens, or an array of them");
   const auto add = [&](Prompt one) {
     call.generate.push_back(common);
     call.generate.back().prompt = std::move(one);
@@ -332,8 +350,10 @@ Result<CompletionCall> parse_completion(const json::value& value) {
   if (prompt->is_string()) {
     add(text(*prompt));
   } else if (const json::array* array = prompt->if_array(); array && !array->empty()) {
-    if (array->size() > kInputsMax && !array->front().is_number()) {
-      return refuse("prompt", "'prompt' holds {} prompts, more than {}", array->size(), kInputsMax);
+    if (static_cast<int64_t>(array->size()) * common.n > kSequencesMax &&
+        !array->front().is_number()) {
+      return refuse("prompt", "'prompt' holds {} prompts of {} choices each, more than {} in all",
+                    array->size(), common.n, kSequencesMax);
     }
     if (array->front().is_number()) {
       IMPETUS_TRY(auto ids, token_ids(*array, "prompt"));
@@ -363,7 +383,8 @@ Result<EmbeddingCall> parse_embedding(const json::value& value, EmbeddingRules r
   call.embed.model = model.value_or("");
   IMPETUS_TRY(const auto format, string_field(*body, "encoding_format"));
   if (format && *format != "float" && *format != "base64") {
-    return refuse("encoding_format", "'encoding_format' must be float or base64, not '{}'", *format);
+    return refuse("encoding_format", "'encoding_format' must be float or base64, not '{}'",
+                  *format);
   }
   call.base64 = format == "base64";
   IMPETUS_TRY(call.embed.dimensions, int_field(*body, "dimensions"));
@@ -407,10 +428,11 @@ Result<EmbeddingCall> parse_embedding(const json::value& value, EmbeddingRules r
   if (!rules.accept_token_ids) {
     // LangChain sends OpenAI's own token ids by default: another vocabulary's, so the vectors would
     // be those of another text.
-    return refuse("input",
-                  "'input' holds token ids; they would be read in this model's vocabulary, not OpenAI's. "
-                  "With LangChain set check_embedding_ctx_length=False, or start the server with "
-                  "--accept-token-ids if the ids are this model's");
+    return refuse(
+        "input",
+        "'input' holds token ids; they would be read in this model's vocabulary, not OpenAI's. "
+        "With LangChain set check_embedding_ctx_length=False, or start the server with "
+        "--accept-token-ids if the ids are this model's");
   }
   std::vector<std::vector<TokenId>> texts;
   if (array->front().is_number()) {

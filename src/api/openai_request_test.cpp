@@ -62,15 +62,16 @@ TEST(ParseChat, LeavesUnsetWhatIsUnset) {
 }
 
 struct Refusal {
-  const char* body;   // merged after a valid start
+  const char* body;  // merged after a valid start
   const char* param;
 };
 
 class ParseChatRefuses : public ::testing::TestWithParam<Refusal> {};
 
 TEST_P(ParseChatRefuses, NamingTheField) {
-  const std::string body = std::string(R"({"model": "m", "messages": [{"role": "user", "content": "x"}], )") +
-                           GetParam().body + "}";
+  const std::string body =
+      std::string(R"({"model": "m", "messages": [{"role": "user", "content": "x"}], )") +
+      GetParam().body + "}";
   const auto call = parse_chat(parsed(body));
   ASSERT_FALSE(call.ok()) << body;
   EXPECT_EQ(call.error().param, GetParam().param) << call.error().message;
@@ -174,7 +175,8 @@ TEST(ParseEmbedding, TakesTextsAndRefusesForeignTokens) {
         R"({"prompt": "a"})"}) {
     EXPECT_FALSE(parse_embedding(parsed(body), {.accept_token_ids = true}).ok()) << body;
   }
-  const auto legacy = parse_embedding(parsed(R"({"model": "e", "prompt": "a"})"), {.accept_legacy = true});
+  const auto legacy =
+      parse_embedding(parsed(R"({"model": "e", "prompt": "a"})"), {.accept_legacy = true});
   ASSERT_TRUE(legacy.ok());
   EXPECT_TRUE(legacy->legacy);
 }

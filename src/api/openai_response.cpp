@@ -1,5 +1,6 @@
 #include "api/openai_response.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -19,7 +20,9 @@ const char* finish_reason(AnswerEnd end) {
   return end == AnswerEnd::length ? "length" : end == AnswerEnd::cancelled ? "cancelled" : "stop";
 }
 
-double wire_logprob(float logprob) { return std::isfinite(logprob) ? logprob : kImpossible; }
+double wire_logprob(float logprob) {
+  return std::isfinite(logprob) ? logprob : kImpossible;
+}
 
 json::object token_object(const TokenText& token) {
   json::array bytes;
@@ -27,6 +30,13 @@ json::object token_object(const TokenText& token) {
   return {{"token", repair_utf8(token.bytes)},
           {"logprob", wire_logprob(token.logprob)},
           {"bytes", std::move(bytes)}};
+}
+
+// Clients slice text by characters, not bytes.
+size_t characters(std::string_view text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
 }
 
 json::object chat_logprobs(const std::vector<TokenDetail>& tokens) {
@@ -52,7 +62,7 @@ json::object completion_logprobs(const std::vector<TokenDetail>& tokens, size_t 
     }
     tops.push_back(std::move(top));
     offsets.push_back(offset);
-    offset += detail.token.bytes.size();
+    offset += characters(detail.token.bytes);
   }
   return {{"tokens", std::move(texts)},
           {"token_logprobs", std::move(logprobs)},
@@ -63,7 +73,8 @@ json::object completion_logprobs(const std::vector<TokenDetail>& tokens, size_t 
 json::value logprobs_value(const AnswerHead& head, const std::vector<TokenDetail>& tokens,
                            size_t offset) {
   if (!head.logprobs) return nullptr;
-  return head.kind == AnswerKind::chat ? chat_logprobs(tokens) : completion_logprobs(tokens, offset);
+  return head.kind == AnswerKind::chat ? chat_logprobs(tokens)
+                                       : completion_logprobs(tokens, offset);
 }
 
 json::object usage_object(const Usage& usage) {
@@ -75,10 +86,9 @@ json::object usage_object(const Usage& usage) {
 
 json::object own_object(const Timings& timings, const std::string& device) {
   return {{"device", device},
-          {"timings",
-           json::object{{"queue_ms", timings.queue_seconds * 1e3},
-                        {"first_token_ms", timings.prefill_seconds * 1e3},
-                        {"decode_ms", timings.decode_seconds * 1e3}}}};
+          {"timings", json::object{{"queue_ms", timings.queue_seconds * 1e3},
+                                   {"first_token_ms", timings.prefill_seconds * 1e3},
+                                   {"decode_ms", timings.decode_seconds * 1e3}}}};
 }
 
 json::object base_object(const AnswerHead& head, const char* object) {
@@ -142,7 +152,7 @@ std::string AnswerStream::delta(const AnswerDelta& delta) {
   }
   entry["logprobs"] = logprobs_value(head_, delta.tokens, text_offset_[choice]);
   entry["finish_reason"] = nullptr;
-  text_offset_[choice] += delta.text.size();
+  text_offset_[choice] += characters(delta.text);
   return json::serialize(chunk({std::move(entry)}));
 }
 
@@ -179,8 +189,8 @@ std::string embedding_body(const std::string& model, const EmbedAnswer& answer, 
       for (const float value : vector) values.push_back(value);
       embedding = std::move(values);
     }
-    data.push_back(json::object{
-        {"object", "embedding"}, {"index", i}, {"embedding", std::move(embedding)}});
+    data.push_back(
+        json::object{{"object", "embedding"}, {"index", i}, {"embedding", std::move(embedding)}});
   }
   return json::serialize(
       json::object{{"object", "list"},

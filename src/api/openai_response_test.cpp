@@ -24,9 +24,14 @@ AnswerHead head(AnswerKind kind = AnswerKind::chat) {
 }
 
 TEST(Base64, MatchesTheStandardsVectors) {  // RFC 4648, section 10
-  for (const auto& [plain, encoded] : std::vector<std::pair<std::string, std::string>>{
-           {"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="},
-           {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}}) {
+  for (const auto& [plain, encoded] :
+       std::vector<std::pair<std::string, std::string>>{{"", ""},
+                                                        {"f", "Zg=="},
+                                                        {"fo", "Zm8="},
+                                                        {"foo", "Zm9v"},
+                                                        {"foob", "Zm9vYg=="},
+                                                        {"fooba", "Zm9vYmE="},
+                                                        {"foobar", "Zm9vYmFy"}}) {
     EXPECT_EQ(base64_encode(plain.data(), plain.size()), encoded);
   }
 }
@@ -102,7 +107,8 @@ TEST(ErrorBody, AlwaysHasItsFourFields) {
   EXPECT_EQ(body.at("type"), "invalid_request_error");
   EXPECT_EQ(body.at("param"), "messages");
   EXPECT_EQ(body.at("code"), "context_length_exceeded");
-  EXPECT_TRUE(object(error_body(error(ErrorCode::internal, "x"))).at("error").at("param").is_null());
+  EXPECT_TRUE(
+      object(error_body(error(ErrorCode::internal, "x"))).at("error").at("param").is_null());
   Error model = error(ErrorCode::not_found, "x");
   model.param = "model";
   EXPECT_EQ(wire_error(model).code, "model_not_found");

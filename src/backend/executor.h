@@ -94,6 +94,7 @@ class Encoder {
   virtual ~Encoder() = default;
   virtual const BackendDescriptor& descriptor() const = 0;
   virtual int64_t batch_tokens_max() const = 0;  // over all texts of one call
+  // Values that are not finite stay in their text's vector: the caller judges each text alone.
   // pooled: [n, hidden], pooled and normalised as the spec says. hidden: [tokens, hidden]. f32.
   virtual Result<std::vector<float>> encode(const EncoderBatch& batch) = 0;
 };

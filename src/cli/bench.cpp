@@ -54,8 +54,8 @@ std::vector<TokenId> random_tokens(int64_t count, int64_t vocab) {
   return tokens;
 }
 
-// Weights that every token is multiplied with: all but the looked-up embeddings, unless they are the
-// head as well.
+// Weights that every token is multiplied with: all but the looked-up embeddings, unless they are
+// the head as well.
 struct Work {
   int64_t matrix_parameters = 0;  // in every position's multiplications
   int64_t head_parameters = 0;    // in the last position's only, while prefilling
@@ -149,17 +149,16 @@ Result<json::object> bench_decoder(Model& model, const Options& options, Progres
   json::object report;
   if (!prefill.values.empty()) {
     add(report, "prefill_tokens_per_second", prefill);
-    const double per_token = 2.0 * static_cast<double>(work.matrix_parameters) +
-                             2.0 * static_cast<double>(work.head_parameters) /
-                                 static_cast<double>(options.prompt);
+    const double per_token =
+        2.0 * static_cast<double>(work.matrix_parameters) +
+        2.0 * static_cast<double>(work.head_parameters) / static_cast<double>(options.prompt);
     report["prefill_gigaops_per_second"] = prefill.median() * per_token / 1e9;
   }
   if (!decode.values.empty()) {
     add(report, "decode_tokens_per_second", decode);
     // Keys and values of the positions so far, at the middle of the run.
-    const double kv_bytes =
-        static_cast<double>(kv.block_bytes()) / kv.block_tokens() *
-        static_cast<double>(options.prompt + options.generate / 2);
+    const double kv_bytes = static_cast<double>(kv.block_bytes()) / kv.block_tokens() *
+                            static_cast<double>(options.prompt + options.generate / 2);
     report["decode_gigabytes_per_second"] =
         decode.median() * (static_cast<double>(work.bytes) + kv_bytes) / 1e9;
   }
@@ -181,7 +180,8 @@ Result<json::object> bench_encoder(Model& model, const Options& options, Progres
     start = Clock::now();
     IMPETUS_TRY([[maybe_unused]] const auto single,
                 encoder.encode({std::span(tokens).first(static_cast<size_t>(length)),
-                                std::span(offsets).first(2), {}}));
+                                std::span(offsets).first(2),
+                                {}}));
     latency.values.push_back(seconds_since(start) * 1e3);
     progress.step(round + 1);
   }
@@ -190,8 +190,9 @@ Result<json::object> bench_encoder(Model& model, const Options& options, Progres
   add(report, "tokens_per_second", rate);
   add(report, "latency_ms", latency);
   // Two attention products over the text's length come to the matrices.
-  const double per_token = 2.0 * static_cast<double>(work.matrix_parameters) +
-                           4.0 * static_cast<double>(model.spec.layers * model.spec.hidden * length);
+  const double per_token =
+      2.0 * static_cast<double>(work.matrix_parameters) +
+      4.0 * static_cast<double>(model.spec.layers * model.spec.hidden * length);
   report["gigaops_per_second"] = rate.median() * per_token / 1e9;
   return report;
 }
@@ -204,8 +205,8 @@ Result<void> bench(const Options& options) {
   IMPETUS_TRY(Model model, load_model(location, cpu, options.load.load(),
                                       options.prompt + options.generate + 1, ledger));
   if (model.executor && options.prompt + options.generate > model.context) {
-    return error(ErrorCode::context_length, "{} + {} tokens; '{}' has a context of {}", options.prompt,
-                 options.generate, location.id, model.context);
+    return error(ErrorCode::context_length, "{} + {} tokens; '{}' has a context of {}",
+                 options.prompt, options.generate, location.id, model.context);
   }
   json::object report{{"model", location.id},
                       {"device", cpu.descriptor().name},
@@ -230,13 +231,12 @@ Result<void> bench(const Options& options) {
     print_json(report);
     return {};
   }
-  fmt::print("{} ({}) on {}\n", location.id, model.info.precision,
-             cpu.descriptor().name);
+  fmt::print("{} ({}) on {}\n", location.id, model.info.precision, cpu.descriptor().name);
   const auto line = [&](const char* label, const char* key, const char* unit) {
     if (!report.contains(key)) return;
     const std::string name = key;
-    fmt::print("  {:<10} {:>10.1f} {} (from {:.1f} to {:.1f})\n", label, report[key].as_double(), unit,
-               report[name + "_min"].as_double(), report[name + "_max"].as_double());
+    fmt::print("  {:<10} {:>10.1f} {} (from {:.1f} to {:.1f})\n", label, report[key].as_double(),
+               unit, report[name + "_min"].as_double(), report[name + "_max"].as_double());
   };
   const auto share = [&](const char* key, const char* unit, double peak) {
     if (!report.contains(key)) return;
@@ -244,7 +244,7 @@ Result<void> bench(const Options& options) {
                unit, peak > 0 ? 100 * report[key].as_double() / peak : 0, peak);
   };
   const bool quantized = options.load.weights == "int8" || model.info.precision.starts_with('q');
-  const double matrix_peak = quantized                          ? peaks.int8_gigaops_per_second
+  const double matrix_peak = quantized                        ? peaks.int8_gigaops_per_second
                              : model.info.precision == "bf16" ? peaks.bf16_gigaflops_per_second
                                                               : peaks.f32_gigaflops_per_second;
   line("prefill", "prefill_tokens_per_second", "tokens/s");

@@ -49,8 +49,8 @@ Result<std::string> value_text(const toml::node& node, const std::string& key) {
   if (const auto* number = node.as_integer()) return fmt::format("{}", number->get());
   if (const auto* number = node.as_floating_point()) return fmt::format("{}", number->get());
   if (const auto* flag = node.as_boolean()) return std::string(flag->get() ? "true" : "false");
-  return error(ErrorCode::invalid_argument, "'{}' must be a string, number, boolean or an array of them",
-               key);
+  return error(ErrorCode::invalid_argument,
+               "'{}' must be a string, number, boolean or an array of them", key);
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ void add_embed(Commands& commands) {
   app->add_option("model", options->model, "A path or name")->required();
   app->add_option("text", options->texts, "Texts")->required();
   app->add_flag("--truncate", options->truncate, "Cut texts that are too long instead of refusing");
-  app->add_flag("--json", options->json, "{\"embeddings\": [[...]]} instead of a line of numbers each");
+  app->add_flag("--json", options->json,
+                "{\"embeddings\": [[...]]} instead of a line of numbers each");
   options->load.add_to(*app, false);
 }
 

@@ -37,7 +37,8 @@ Result<std::pair<int64_t, int64_t>> parse_range(const std::string& text, int64_t
       !number(std::string_view(text).substr(colon + 1), count) || first < 0 || count < 0 ||
       first > elements || count > elements - first) {
     return error(ErrorCode::invalid_argument,
-                 "--values '{}' must be FIRST:COUNT within the tensor's {} elements", text, elements);
+                 "--values '{}' must be FIRST:COUNT within the tensor's {} elements", text,
+                 elements);
   }
   return std::pair{first, count};
 }
@@ -122,7 +123,8 @@ Result<void> inspect(const Options& options) {
       {"feed_forward", spec.feed_forward},
       {"vocab", spec.vocab},
       {"context", spec.context},
-      {"tokenizer", text.ok() ? std::string(text->tokenizer->kind()) : "none: " + text.error().message},
+      {"tokenizer",
+       text.ok() ? std::string(text->tokenizer->kind()) : "none: " + text.error().message},
       {"chat_template", text.ok() && text->chat_template.has_value()}};
   json::object by_type;
   for (const auto& [type, bytes] : types) by_type[type] = bytes;
@@ -161,7 +163,8 @@ void add_inspect(Commands& commands) {
   app->add_option("model", options->model, "A path or name")->required();
   app->add_flag("--tensors", options->tensors, "List the tensors");
   app->add_option("--tensor", options->tensor, "One tensor");
-  app->add_option("--values", options->values, "With --tensor: elements FIRST:COUNT, decoded to f32");
+  app->add_option("--values", options->values,
+                  "With --tensor: elements FIRST:COUNT, decoded to f32");
   app->add_flag("--json", options->json, "As JSON");
 }
 

@@ -63,7 +63,8 @@ Result<void> logits(const Options& options) {
     }
     IMPETUS_TRY(types, parse_ids(options.token_types));
     if (types.size() != ids.size()) {
-      return error(ErrorCode::invalid_argument, "{} token types for {} ids", types.size(), ids.size());
+      return error(ErrorCode::invalid_argument, "{} token types for {} ids", types.size(),
+                   ids.size());
     }
   }
   IMPETUS_TRY(const auto rows, rows_of(model, ids, types));

@@ -45,7 +45,13 @@ int main(int argc, char** argv) {
     return app.exit(failure) == 0 ? 0 : 2;
   }
   log::start(level);
-  const auto result = commands.chosen();
+  const auto result = [&]() -> Result<void> {
+    try {
+      return commands.chosen();
+    } catch (const std::exception& failure) {  // no memory, or a disk that fails
+      return error(ErrorCode::internal, "{}", failure.what());
+    }
+  }();
   if (!result.ok()) {
     fmt::print(stderr, "impetus: {}\n", result.error().message);
     return 1;

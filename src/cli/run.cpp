@@ -125,9 +125,9 @@ Result<void> run(Options options) {
 
 void add_run(Commands& commands) {
   auto options = std::make_shared<Options>();
-  auto* app = commands.add("run", "Generate text once, on standard output",
-                           "impetus run impetus-tiny-chat --prompt 'Tell me a story.' --max-tokens 100",
-                           Run{});
+  auto* app = commands.add(
+      "run", "Generate text once, on standard output",
+      "impetus run impetus-tiny-chat --prompt 'Tell me a story.' --max-tokens 100", Run{});
   app->add_option("model", options->model, "A path or name")->required();
   auto* prompt = app->add_option("--prompt", options->prompt,
                                  "What to say (default: standard input to its end)");
@@ -135,8 +135,9 @@ void add_run(Commands& commands) {
   app->add_option("--max-tokens", options->tokens_max, "Most tokens of the answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  auto* temperature = app->add_option("--temperature", options->temperature, "0: the likeliest token")
-                          ->check(CLI::Range(0.0, 10.0));
+  auto* temperature =
+      app->add_option("--temperature", options->temperature, "0: the likeliest token")
+          ->check(CLI::Range(0.0, 10.0));
   auto* top_p = app->add_option("--top-p", options->top_p)->check(CLI::Range(0.0, 1.0));
   auto* top_k = app->add_option("--top-k", options->top_k)->check(CLI::NonNegativeNumber);
   auto* seed = app->add_option("--seed", options->seed, "The same seed gives the same answer");

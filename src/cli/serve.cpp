@@ -27,7 +27,8 @@ std::string curl_example(const std::string& url, const std::vector<ModelInfo>& m
     if (info.has_chat_template) {
       return fmt::format(
           "curl -N{} {}/v1/chat/completions -H 'Content-Type: application/json' -d "
-          "'{{\"model\": \"{}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": "
+          "'{{\"model\": \"{}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", "
+          "\"content\": "
           "\"Tell me a story about a fox.\"}}]}}'",
           auth, url, info.id);
     }
@@ -38,7 +39,8 @@ std::string curl_example(const std::string& url, const std::vector<ModelInfo>& m
   }
   if (models.empty()) return fmt::format("curl{} {}/health", auth, url);
   return fmt::format(
-      "curl{} {}/v1/embeddings -H 'Content-Type: application/json' -d '{{\"model\": \"{}\", \"input\": "
+      "curl{} {}/v1/embeddings -H 'Content-Type: application/json' -d '{{\"model\": \"{}\", "
+      "\"input\": "
       "\"Hello\"}}'",
       auth, url, models.front().id);
 }
@@ -77,8 +79,9 @@ Result<void> serve(Options options) {
   fmt::print("Impetus 0.1.0 on {}\n", processor);
   for (const ModelInfo& info : models) {
     fmt::print("  {:<24} {:<9} {:>7.1f}M parameters, {}, {} tokens of context, on {}\n", info.id,
-               info.kind == "decoder" ? "chat" : "embedding", static_cast<double>(info.parameters) / 1e6,
-               info.precision, info.context, info.device);
+               info.kind == "decoder" ? "chat" : "embedding",
+               static_cast<double>(info.parameters) / 1e6, info.precision, info.context,
+               info.device);
   }
   if (models.empty()) fmt::print("  no models: name some by --model, or set IMPETUS_MODELS_DIR\n");
   if (generated) fmt::print("API key (made for this run): {}\n", options.server.api_key);

@@ -33,7 +33,8 @@ Result<void> tokenize(const TextOptions& options) {
     return {};
   }
   for (const TokenId id : ids) {
-    fmt::print("{:>8}  {}\n", id, json::serialize(json::value(model.tokenizer->token_bytes(id, true))));
+    fmt::print("{:>8}  {}\n", id,
+               json::serialize(json::value(model.tokenizer->token_bytes(id, true))));
   }
   return {};
 }
@@ -91,7 +92,8 @@ Result<void> render(const TextOptions& options) {
   }
   if (messages == nullptr || !messages->is_array()) {
     return error(ErrorCode::invalid_argument,
-                 "{}: neither an array of messages nor an object with \"messages\"", options.messages);
+                 "{}: neither an array of messages nor an object with \"messages\"",
+                 options.messages);
   }
   prompt.messages = messages->get_array();
   if (options.no_generation_prompt) prompt.add_generation_prompt = false;
@@ -110,7 +112,8 @@ void add_tokenize(Commands& commands) {
   auto options = std::make_shared<TextOptions>();
   auto* app = commands.add("tokenize", "Text to token ids",
                            "impetus tokenize impetus-tiny-chat --text 'Hello there' --json", Run{});
-  app->add_option("model", options->model, "A path or name; a vocabulary-only GGUF will do")->required();
+  app->add_option("model", options->model, "A path or name; a vocabulary-only GGUF will do")
+      ->required();
   auto* text = app->add_option("--text", options->text, "The text");
   app->add_option("--file", options->file, "A file that holds it");
   app->add_flag("--special", options->special,
@@ -127,7 +130,8 @@ void add_detokenize(Commands& commands) {
   auto* app = commands.add("detokenize", "Token ids to text",
                            "impetus detokenize impetus-tiny-chat --ids 1,2,3",
                            [options] { return detokenize(*options); });
-  app->add_option("model", options->model, "A path or name; a vocabulary-only GGUF will do")->required();
+  app->add_option("model", options->model, "A path or name; a vocabulary-only GGUF will do")
+      ->required();
   app->add_option("--ids", options->ids, "Such as 1,2,3")->required();
   app->add_flag("--special", options->special, "Show control tokens too");
   app->add_flag("--json", options->json, "{\"text\": ...}");
@@ -139,7 +143,8 @@ void add_template(Commands& commands) {
                            "impetus template impetus-tiny-chat --messages messages.json",
                            [options] { return render(*options); });
   app->add_option("model", options->model, "A path or name");
-  app->add_option("--template", options->template_file, "A Jinja file instead of a model's template");
+  app->add_option("--template", options->template_file,
+                  "A Jinja file instead of a model's template");
   app->add_option("--messages", options->messages,
                   "JSON: an array of messages, or an object with \"messages\" and other variables")
       ->required();

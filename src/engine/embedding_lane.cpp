@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/log.h"
 #include "engine/runner.h"
 
 namespace impetus {
@@ -193,10 +194,14 @@ void EmbeddingLane::State::call_ended() {
     now.swap(ended);
   }
   for (const auto& job : now) {
-    if (job->failure) {
-      job->done(std::move(*job->failure));
-    } else {
-      job->done(std::move(job->vectors));
+    try {
+      if (job->failure) {
+        job->done(std::move(*job->failure));
+      } else {
+        job->done(std::move(job->vectors));
+      }
+    } catch (const std::exception& failure) {  // no memory: this request's end, not the device's
+      log::error("an embedding's consumer failed: {}", failure.what());
     }
   }
 }
@@ -206,7 +211,7 @@ void EmbeddingLane::State::close() {
     const std::lock_guard lock(mutex);
     closed = true;
     while (!jobs.empty()) {
-      end_job(jobs.begin()->first, error(ErrorCode::cancelled, "the model is being unloaded"));
+      end_job(jobs.begin()->first, error(ErrorCode::unavailable, "the model is being unloaded"));
     }
   }
   call_ended();
@@ -219,6 +224,10 @@ EmbeddingLane::EmbeddingLane(DeviceLoop& loop, std::unique_ptr<Encoder> encoder,
 }
 
 EmbeddingLane::~EmbeddingLane() {
+  close();
+}
+
+void EmbeddingLane::close() {
   state_->place.detach();
 }
 

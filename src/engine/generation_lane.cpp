@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/log.h"
 #include "engine/runner.h"
 
 namespace impetus {
@@ -96,26 +97,31 @@ void GenerationLane::State::deliver(std::vector<SequenceEvent> events) {
     for (size_t i = 0; i < events.size(); ++i) {
       const SequenceEvent& event = events[i];
       Consumer& consumer = *targets[i];
-      switch (event.kind) {
-        case SequenceEvent::Kind::prefilled:
-          consumer.usage.cached_tokens = event.cached_tokens;
-          consumer.sink->on_prefilled(event.cached_tokens);
-          break;
-        case SequenceEvent::Kind::token:
-          ++consumer.usage.answer_tokens;
-          if (!consumer.sink->on_token(event.token)) {
-            consumer.enough = true;
-            enough.push_back(event.id);
+      try {
+        switch (event.kind) {
+          case SequenceEvent::Kind::prefilled:
+            consumer.usage.cached_tokens = event.cached_tokens;
+            consumer.sink->on_prefilled(event.cached_tokens);
+            break;
+          case SequenceEvent::Kind::token:
+            ++consumer.usage.answer_tokens;
+            if (!consumer.sink->on_token(event.token)) {
+              consumer.enough = true;
+              enough.push_back(event.id);
+            }
+            break;
+          case SequenceEvent::Kind::finished: {
+            const bool met = consumer.enough && event.reason == FinishReason::length;
+            consumer.sink->on_finished(met ? FinishReason::stop : event.reason, event.error,
+                                       consumer.usage);
+            break;
           }
-          break;
-        case SequenceEvent::Kind::finished: {
-          const bool met = consumer.enough && event.reason == FinishReason::length;
-          consumer.sink->on_finished(met ? FinishReason::stop : event.reason, event.error,
-                                     consumer.usage);
-          finished.push_back(event.id);
-          break;
         }
+      } catch (const std::exception& failure) {  // no memory: this sequence's end, not the device's
+        log::error("a sequence's consumer failed: {}", failure.what());
+        if (event.kind != SequenceEvent::Kind::finished) enough.push_back(event.id);
       }
+      if (event.kind == SequenceEvent::Kind::finished) finished.push_back(event.id);
     }
     // Sinks may cancel or submit from their destructors: they go after the lock.
     std::vector<decltype(consumers)::node_type> gone;
@@ -207,6 +213,10 @@ GenerationLane::GenerationLane(DeviceLoop& loop, std::unique_ptr<Executor> execu
 }
 
 GenerationLane::~GenerationLane() {
+  close();
+}
+
+void GenerationLane::close() {
   state_->place.detach();
 }
 

@@ -48,13 +48,15 @@ class GenerationLane {
   // limits.step_tokens_max is lowered to what the executor takes. REQUIRES: share > 0.
   GenerationLane(DeviceLoop& loop, std::unique_ptr<Executor> executor, SchedulerLimits limits,
                  double share);
-  ~GenerationLane();  // ends its sequences as cancelled
+  ~GenerationLane();  // close()
   GenerationLane(const GenerationLane&) = delete;
   GenerationLane& operator=(const GenerationLane&) = delete;
 
   // Errors as Scheduler::submit, where the sink is not called; unavailable once the loop is gone.
   Result<SequenceId> submit(SequenceRequest request, std::shared_ptr<TokenSink> sink);
   void cancel(SequenceId id);
+  // Ends its sequences as cancelled; afterwards submit is unavailable. Again is harmless.
+  void close();
   Scheduler::Counts counts() const;
   const Executor& executor() const;
   int64_t capacity() const;     // most tokens of one sequence, prompt and answer
@@ -79,7 +81,7 @@ class EmbeddingLane {
   // REQUIRES: waiting_texts_max >= 1, share > 0.
   EmbeddingLane(DeviceLoop& loop, std::unique_ptr<Encoder> encoder, int64_t waiting_texts_max,
                 double share);
-  ~EmbeddingLane();  // ends its requests as cancelled
+  ~EmbeddingLane();  // close()
   EmbeddingLane(const EmbeddingLane&) = delete;
   EmbeddingLane& operator=(const EmbeddingLane&) = delete;
 
@@ -96,6 +98,7 @@ class EmbeddingLane {
   // batch, sorted by length; an encoder's error fails the requests whose texts were in that batch.
   Result<uint64_t> submit(Request request, Done done);
   void cancel(uint64_t id);
+  void close();  // ends its requests as unavailable, and those to come; again is harmless
 
   struct Counts {
     int64_t waiting_texts = 0;

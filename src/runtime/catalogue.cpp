@@ -12,13 +12,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<fs::path> gguf_files(const fs::path& folder) {
-  std::vector<fs::path> files;
+// Sorted; what cannot be read is left out.
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
   std::error_code code;
-  for (const auto& entry : fs::directory_iterator(folder, code)) {
-    if (entry.path().extension() == ".gguf") files.push_back(entry.path());
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+    entries.push_back(it->path());
   }
-  std::sort(files.begin(), files.end());
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
+std::vector<fs::path> gguf_files(const fs::path& folder) {
+  std::vector<fs::path> files = entries_of(folder);
+  std::erase_if(files, [](const fs::path& path) { return path.extension() != ".gguf"; });
   return files;
 }
 
@@ -86,9 +93,10 @@ Result<ModelLocation> locate_model(const std::string& path_or_name,
   if (fs::exists(path_or_name, code)) {
     IMPETUS_TRY(const auto found, as_model(path_or_name));
     if (found) return *found;
-    return error(ErrorCode::invalid_argument,
-                 "{}: no model: neither a .gguf file nor a folder with config.json or one .gguf file",
-                 path_or_name);
+    return error(
+        ErrorCode::invalid_argument,
+        "{}: no model: neither a .gguf file nor a folder with config.json or one .gguf file",
+        path_or_name);
   }
   for (const fs::path& folder : folders) {
     for (const char* ending : {"", ".gguf"}) {
@@ -101,7 +109,8 @@ Result<ModelLocation> locate_model(const std::string& path_or_name,
   std::vector<std::string> places;
   for (const auto& folder : folders) places.push_back(folder.string());
   return error(ErrorCode::not_found, "no model '{}': no such path, and below {} there {}",
-               path_or_name, places.empty() ? "no model folder" : fmt::format("{}", fmt::join(places, ", ")),
+               path_or_name,
+               places.empty() ? "no model folder" : fmt::format("{}", fmt::join(places, ", ")),
                names.empty() ? "is none" : fmt::format("are {}", fmt::join(names, ", ")));
 }
 
@@ -109,11 +118,7 @@ std::vector<ModelLocation> list_models(const std::vector<fs::path>& folders) {
   std::vector<ModelLocation> models;
   std::set<std::string> seen;
   for (const fs::path& folder : folders) {
-    std::error_code code;
-    std::vector<fs::path> entries;
-    for (const auto& entry : fs::directory_iterator(folder, code)) entries.push_back(entry.path());
-    std::sort(entries.begin(), entries.end());
-    for (const fs::path& entry : entries) {
+    for (const fs::path& entry : entries_of(folder)) {
       auto found = as_model(entry);
       if (found.ok() && *found && seen.insert((*found)->id).second) models.push_back(**found);
     }

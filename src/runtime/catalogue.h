@@ -16,12 +16,12 @@ struct ModelLocation {
   Format format = Format::hugging_face;
 };
 
-// Where names are looked up: IMPETUS_MODELS_DIR or ~/.impetus/models, then `models` beside the binary
-// (installed: <prefix>/share/impetus/models) and in the checkout it was built in.
+// Where names are looked up: IMPETUS_MODELS_DIR or ~/.impetus/models, then `models` beside the
+// binary (installed: <prefix>/share/impetus/models) and in the checkout it was built in.
 std::vector<std::filesystem::path> default_model_folders();
 
-// A path that exists, else a name below one of `folders`. A folder is a model if it has a config.json
-// or exactly one .gguf file. not_found lists the names there are.
+// A path that exists, else a name below one of `folders`. A folder is a model if it has a
+// config.json or exactly one .gguf file. not_found lists the names there are.
 Result<ModelLocation> locate_model(const std::string& path_or_name,
                                    const std::vector<std::filesystem::path>& folders);
 

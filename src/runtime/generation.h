@@ -20,9 +20,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::vector<std::string> stop;
     int32_t n = 1;
     int32_t top_logprobs = -1;
-    std::string echo;    // text to send in front of each choice
+    std::string echo;            // text to send in front of each choice
     bool continues_text = true;  // the answer goes on where the prompt's text ends
-    std::string device;  // reported by the executor that runs it
+    std::string device;          // reported by the executor that runs it
   };
   // `tokenizer` and `lane` outlive the generation (the caller keeps the model alive).
   Generation(Setup setup, const Tokenizer& tokenizer, GenerationLane& lane,

@@ -81,6 +81,12 @@ Result<ModelText> finish_text(ModelText text) {
   const auto& special = text.tokenizer->special();
   if (special.bos) text.bos_text = std::string(text.tokenizer->piece(*special.bos));
   if (special.eos) text.eos_text = std::string(text.tokenizer->piece(*special.eos));
+  if (text.tokenizer->kind() != "wordpiece") {
+    for (TokenId id = 0; id < text.tokenizer->vocab_size(); ++id) {
+      text.token_bytes_max = std::max({text.token_bytes_max, text.tokenizer->piece(id).size(),
+                                       text.tokenizer->token_bytes(id, true).size()});
+    }
+  }
   return text;
 }
 
@@ -114,9 +120,8 @@ std::string dominant_type(const WeightSet& weights) {
   for (const auto& tensor : weights.tensors()) {
     bytes[tensor.view.dtype] += static_cast<int64_t>(tensor.view.data.size());
   }
-  const auto most = std::max_element(bytes.begin(), bytes.end(), [](auto& a, auto& b) {
-    return a.second < b.second;
-  });
+  const auto most = std::max_element(bytes.begin(), bytes.end(),
+                                     [](auto& a, auto& b) { return a.second < b.second; });
   return most == bytes.end() ? "none" : std::string(to_string(most->first));
 }
 
@@ -220,19 +225,19 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   for (const auto& tensor : model.weights->tensors()) parameters += tensor.view.shape.elements();
 
   if (model.spec.kind == ModelKind::decoder) {
-    const int64_t affordable = (ledger.capacity_bytes() - ledger.used_bytes() - model.weights->bytes()) /
-                               5 * 2 / kv_token_bytes(model.spec, options.kv);
+    const int64_t affordable =
+        (ledger.capacity_bytes() - ledger.used_bytes() - model.weights->bytes()) / 5 * 2 /
+        kv_token_bytes(model.spec, options.kv);
     options.kv_tokens = kv_tokens.value_or(std::min(model.spec.context * 8, affordable));
     if (options.kv_tokens < 1) {
       return error(ErrorCode::insufficient_memory,
-                   "{}: {} MiB of weights leave no memory for a KV cache (free: {} MiB)", location.id,
-                   model.weights->bytes() >> 20,
+                   "{}: {} MiB of weights leave no memory for a KV cache (free: {} MiB)",
+                   location.id, model.weights->bytes() >> 20,
                    (ledger.capacity_bytes() - ledger.used_bytes()) >> 20);
     }
     IMPETUS_TRY(model.executor, backend.load_decoder(model.spec, *model.weights, options, ledger));
     const KvStorage& kv = model.executor->kv();
-    model.context =
-        std::min<int64_t>(model.spec.context, int64_t{kv.blocks()} * kv.block_tokens());
+    model.context = std::min<int64_t>(model.spec.context, int64_t{kv.blocks()} * kv.block_tokens());
     model.info.kv = std::string(to_string(kv.dtype()));
   } else {
     model.normalize = model.spec.normalize;
@@ -255,7 +260,8 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   info.dimension = model.spec.hidden;
   info.device =
       (model.executor ? model.executor->descriptor() : model.encoder->descriptor()).backend;
-  info.precision = options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
+  info.precision =
+      options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
   info.created = file_time(location.path);
   if (auto warm = warm_up(model); !warm.ok()) return std::move(warm).error().within(location.id);
   return model;
@@ -294,10 +300,22 @@ Result<std::string> render_prompt(const ModelText& text, const ChatPrompt& promp
   return rendered;
 }
 
-Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& prompt) {
+Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& prompt,
+                                           int64_t tokens_max) {
   const Tokenizer& tokenizer = *text.tokenizer;
+  const auto check_size = [&](size_t bytes) -> Result<void> {
+    if (text.token_bytes_max == 0 ||
+        bytes <= static_cast<size_t>(tokens_max) * text.token_bytes_max) {
+      return {};
+    }
+    return error(ErrorCode::context_length,
+                 "the prompt has {} bytes, and no token stands for more than {}: it cannot fit a "
+                 "context of {} tokens",
+                 bytes, text.token_bytes_max, tokens_max);
+  };
   if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) {
     IMPETUS_TRY(const std::string rendered, render_prompt(text, *chat));
+    IMPETUS_CHECK(check_size(rendered.size()));
     auto ids = tokenizer.encode(rendered, {.add_special = false, .parse_special = true});
     const auto& special = tokenizer.special();
     if (special.add_bos && special.bos && (ids.empty() || ids.front() != *special.bos)) {
@@ -306,6 +324,7 @@ Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& 
     return ids;
   }
   if (const auto* plain = std::get_if<TextPrompt>(&prompt)) {
+    IMPETUS_CHECK(check_size(plain->text.size()));
     return tokenizer.encode(plain->text,
                             {.add_special = true, .parse_special = plain->parse_special});
   }

@@ -1,5 +1,5 @@
-// One model, from files to something that runs: its text side (tokeniser, template, defaults), which
-// needs no processor, and its weights on a backend, which need no tokeniser.
+// One model, from files to something that runs: its text side (tokeniser, template, defaults),
+// which needs no processor, and its weights on a backend, which need no tokeniser.
 //
 // Each loader gives a whole thing or one error. The parts are immutable after that, except the
 // executor or encoder, which one thread at a time may drive.
@@ -31,6 +31,8 @@ struct ModelText {
   std::optional<Error> template_error;        // it has one that this build cannot parse
   std::string bos_text, eos_text;
   SamplingDefaults defaults;
+  // Bytes of text that one token can stand for at most; 0 where there is no such bound (WordPiece).
+  size_t token_bytes_max = 0;
 };
 
 struct Model {
@@ -40,9 +42,9 @@ struct Model {
   std::shared_ptr<const WeightSet> weights;  // keeps the mapped files; the backend borrows from it
   std::shared_ptr<const GgufFile> gguf;      // owner of `weights` where the model is a GGUF file
   std::unique_ptr<Executor> executor;        // decoders
-  std::unique_ptr<Encoder> encoder;          // encoders; pools, never normalises: that is per request
-  bool normalize = false;                    // what the model itself asks for
-  int64_t context = 0;                       // positions one sequence may have here
+  std::unique_ptr<Encoder> encoder;  // encoders; pools, never normalises: that is per request
+  bool normalize = false;            // what the model itself asks for
+  int64_t context = 0;               // positions one sequence may have here
 };
 
 // Vocabulary-only GGUF files are enough.
@@ -56,13 +58,15 @@ struct ModelFiles {
 };
 Result<ModelFiles> open_model_files(const ModelLocation& location);
 
-// `kv_tokens` unset: enough for eight whole contexts where memory allows, never more than two fifths of
-// what the ledger has free.
+// `kv_tokens` unset: enough for eight whole contexts where memory allows, never more than two
+// fifths of what the ledger has free.
 Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOptions options,
                          std::optional<int64_t> kv_tokens, MemoryLedger& ledger);
 
-// Prompt to token ids: template, special tokens, range checks. Errors name the request's field.
-Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& prompt);
+// Prompt to token ids: template and special tokens. context_length, before any work is spent on it,
+// for a text that cannot fit `tokens_max` whatever its tokens are.
+Result<std::vector<TokenId>> prompt_tokens(const ModelText& text, const Prompt& prompt,
+                                           int64_t tokens_max);
 Result<std::string> render_prompt(const ModelText& text, const ChatPrompt& prompt);
 
 }  // namespace impetus

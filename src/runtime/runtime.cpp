@@ -57,10 +57,20 @@ class Flights {
     const std::lock_guard lock(mutex_);
     if (--count_ == 0) none_.notify_all();
   }
+  bool draining() {
+    const std::lock_guard lock(mutex_);
+    return draining_;
+  }
+  // No seconds: nobody waits any longer, those who wait already included.
   void drain(double seconds) {
     std::unique_lock lock(mutex_);
     draining_ = true;
-    none_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return count_ == 0; });
+    if (seconds <= 0) {
+      hurry_ = true;
+      none_.notify_all();
+    }
+    none_.wait_for(lock, std::chrono::duration<double>(seconds),
+                   [&] { return count_ == 0 || hurry_; });
   }
 
  private:
@@ -68,6 +78,7 @@ class Flights {
   std::condition_variable none_;
   int64_t count_ = 0;
   bool draining_ = false;
+  bool hurry_ = false;
 };
 
 Error draining_error() {
@@ -119,13 +130,13 @@ SamplingParams sampling_params(const SamplingOptions& options, const SamplingDef
   return params;
 }
 
-
 Result<void> check_tokens(std::span<const TokenId> ids, const ModelSpec& spec,
                           std::string_view param) {
   for (const TokenId id : ids) {
     if (id < 0 || id >= spec.vocab) {
-      Error failure = error(ErrorCode::invalid_argument,
-                            "token id {} is outside the model's vocabulary [0, {})", id, spec.vocab);
+      Error failure =
+          error(ErrorCode::invalid_argument,
+                "token id {} is outside the model's vocabulary [0, {})", id, spec.vocab);
       failure.param = std::string(param);
       return failure;
     }
@@ -145,7 +156,8 @@ void normalize_l2(std::vector<float>& vector) {
 struct Runtime::State {
   explicit State(RuntimeOptions options)
       : options(std::move(options)),
-        ledger(this->options.memory_bytes > 0 ? this->options.memory_bytes : usable_memory_bytes()) {}
+        ledger(this->options.memory_bytes > 0 ? this->options.memory_bytes
+                                              : usable_memory_bytes()) {}
 
   RuntimeOptions options;
   MemoryLedger ledger;
@@ -166,8 +178,8 @@ struct Runtime::State {
     Error failure =
         id.empty() ? error(ErrorCode::invalid_argument, "the request names no model; served: {}",
                            fmt::join(names, ", "))
-                   : error(ErrorCode::not_found, "the model '{}' is not served here; served: {}", id,
-                           names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")));
+                   : error(ErrorCode::not_found, "the model '{}' is not served here; served: {}",
+                           id, names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")));
     failure.param = "model";
     return failure;
   }
@@ -197,15 +209,15 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   }
   auto entry = std::make_shared<Served>();
   IMPETUS_TRY(entry->text, load_model_text(location));
-  IMPETUS_TRY(entry->model,
-              load_model(location, *state_->backends.front(), state_->options.load,
-                         state_->options.kv_tokens, state_->ledger));
+  IMPETUS_TRY(entry->model, load_model(location, *state_->backends.front(), state_->options.load,
+                                       state_->options.kv_tokens, state_->ledger));
   Model& loaded = entry->model;
   loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
   loaded.info.has_chat_template = entry->text.chat_template.has_value();
   if (entry->text.tokenizer->vocab_size() > loaded.spec.vocab) {
-    log::warn("{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
-              location.path.string(), entry->text.tokenizer->vocab_size(), loaded.spec.vocab);
+    log::warn(
+        "{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
+        location.path.string(), entry->text.tokenizer->vocab_size(), loaded.spec.vocab);
   }
   DeviceLoop& loop = *state_->loops.front();
   if (loaded.executor) {
@@ -242,6 +254,7 @@ std::vector<ModelLocation> Runtime::available() const {
 }
 
 Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr<AnswerSink> sink) {
+  if (state_->flights->draining()) return draining_error();
   IMPETUS_TRY(const auto entry, state_->find(request.model));
   const Model& model = entry->model;
   if (!entry->generation) {
@@ -251,7 +264,8 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
     return failure;
   }
   const bool chat = std::holds_alternative<ChatPrompt>(request.prompt);
-  IMPETUS_TRY(std::vector<TokenId> prompt, prompt_tokens(entry->text, request.prompt));
+  IMPETUS_TRY(std::vector<TokenId> prompt,
+              prompt_tokens(entry->text, request.prompt, model.context));
   const std::string_view param = chat ? "messages" : "prompt";
   IMPETUS_CHECK(check_tokens(prompt, model.spec, param));
   const auto prompt_size = static_cast<int64_t>(prompt.size());
@@ -274,7 +288,8 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
 
   SequenceRequest prototype;
   prototype.sampling = sampling_params(request.sampling, entry->text.defaults);
-  prototype.tokens_max = std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
+  prototype.tokens_max =
+      std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
   prototype.stop_tokens = entry->text.tokenizer->special().end_of_generation;
 
   Generation::Setup setup;
@@ -297,6 +312,7 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
 }
 
 Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
+  if (state_->flights->draining()) return draining_error();
   IMPETUS_TRY(const auto entry, state_->find(request.model));
   const Model& model = entry->model;
   if (!entry->embedding) {
@@ -306,9 +322,10 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
     return failure;
   }
   if (request.dimensions && *request.dimensions != model.spec.hidden) {
-    Error failure = error(ErrorCode::invalid_argument,
-                          "'{}' gives vectors of {} dimensions and was not trained to be shortened to {}",
-                          model.info.id, model.spec.hidden, *request.dimensions);
+    Error failure =
+        error(ErrorCode::invalid_argument,
+              "'{}' gives vectors of {} dimensions and was not trained to be shortened to {}",
+              model.info.id, model.spec.hidden, *request.dimensions);
     failure.param = "dimensions";
     return failure;
   }
@@ -350,7 +367,8 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
 
   if (!state_->flights->take_off()) return draining_error();
   const bool normalize = request.normalize.value_or(model.normalize);
-  const std::shared_ptr<void> flight(nullptr, [flights = state_->flights](void*) { flights->land(); });
+  const std::shared_ptr<void> flight(nullptr,
+                                     [flights = state_->flights](void*) { flights->land(); });
   // Holds no model: the lane's destructor calls it, and may not be called by it.
   auto finish = [id = model.info.id, device = model.info.device, flight, normalize, tokens,
                  done = std::move(done)](Result<std::vector<std::vector<float>>> vectors) {
@@ -418,12 +436,21 @@ std::vector<LaneMetrics> Runtime::metrics() const {
   return all;
 }
 
-MemoryLedger& Runtime::ledger() { return state_->ledger; }
+MemoryLedger& Runtime::ledger() {
+  return state_->ledger;
+}
 
 void Runtime::drain(double seconds) {
   state_->flights->drain(seconds);
-  const std::unique_lock lock(state_->mutex);
-  state_->served.clear();  // ends what still runs as cancelled
+  std::vector<std::shared_ptr<Served>> served;
+  {
+    const std::unique_lock lock(state_->mutex);
+    served.swap(state_->served);
+  }
+  for (const auto& entry : served) {  // clients' handles may keep the models themselves longer
+    if (entry->generation) entry->generation->close();
+    if (entry->embedding) entry->embedding->close();
+  }
 }
 
 }  // namespace impetus

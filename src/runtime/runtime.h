@@ -1,7 +1,7 @@
 // The running whole: models by name, tokenise and detokenise around the engine, wiring.
 //
-// Thread-safe. Receives the concrete backends as a list, best first. Tokenising and templates run on
-// the caller's thread; answers come on the device's thread.
+// Thread-safe. Receives the concrete backends as a list, best first. Tokenising and templates run
+// on the caller's thread; answers come on the device's thread.
 #pragma once
 
 #include <filesystem>

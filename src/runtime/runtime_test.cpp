@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 
 const fs::path kModels = fs::path(IMPETUS_SOURCE_DIR) / "models";
 
-std::unique_ptr<Runtime> make_runtime(DType kv = DType::f16, std::optional<int64_t> kv_tokens = {}) {
+std::unique_ptr<Runtime> make_runtime(DType kv = DType::f16,
+                                      std::optional<int64_t> kv_tokens = {}) {
   auto cpu = make_cpu_backend({.threads = 2, .isa = {}});
   EXPECT_TRUE(cpu.ok());
   std::vector<std::unique_ptr<Backend>> backends;
@@ -86,7 +87,9 @@ GenerateRequest chat(const json::array& messages) {
   return request;
 }
 
-json::array say(std::string_view text) { return {json::object{{"role", "user"}, {"content", text}}}; }
+json::array say(std::string_view text) {
+  return {json::object{{"role", "user"}, {"content", text}}};
+}
 
 std::shared_ptr<Gather> answer(Runtime& runtime, GenerateRequest request) {
   auto sink = std::make_shared<Gather>();
@@ -101,13 +104,14 @@ Result<EmbedAnswer> embed(Runtime& runtime, EmbedRequest request) {
   std::promise<Result<EmbedAnswer>> promise;
   auto future = promise.get_future();
   IMPETUS_TRY(const auto handle, runtime.embed(std::move(request), [&](Result<EmbedAnswer> result) {
-                promise.set_value(std::move(result));
-              }));
+    promise.set_value(std::move(result));
+  }));
   return future.get();
 }
 
 json::object goldens() {
-  return read_json_file(std::string(IMPETUS_SOURCE_DIR) + "/tests/golden/tiny_models.json")->as_object();
+  return read_json_file(std::string(IMPETUS_SOURCE_DIR) + "/tests/golden/tiny_models.json")
+      ->as_object();
 }
 
 TEST(OwnModels, ChatFollowsItsGolden) {
@@ -156,7 +160,8 @@ TEST(Runtime, RefusesWhatItCannotDo) {
   const auto missing = runtime->load("no-such-model");
   ASSERT_FALSE(missing.ok());
   EXPECT_EQ(missing.error().code, ErrorCode::not_found);
-  EXPECT_NE(missing.error().message.find("impetus-tiny-chat"), std::string::npos) << missing.error().message;
+  EXPECT_NE(missing.error().message.find("impetus-tiny-chat"), std::string::npos)
+      << missing.error().message;
   ASSERT_TRUE(runtime->load("impetus-tiny-chat").ok());
   ASSERT_TRUE(runtime->load("impetus-tiny-embed").ok());
   EXPECT_FALSE(runtime->load("impetus-tiny-chat").ok());
@@ -185,8 +190,9 @@ TEST(Runtime, RefusesWhatItCannotDo) {
             ErrorCode::invalid_argument);
   EXPECT_EQ(embed(*runtime, {.input = std::vector<std::vector<TokenId>>{{}}}).error().code,
             ErrorCode::invalid_argument);
-  EXPECT_EQ(embed(*runtime, {.input = std::vector<std::string>{"x"}, .dimensions = 3}).error().param,
-            "dimensions");
+  EXPECT_EQ(
+      embed(*runtime, {.input = std::vector<std::string>{"x"}, .dimensions = 3}).error().param,
+      "dimensions");
 }
 
 TEST(Runtime, ADamagedFileLoadsNothing) {
@@ -216,7 +222,8 @@ TEST(Runtime, NormalisesAndTruncatesOnlyAsAsked) {
   };
   const std::vector<std::string> text{"A cat sleeps on the warm stove."};
   EXPECT_NEAR(norm(embed(*runtime, {.input = text})->vectors[0]), 1, 1e-5);
-  EXPECT_GT(std::fabs(norm(embed(*runtime, {.input = text, .normalize = false})->vectors[0]) - 1), 1e-3);
+  EXPECT_GT(std::fabs(norm(embed(*runtime, {.input = text, .normalize = false})->vectors[0]) - 1),
+            1e-3);
   std::string longer;
   for (int i = 0; i < 3000; ++i) longer += "word ";
   const auto refused = embed(*runtime, {.input = std::vector<std::string>{longer}});
@@ -254,7 +261,8 @@ TEST(Runtime, SeedsDecideNotCompany) {
     return one;
   };
   std::vector<std::string> alone;
-  for (uint64_t seed = 0; seed < 6; ++seed) alone.push_back(answer(*runtime, request(seed))->text.at(0));
+  for (uint64_t seed = 0; seed < 6; ++seed)
+    alone.push_back(answer(*runtime, request(seed))->text.at(0));
   EXPECT_NE(alone[0], alone[1]);
   std::vector<std::shared_ptr<Gather>> sinks;
   std::vector<RequestHandle> handles;
@@ -321,7 +329,8 @@ TEST(Catalogue, FindsByPathAndName) {
   const auto by_path = locate_model((kModels / "impetus-tiny-embed").string() + "/", {});
   ASSERT_TRUE(by_path.ok());
   EXPECT_EQ(by_path->id, "impetus-tiny-embed");
-  const auto file = locate_model((kModels / "impetus-tiny-chat/impetus-tiny-chat.gguf").string(), {});
+  const auto file =
+      locate_model((kModels / "impetus-tiny-chat/impetus-tiny-chat.gguf").string(), {});
   ASSERT_TRUE(file.ok());
   EXPECT_EQ(file->id, "impetus-tiny-chat");
   EXPECT_FALSE(locate_model((kModels / "recipe").string(), {}).ok());

@@ -79,7 +79,8 @@ struct Timings {
   double decode_seconds = 0;   // first token to last
 };
 
-// Receives one request's answer. Calls come one at a time from the device's thread; they must be quick.
+// Receives one request's answer. Calls come one at a time from the device's thread; they must be
+// quick.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
@@ -93,8 +94,8 @@ class AnswerSink {
 struct EmbedRequest {
   std::string model;
   std::variant<std::vector<std::string>, std::vector<std::vector<TokenId>>> input;
-  bool truncate = false;  // false: an input that is too long is an error
-  std::optional<bool> normalize;  // unset: as the model was made
+  bool truncate = false;              // false: an input that is too long is an error
+  std::optional<bool> normalize;      // unset: as the model was made
   std::optional<int64_t> dimensions;  // refused by models not trained for it
 };
 
@@ -105,19 +106,19 @@ struct EmbedAnswer {
 };
 
 struct ModelInfo {
-  std::string id;      // the folder's or file's name
+  std::string id;  // the folder's or file's name
   std::string path;
-  std::string kind;    // "decoder", "encoder"
+  std::string kind;  // "decoder", "encoder"
   std::string family;
   std::string tokenizer;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;
-  int64_t context = 0;   // served: what the KV cache and the model allow
-  int64_t dimension = 0; // hidden size
-  std::string device;    // backend that holds it
-  std::string precision; // of the weights as run
+  int64_t context = 0;    // served: what the KV cache and the model allow
+  int64_t dimension = 0;  // hidden size
+  std::string device;     // backend that holds it
+  std::string precision;  // of the weights as run
   std::string kv;
-  int64_t created = 0;   // file time, seconds since 1970
+  int64_t created = 0;  // file time, seconds since 1970
   bool has_chat_template = false;
 };
 

@@ -6,10 +6,10 @@
 
 namespace impetus {
 
-
 class AnswerJoin::Part final : public AnswerSink {
  public:
-  Part(std::shared_ptr<AnswerJoin> join, int32_t prompt) : join_(std::move(join)), prompt_(prompt) {}
+  Part(std::shared_ptr<AnswerJoin> join, int32_t prompt)
+      : join_(std::move(join)), prompt_(prompt) {}
   void on_delta(AnswerDelta delta) override { join_->delta(prompt_, std::move(delta)); }
   void on_choice_end(int32_t choice, AnswerEnd end) override {
     join_->choice_end(prompt_, choice, end);
@@ -100,11 +100,14 @@ void AnswerJoin::done(const Usage& usage, const Timings& timings, const std::str
   timings_.decode_seconds = std::max(timings_.decode_seconds, timings.decode_seconds);
   if (--unfinished_ > 0 || closed_) return;
   if (!stream_) {
-    closed_ = true;
-    HttpResponse response;
-    response.body = api::answer_body(events_.head(), choices_, usage_, timings_, device);
-    response.headers = {{"x-impetus-device", device}};
-    outbox_->respond(std::move(response));
+    closed_ = true;  // nobody changes the parts any more
+    outbox_->respond_with([self = shared_from_this(), device] {
+      HttpResponse response;
+      response.body = api::answer_body(self->events_.head(), self->choices_, self->usage_,
+                                       self->timings_, device);
+      response.headers = {{"x-impetus-device", device}};
+      return response;
+    });
     return;
   }
   if (events_.head().include_usage) event(events_.usage(usage_, timings_, device));

@@ -47,8 +47,8 @@ class AnswerJoin : public std::enable_shared_from_this<AnswerJoin> {
   Timings timings_;
   int32_t unfinished_;
   bool begun_ = false;
-  bool closed_ = false;   // the response is complete
-  std::string early_;     // events from before begin()
+  bool closed_ = false;  // the response is complete
+  std::string early_;    // events from before begin()
   bool early_end_ = false;
 };
 

@@ -28,6 +28,13 @@ void Outbox::respond(HttpResponse response) {
   changed(std::move(lock));
 }
 
+void Outbox::respond_with(std::function<HttpResponse()> make) {
+  std::unique_lock lock(mutex_);
+  pending_.make = std::move(make);
+  pending_.ended = true;
+  changed(std::move(lock));
+}
+
 void Outbox::begin(HttpResponse head) {
   std::unique_lock lock(mutex_);
   pending_.head = std::move(head);

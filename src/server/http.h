@@ -40,13 +40,17 @@ HttpResponse error_response(const Error& error);
 class Outbox {
  public:
   void respond(HttpResponse response);
+  // The response is made where it is taken, not on this thread: long bodies of the device's
+  // answers.
+  void respond_with(std::function<HttpResponse()> make);
   void begin(HttpResponse head);  // its body is sent first
   void write(std::string data);
   void end();
 
   struct Taken {
     std::optional<HttpResponse> head;
-    bool streaming = false;  // of the head: more follows
+    std::function<HttpResponse()> make;  // instead of a head: call it for one
+    bool streaming = false;              // of the head: more follows
     std::string data;
     bool ended = false;
   };

@@ -82,13 +82,15 @@ std::string Metrics::render(const std::vector<LaneMetrics>& lanes,
   }
   family(out, "impetus_http_request_seconds", "histogram", "Request to end of its answer.");
   for (const auto& [route, histogram] : latency_) {
-    histogram.render(out, "impetus_http_request_seconds", fmt::format("route=\"{}\"", escape(route)));
+    histogram.render(out, "impetus_http_request_seconds",
+                     fmt::format("route=\"{}\"", escape(route)));
   }
   const auto by_model = [&](const char* name, const char* help, const auto& histograms) {
     family(out, name, "histogram", help);
     for (const auto& [key, histogram] : histograms) {
-      histogram.render(out, name, fmt::format("model=\"{}\",device=\"{}\"", escape(key.first),
-                                              escape(key.second)));
+      histogram.render(
+          out, name,
+          fmt::format("model=\"{}\",device=\"{}\"", escape(key.first), escape(key.second)));
     }
   };
   by_model("impetus_time_to_first_token_seconds", "Request to first token.", first_token_);

@@ -16,13 +16,15 @@ struct ServerOptions {
   int64_t body_bytes_max = 16 << 20;
   int64_t header_bytes_max = 32 << 10;
   int connections_max = 1024;
-  double header_seconds = 10;       // from a request's first byte to the end of its headers
+  double header_seconds = 10;  // from a request's first byte to the end of its headers
   double body_seconds = 60;
-  double idle_seconds = 75;         // between requests of one connection
-  double write_seconds = 30;        // for a client to take what it was sent
-  double keep_alive_seconds = 10;   // between comments of a stream that has nothing to say
-  double drain_seconds = 30;        // for running requests after SIGTERM
-  int threads = 2;                  // for sockets, tokenising and templates
+  double idle_seconds = 75;              // between requests of one connection
+  double write_seconds = 30;             // for a client to take what it was sent
+  double keep_alive_seconds = 10;        // between comments of a stream that has nothing to say
+  double drain_seconds = 30;             // for running requests after SIGTERM
+  int64_t bodies_bytes_max = 256 << 20;  // of all requests being read or handled at once
+  int threads = 2;                       // for sockets
+  int handler_threads = 2;               // for parsing, templates, tokenising and long answers
 };
 
 }  // namespace impetus

@@ -26,7 +26,9 @@ std::string fresh_id(const char* prefix) {
   return fmt::format("{}-{:016x}{:08x}", prefix, random(), static_cast<uint32_t>(random()));
 }
 
-HttpResponse json_response(const json::object& body) { return {.body = json::serialize(body)}; }
+HttpResponse json_response(const json::object& body) {
+  return {.body = json::serialize(body)};
+}
 
 }  // namespace
 
@@ -44,10 +46,12 @@ const std::vector<Routes::Route>& Routes::table() {
     const auto add = [&](const char* method, const char* path, auto handle, bool needs_key = true) {
       all.push_back({method, path, needs_key, handle});
     };
-    add("POST", "/v1/chat/completions",
-        [](Routes& self, const HttpRequest& r, const Box& box) { return self.answer(r, box, true); });
-    add("POST", "/v1/completions",
-        [](Routes& self, const HttpRequest& r, const Box& box) { return self.answer(r, box, false); });
+    add("POST", "/v1/chat/completions", [](Routes& self, const HttpRequest& r, const Box& box) {
+      return self.answer(r, box, true);
+    });
+    add("POST", "/v1/completions", [](Routes& self, const HttpRequest& r, const Box& box) {
+      return self.answer(r, box, false);
+    });
     add("POST", "/v1/embeddings", [](Routes& self, const HttpRequest& r, const Box& box) {
       return self.embeddings(r, box, false);
     });
@@ -101,63 +105,75 @@ const std::vector<Routes::Route>& Routes::table() {
 Routes::Routes(Runtime& runtime, Metrics& metrics, const ServerOptions& options)
     : runtime_(runtime), metrics_(metrics), options_(options), gate_(options) {}
 
-Routes::Dispatched Routes::dispatch(const HttpRequest& original,
-                                    const std::shared_ptr<Outbox>& outbox) {
-  HttpRequest request = original;
-  // OpenAI's endpoints answer with and without /v1.
+namespace {
+
+// OpenAI's endpoints answer with and without /v1.
+std::string full_path(const std::string& path) {
   for (const char* bare : {"/chat/completions", "/completions", "/embeddings", "/models"}) {
-    if (request.path == bare || request.path.starts_with(std::string(bare) + "/")) {
-      request.path.insert(0, "/v1");
-      break;
-    }
+    if (path == bare || path.starts_with(std::string(bare) + "/")) return "/v1" + path;
   }
-  Dispatched result{"unknown", {}, gate_.cors(request)};
+  return path;
+}
+
+}  // namespace
+
+// The route of a method and path; else what methods the path has.
+const Routes::Route* Routes::match(const std::string& method, const std::string& path,
+                                   std::string& allowed) {
+  for (const Route& route : table()) {
+    const std::string_view pattern = route.path;
+    const bool matches = pattern.ends_with('*')
+                             ? path.size() >= pattern.size() &&
+                                   path.starts_with(pattern.substr(0, pattern.size() - 1))
+                             : path == pattern;
+    if (!matches) continue;
+    if (route.method == (method == "HEAD" ? "GET" : method)) return &route;
+    allowed = route.method;
+  }
+  return nullptr;
+}
+
+std::optional<HttpResponse> Routes::refusal(const HttpRequest& request) const {
   if (auto sender = gate_.check_sender(request); !sender.ok()) {
     HttpResponse response = error_response(sender.error());
     response.status = 403;
-    outbox->respond(std::move(response));
-    return result;
+    return response;
   }
+  std::string allowed;
+  const Route* route = match(request.method, full_path(request.path), allowed);
+  const bool open = request.method == "OPTIONS" || (route && !route->needs_key);
+  if (auto key = gate_.check_key(request); !open && !key.ok()) {
+    HttpResponse response = error_response(key.error());
+    response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    return response;
+  }
+  return std::nullopt;
+}
+
+Routes::Dispatched Routes::dispatch(HttpRequest request, const std::shared_ptr<Outbox>& outbox) {
+  Dispatched result{"unknown", {}, gate_.cors(request)};
   if (request.method == "OPTIONS") {
     result.route = "preflight";
     result.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     const std::string_view wanted = request.header("access-control-request-headers");
-    result.headers.emplace_back("Access-Control-Allow-Headers",
-                                wanted.empty() ? "authorization, content-type, x-api-key"
-                                               : std::string(wanted));
+    result.headers.emplace_back(
+        "Access-Control-Allow-Headers",
+        wanted.empty() ? "authorization, content-type, x-api-key" : std::string(wanted));
     result.headers.emplace_back("Access-Control-Max-Age", "600");
     outbox->respond({.status = 204, .body = {}});
     return result;
   }
-
-  const std::string method = request.method == "HEAD" ? "GET" : request.method;
+  request.path = full_path(request.path);
   std::string allowed;
-  for (const Route& route : table()) {
-    const std::string_view path = route.path;
-    const bool matches = path.ends_with('*') ? request.path.size() >= path.size() &&
-                                                   request.path.starts_with(path.substr(0, path.size() - 1))
-                                             : request.path == path;
-    if (!matches) continue;
-    result.route = route.path;
-    if (route.method != method) {
-      allowed = route.method;
-      continue;
-    }
-    if (route.needs_key) {
-      if (auto key = gate_.check_key(request); !key.ok()) {
-        HttpResponse response = error_response(key.error());
-        response.headers.emplace_back("WWW-Authenticate", "Bearer");
-        outbox->respond(std::move(response));
-        return result;
-      }
-    }
-    result.work = route.handle(*this, request, outbox);
+  if (const Route* route = match(request.method, request.path, allowed)) {
+    result.route = route->path;
+    result.work = route->handle(*this, request, outbox);
     return result;
   }
   HttpResponse response;
   if (!allowed.empty()) {
-    response = error_response(error(ErrorCode::invalid_argument, "{} takes {}, not {}", request.path,
-                                    allowed, request.method));
+    response = error_response(error(ErrorCode::invalid_argument, "{} takes {}, not {}",
+                                    request.path, allowed, request.method));
     response.status = 405;
     response.headers.emplace_back("Allow", allowed + ", OPTIONS");
   } else {
@@ -212,9 +228,9 @@ Routes::Work Routes::answer(const HttpRequest& request, const std::shared_ptr<Ou
   head.model = info->id;
   head.include_usage = stream.include_usage;
   head.logprobs = prompts.front().sampling.top_logprobs >= 0;
-  auto join = std::make_shared<AnswerJoin>(
-      std::move(head), stream.stream, static_cast<int32_t>(prompts.size()), prompts.front().n,
-      info->device, outbox, metrics_);
+  auto join = std::make_shared<AnswerJoin>(std::move(head), stream.stream,
+                                           static_cast<int32_t>(prompts.size()), prompts.front().n,
+                                           info->device, outbox, metrics_);
 
   Work work;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -245,11 +261,13 @@ Routes::Work Routes::embeddings(const HttpRequest& request, const std::shared_pt
       std::move(call->embed),
       [outbox, model, base64 = call->base64, bare = call->legacy](Result<EmbedAnswer> answer) {
         if (!answer.ok()) return outbox->respond(error_response(answer.error()));
-        HttpResponse response;
-        response.headers = {{"x-impetus-device", answer->device}};
-        response.body = bare ? api::legacy_embedding_body(*answer)
-                             : api::embedding_body(model, *answer, base64);
-        outbox->respond(std::move(response));
+        outbox->respond_with([answer = std::move(*answer), model, base64, bare] {
+          HttpResponse response;
+          response.headers = {{"x-impetus-device", answer.device}};
+          response.body = bare ? api::legacy_embedding_body(answer)
+                               : api::embedding_body(model, answer, base64);
+          return response;
+        });
       });
   if (!handle.ok()) return refuse(handle.error());
   Work work;
@@ -285,7 +303,9 @@ HttpResponse Routes::detokenize(const HttpRequest& request) const {
   return response.ok() ? std::move(*response) : error_response(response.error());
 }
 
-HttpResponse Routes::models() const { return {.body = api::model_list_body(runtime_.models())}; }
+HttpResponse Routes::models() const {
+  return {.body = api::model_list_body(runtime_.models())};
+}
 
 HttpResponse Routes::model(const std::string& id) const {
   const auto info = runtime_.model(id);
@@ -333,14 +353,13 @@ HttpResponse Routes::status() const {
     holders.push_back(json::object{{"purpose", entry.purpose}, {"bytes", entry.bytes}});
   }
   const auto uptime = std::chrono::steady_clock::now() - started_;
-  return json_response(
-      {{"status", draining_ ? "draining" : "ready"},
-       {"version", "0.1.0"},
-       {"uptime_seconds", std::chrono::duration<double>(uptime).count()},
-       {"models", std::move(models)},
-       {"memory", json::object{{"capacity_bytes", ledger.capacity_bytes()},
-                               {"reserved_bytes", ledger.used_bytes()},
-                               {"reservations", std::move(holders)}}}});
+  return json_response({{"status", draining_ ? "draining" : "ready"},
+                        {"version", "0.1.0"},
+                        {"uptime_seconds", std::chrono::duration<double>(uptime).count()},
+                        {"models", std::move(models)},
+                        {"memory", json::object{{"capacity_bytes", ledger.capacity_bytes()},
+                                                {"reserved_bytes", ledger.used_bytes()},
+                                                {"reservations", std::move(holders)}}}});
 }
 
 }  // namespace impetus

@@ -24,8 +24,11 @@ class Routes {
     std::vector<RequestHandle> work;  // dropping it cancels what still runs
     Headers headers;                  // for the response, whatever it will be
   };
-  // Leaves the answer, now or later, in `outbox`.
-  Dispatched dispatch(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox);
+  // Who may not come in, judged by the headers alone, before a body is read: 403 or 401.
+  std::optional<HttpResponse> refusal(const HttpRequest& request) const;
+  // Leaves the answer, now or later, in `outbox`. REQUIRES: no refusal(request). May take long
+  // (parsing, tokenising): not for a thread that serves sockets, unless the method is GET or HEAD.
+  Dispatched dispatch(HttpRequest request, const std::shared_ptr<Outbox>& outbox);
 
   // From now on not ready, and new work is refused.
   void drain() { draining_ = true; }
@@ -34,6 +37,8 @@ class Routes {
   using Work = std::vector<RequestHandle>;
   struct Route;
   static const std::vector<Route>& table();
+  static const Route* match(const std::string& method, const std::string& path,
+                            std::string& allowed);
 
   Work answer(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox, bool chat);
   Work embeddings(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox, bool legacy);

@@ -10,8 +10,9 @@ namespace {
 
 std::string lower(std::string_view text) {
   std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
+  std::transform(result.begin(), result.end(), result.begin(), [](unsigned char c) {
+    return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  });
   return result;
 }
 
@@ -42,8 +43,8 @@ std::optional<std::string> host_of(std::string_view authority) {
     if (host.find(':') != std::string_view::npos) return std::nullopt;
   }
   if (!port.empty() && (port.size() > 6 || !std::all_of(port.begin() + 1, port.end(), [](char c) {
-        return c >= '0' && c <= '9';
-      }))) {
+                          return c >= '0' && c <= '9';
+                        }))) {
     return std::nullopt;
   }
   if (host.empty()) return std::nullopt;
@@ -115,8 +116,9 @@ Result<void> Gate::check_key(const HttpRequest& request) const {
     if (lower(authorization.substr(0, 7)) == "bearer ") key = authorization.substr(7);
   }
   if (key.empty()) {
-    return error(ErrorCode::unauthorized,
-                 "this server needs an API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'");
+    return error(
+        ErrorCode::unauthorized,
+        "this server needs an API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'");
   }
   if (!equal_in_constant_time(key, options_.api_key)) {
     return error(ErrorCode::unauthorized, "the API key is wrong");

@@ -7,7 +7,9 @@
 namespace impetus {
 namespace {
 
-HttpRequest request(Headers headers) { return {"GET", "/", std::move(headers), {}}; }
+HttpRequest request(Headers headers) {
+  return {"GET", "/", std::move(headers), {}};
+}
 
 TEST(Security, KnowsLoopbackNames) {
   for (const char* host : {"localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"}) {
@@ -49,7 +51,8 @@ TEST(Gate, RefusesForeignOrigins) {
   EXPECT_FALSE(from("https://evil.example"));
   EXPECT_FALSE(from("null"));
   EXPECT_EQ(gate.cors(request({{"origin", "https://evil.example"}})).size(), 0u);
-  EXPECT_EQ(gate.cors(request({{"origin", "http://localhost:3000"}}))[0].second, "http://localhost:3000");
+  EXPECT_EQ(gate.cors(request({{"origin", "http://localhost:3000"}}))[0].second,
+            "http://localhost:3000");
 }
 
 TEST(Gate, WantsTheKeyEitherWay) {

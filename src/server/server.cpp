@@ -25,7 +25,10 @@ using tcp = net::ip::tcp;
 
 struct Server::State {
   State(Runtime& runtime, ServerOptions given)
-      : runtime(runtime), options(std::move(given)), routes(runtime, metrics, options) {}
+      : runtime(runtime),
+        options(std::move(given)),
+        routes(runtime, metrics, options),
+        handlers(static_cast<size_t>(options.handler_threads)) {}
 
   net::awaitable<void> accept();
   void drain();
@@ -36,8 +39,12 @@ struct Server::State {
   Routes routes;
   std::atomic<bool> draining = false;
   std::atomic<int> connections = 0;
+  std::atomic<int64_t> body_bytes = 0;
+  net::thread_pool handlers;
   net::io_context context;
-  tcp::acceptor acceptor{context};
+  // The acceptor, its coroutine and its closing share a strand.
+  net::strand<net::io_context::executor_type> accepting{context.get_executor()};
+  tcp::acceptor acceptor{accepting};
   net::signal_set signals{context};
   std::thread drainer;
 };
@@ -45,9 +52,10 @@ struct Server::State {
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Server::~Server() {
-  if (state_->drainer.joinable()) state_->drainer.join();
-  // Answers still running write to this server's metrics: they end first.
+  // Answers still running write to this server's metrics and sockets: they end first.
   state_->runtime.drain(0);
+  if (state_->drainer.joinable()) state_->drainer.join();
+  state_->handlers.join();
 }
 
 Result<std::unique_ptr<Server>> Server::listen(Runtime& runtime, ServerOptions options) {
@@ -84,40 +92,46 @@ std::string Server::url() const {
 }
 
 net::awaitable<void> Server::State::accept() {
-  while (!draining) {
-    boost::system::error_code code;
-    tcp::socket socket = co_await acceptor.async_accept(
-        net::make_strand(context), net::redirect_error(net::use_awaitable, code));
-    if (code == net::error::operation_aborted) break;
-    if (code) {  // out of descriptors, most likely: let some connections end first
-      log::warn("accept: {}", code.message());
-      net::steady_timer pause(context, std::chrono::milliseconds(50));
-      co_await pause.async_wait(net::redirect_error(net::use_awaitable, code));
-      continue;
+  while (!draining) try {
+      boost::system::error_code code;
+      tcp::socket socket = co_await acceptor.async_accept(
+          net::make_strand(context), net::redirect_error(net::use_awaitable, code));
+      if (code == net::error::operation_aborted) break;
+      if (code) {  // out of descriptors, most likely: let some connections end first
+        log::warn("accept: {}", code.message());
+        net::steady_timer pause(context, std::chrono::milliseconds(50));
+        co_await pause.async_wait(net::redirect_error(net::use_awaitable, code));
+        continue;
+      }
+      if (connections >= options.connections_max) {
+        const HttpResponse full =
+            error_response(error(ErrorCode::unavailable, "too many connections"));
+        socket.send(
+            net::buffer(fmt::format(
+                "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+                "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+                full.body.size(), full.body)),
+            0, code);
+        continue;
+      }
+      socket.set_option(tcp::no_delay(true), code);
+      const auto executor = socket.get_executor();
+      auto session = serve_connection(std::move(socket),
+                                      {routes, metrics, options, handlers, body_bytes, draining});
+      net::co_spawn(executor, std::move(session), [this](std::exception_ptr) { --connections; });
+      ++connections;
+    } catch (const std::exception& failure) {  // no memory for this connection; the next may do
+      log::warn("accept: {}", failure.what());
     }
-    if (connections >= options.connections_max) {
-      const HttpResponse full = error_response(error(ErrorCode::unavailable, "too many connections"));
-      socket.send(net::buffer(fmt::format(
-                      "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-                      "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
-                      full.body.size(), full.body)),
-                  0, code);
-      continue;
-    }
-    socket.set_option(tcp::no_delay(true), code);
-    const auto executor = socket.get_executor();
-    ++connections;
-    net::co_spawn(executor,
-                  serve_connection(std::move(socket), {routes, metrics, options, draining}),
-                  [this](std::exception_ptr) { --connections; });
-  }
 }
 
 void Server::State::drain() {
   if (draining.exchange(true)) return;
   routes.drain();
-  boost::system::error_code ignored;
-  acceptor.close(ignored);
+  net::post(accepting, [this] {
+    boost::system::error_code ignored;
+    acceptor.close(ignored);
+  });
   // The runtime's drain blocks, so it has a thread of its own; streams go on meanwhile.
   drainer = std::thread([this] {
     runtime.drain(options.drain_seconds);
@@ -138,10 +152,12 @@ void Server::run() {
     log::info("shutting down: running requests may end, new ones are refused");
     state.drain();
     state.signals.async_wait([&state](boost::system::error_code again, int) {
-      if (!again) state.context.stop();
+      if (again) return;
+      state.runtime.drain(0);
+      state.context.stop();
     });
   });
-  net::co_spawn(state.context, state.accept(), net::detached);
+  net::co_spawn(state.accepting, state.accept(), net::detached);
   std::vector<std::thread> threads;
   for (int i = 1; i < state.options.threads; ++i) {
     threads.emplace_back([&state] { state.context.run(); });

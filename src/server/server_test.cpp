@@ -108,7 +108,8 @@ class ServerTest : public ::testing::Test {
 
 TEST_F(ServerTest, AnswersAChat) {
   HttpClient client(port_);
-  const auto answer = client.post("/v1/chat/completions", chat_body("Hello!", R"(, "max_tokens": 8, "seed": 1)"));
+  const auto answer =
+      client.post("/v1/chat/completions", chat_body("Hello!", R"(, "max_tokens": 8, "seed": 1)"));
   ASSERT_EQ(answer.status, 200) << answer.body;
   EXPECT_NE(answer.head.find("x-impetus-device: cpu-"), std::string::npos) << answer.head;
   const auto whole = body(answer);
@@ -116,17 +117,20 @@ TEST_F(ServerTest, AnswersAChat) {
   EXPECT_EQ(whole.at("usage").at("completion_tokens").to_number<int>() <= 8, true);
   EXPECT_GT(whole.at("usage").at("prompt_tokens").to_number<int>(), 0);
   // The same connection, the path without /v1, the same seed: the same answer.
-  const auto again = client.post("/chat/completions", chat_body("Hello!", R"(, "max_tokens": 8, "seed": 1)"));
+  const auto again =
+      client.post("/chat/completions", chat_body("Hello!", R"(, "max_tokens": 8, "seed": 1)"));
   EXPECT_EQ(answer_text(again), answer_text(answer));
 }
 
 TEST_F(ServerTest, StreamsInTheOrderClientsExpect) {
   HttpClient client(port_);
   const std::string rest = R"(, "max_tokens": 12, "seed": 5, "temperature": 0.8)";
-  const std::string whole = answer_text(client.post("/v1/chat/completions", chat_body("Tell me of a fox.", rest)));
+  const std::string whole =
+      answer_text(client.post("/v1/chat/completions", chat_body("Tell me of a fox.", rest)));
   const auto stream = client.post(
       "/v1/chat/completions",
-      chat_body("Tell me of a fox.", rest + R"(, "stream": true, "stream_options": {"include_usage": true})"));
+      chat_body("Tell me of a fox.",
+                rest + R"(, "stream": true, "stream_options": {"include_usage": true})"));
   EXPECT_EQ(stream.status, 200);
   EXPECT_NE(stream.head.find("Content-Type: text/event-stream"), std::string::npos);
   auto all = events(stream.body);
@@ -157,16 +161,19 @@ TEST_F(ServerTest, StreamsInTheOrderClientsExpect) {
 TEST_F(ServerTest, StopStringsNAndLogprobs) {
   HttpClient client(port_);
   const std::string rest = R"(, "max_tokens": 24, "seed": 5)";
-  const std::string whole = answer_text(client.post("/v1/chat/completions", chat_body("Tell me a tale.", rest)));
+  const std::string whole =
+      answer_text(client.post("/v1/chat/completions", chat_body("Tell me a tale.", rest)));
   ASSERT_GT(whole.size(), 12u);
   const std::string stop = whole.substr(6, 4);
-  const auto cut = client.post("/v1/chat/completions",
-                               chat_body("Tell me a tale.", rest + ", \"stop\": " + json::serialize(json::value(stop))));
+  const auto cut = client.post(
+      "/v1/chat/completions",
+      chat_body("Tell me a tale.", rest + ", \"stop\": " + json::serialize(json::value(stop))));
   EXPECT_EQ(answer_text(cut), whole.substr(0, whole.find(stop)));
   EXPECT_EQ(body(cut).at("choices").as_array().at(0).at("finish_reason"), "stop");
 
-  const auto two = body(client.post("/v1/chat/completions",
-                                    chat_body("Tell me a tale.", rest + R"(, "n": 2, "logprobs": true, "top_logprobs": 2)")));
+  const auto two = body(client.post(
+      "/v1/chat/completions",
+      chat_body("Tell me a tale.", rest + R"(, "n": 2, "logprobs": true, "top_logprobs": 2)")));
   const auto& choices = two.at("choices").as_array();
   ASSERT_EQ(choices.size(), 2u);
   EXPECT_EQ(std::string(choices.at(0).at("message").at("content").as_string()), whole);
@@ -174,7 +181,8 @@ TEST_F(ServerTest, StopStringsNAndLogprobs) {
   for (const auto& token : choices.at(0).at("logprobs").at("content").as_array()) {
     EXPECT_LE(token.at("logprob").as_double(), 0.0);
     EXPECT_EQ(token.at("top_logprobs").as_array().size(), 2u);
-    for (const auto& byte : token.at("bytes").as_array()) joined += static_cast<char>(byte.to_number<int>());
+    for (const auto& byte : token.at("bytes").as_array())
+      joined += static_cast<char>(byte.to_number<int>());
   }
   EXPECT_TRUE(joined.starts_with(whole)) << joined;  // the ending token may follow
 }
@@ -193,30 +201,45 @@ TEST_F(ServerTest, CompletesRawPrompts) {
 TEST_F(ServerTest, EmbedsEqualAloneAndTogether) {
   HttpClient client(port_);
   const auto vectors = [&](const std::string& input, const char* path = "/v1/embeddings") {
-    const auto answer = client.post(path, R"({"model": "impetus-tiny-embed", "input": )" + input + "}");
+    const auto answer =
+        client.post(path, R"({"model": "impetus-tiny-embed", "input": )" + input + "}");
     EXPECT_EQ(answer.status, 200) << answer.body;
     std::vector<json::value> all;
     const json::object whole = body(answer);  // the loop must not outlive it
     for (const auto& entry : whole.at("data").as_array()) all.push_back(entry.at("embedding"));
     return all;
   };
-  const auto together = vectors(R"(["a cat", "a much longer sentence about a cat that sleeps", "x"])");
+  const auto together =
+      vectors(R"(["a cat", "a much longer sentence about a cat that sleeps", "x"])");
   ASSERT_EQ(together.size(), 3u);
   EXPECT_EQ(vectors(R"("a cat")").at(0), together[0]);
   EXPECT_EQ(vectors(R"(["x"])", "/api/embeddings").at(0), together[2]);
-  const auto legacy = body(client.post("/api/embeddings", R"({"model": "impetus-tiny-embed", "prompt": "x"})"));
+  const auto legacy =
+      body(client.post("/api/embeddings", R"({"model": "impetus-tiny-embed", "prompt": "x"})"));
   EXPECT_EQ(legacy.at("embedding"), together[2]);
 }
 
 TEST_F(ServerTest, SaysWhatIsWrong) {
   HttpClient client(port_);
   expect_error(client.post("/v1/chat/completions", "{"), 400);
-  expect_error(client.post("/v1/chat/completions", R"({"model": "nobody", "messages": [{"role": "user", "content": "x"}]})"), 404, "model");
-  expect_error(client.post("/v1/chat/completions", chat_body("x", R"(, "tools": [{}])")), 400, "tools");
-  expect_error(client.post("/v1/chat/completions", R"({"model": "impetus-tiny-embed", "messages": [{"role": "user", "content": "x"}]})"), 400, "model");
-  expect_error(client.post("/v1/embeddings", R"({"model": "impetus-tiny-chat", "input": "x"})"), 400, "model");
-  expect_error(client.post("/v1/embeddings", R"({"model": "impetus-tiny-embed", "input": [1, 2]})"), 400, "input");
-  expect_error(client.post("/v1/embeddings", R"({"model": "impetus-tiny-embed", "input": "x", "dimensions": 7})"), 400, "dimensions");
+  expect_error(
+      client.post("/v1/chat/completions",
+                  R"({"model": "nobody", "messages": [{"role": "user", "content": "x"}]})"),
+      404, "model");
+  expect_error(client.post("/v1/chat/completions", chat_body("x", R"(, "tools": [{}])")), 400,
+               "tools");
+  expect_error(
+      client.post(
+          "/v1/chat/completions",
+          R"({"model": "impetus-tiny-embed", "messages": [{"role": "user", "content": "x"}]})"),
+      400, "model");
+  expect_error(client.post("/v1/embeddings", R"({"model": "impetus-tiny-chat", "input": "x"})"),
+               400, "model");
+  expect_error(client.post("/v1/embeddings", R"({"model": "impetus-tiny-embed", "input": [1, 2]})"),
+               400, "input");
+  expect_error(client.post("/v1/embeddings",
+                           R"({"model": "impetus-tiny-embed", "input": "x", "dimensions": 7})"),
+               400, "dimensions");
   std::string words;
   for (int i = 0; i < 4000; ++i) words += "word ";
   const auto too_long = client.post("/v1/chat/completions", chat_body(words));
@@ -237,14 +260,17 @@ TEST_F(ServerTest, ListsModelsTokenizesAndReports) {
   EXPECT_EQ(body(client.get("/v1/models/impetus-tiny-chat")).at("id"), "impetus-tiny-chat");
   EXPECT_EQ(body(client.get("/api/models/list")).at("models").as_array().size(), 2u);
   const auto tokens = body(client.post("/tokenize", R"({"text": "Hello there"})"));
-  const auto text = body(client.post("/detokenize", json::serialize(json::object{{"tokens", tokens.at("tokens")}})));
+  const auto text = body(
+      client.post("/detokenize", json::serialize(json::object{{"tokens", tokens.at("tokens")}})));
   EXPECT_EQ(text.at("text"), "Hello there");
-  for (const char* path : {"/health", "/api/health/live", "/api/health/ready", "/api/health/status"}) {
+  for (const char* path :
+       {"/health", "/api/health/live", "/api/health/ready", "/api/health/status"}) {
     EXPECT_EQ(client.get(path).status, 200) << path;
   }
   const auto metrics = client.get("/metrics").body;
-  for (const char* name : {"impetus_http_request_seconds_bucket", "impetus_time_to_first_token_seconds",
-                           "impetus_requests_waiting", "impetus_kv_blocks_used"}) {
+  for (const char* name :
+       {"impetus_http_request_seconds_bucket", "impetus_time_to_first_token_seconds",
+        "impetus_requests_waiting", "impetus_kv_blocks_used"}) {
     EXPECT_NE(metrics.find(name), std::string::npos) << name;
   }
 }
@@ -252,20 +278,26 @@ TEST_F(ServerTest, ListsModelsTokenizesAndReports) {
 TEST_F(ServerTest, KeepsToHttp) {
   {
     HttpClient client(port_);  // two requests at once on one connection, answered in order
-    client.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    client.send(
+        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: "
+        "localhost\r\n\r\n");
     EXPECT_NE(client.receive().body.find("ok"), std::string::npos);
     EXPECT_NE(client.receive().body.find("impetus-tiny-chat"), std::string::npos);
   }
   {
     HttpClient client(port_);
     const std::string body = chat_body("Hi", R"(, "max_tokens": 1)");
-    client.send("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" +
-                fmt::format("{:x}\r\n{}\r\n0\r\n\r\n", body.size(), body));
+    client.send(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+        "chunked\r\n\r\n" +
+        fmt::format("{:x}\r\n{}\r\n0\r\n\r\n", body.size(), body));
     EXPECT_EQ(client.receive().status, 200);
   }
   {
     HttpClient client(port_);
-    client.send("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n");
+    client.send(
+        "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: "
+        "13\r\n\r\n");
     EXPECT_EQ(client.receive().status, 100);
     client.send(R"({"text": "a"})");
     EXPECT_EQ(client.receive().status, 200);
@@ -273,12 +305,15 @@ TEST_F(ServerTest, KeepsToHttp) {
   {
     HttpClient client(port_);
     const auto preflight = [&] {
-      client.send("OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n"
-                  "Access-Control-Request-Method: POST\r\n\r\n");
+      client.send(
+          "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: "
+          "http://localhost:3000\r\n"
+          "Access-Control-Request-Method: POST\r\n\r\n");
       return client.receive();
     }();
     EXPECT_EQ(preflight.status, 204);
-    EXPECT_NE(preflight.head.find("Access-Control-Allow-Origin: http://localhost:3000"), std::string::npos);
+    EXPECT_NE(preflight.head.find("Access-Control-Allow-Origin: http://localhost:3000"),
+              std::string::npos);
   }
   expect_error(HttpClient(port_).get("/health", "Origin: https://evil.example\r\n"), 403);
   {
@@ -293,7 +328,8 @@ TEST_F(ServerTest, KeepsToHttp) {
   }
   {
     HttpClient client(port_);
-    client.send("GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100000, 'x') + "\r\n\r\n");
+    client.send("GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100000, 'x') +
+                "\r\n\r\n");
     expect_error(client.receive(), 431);
   }
   {
@@ -311,13 +347,19 @@ TEST_F(ServerTest, KeepsToHttp) {
 TEST_F(ServerTest, StopsWorkWhenTheClientGoes) {
   for (const char* stream : {"true", "false"}) {
     HttpClient client(port_);
-    client.start_post("/v1/chat/completions",
-                      chat_body("Tell me a long story.",
-                                fmt::format(R"(, "stream": {}, "max_tokens": 1500, "logit_bias": {{"0": -100, "2": -100}})", stream)));
-    for (int i = 0; i < 500 && running() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    client.start_post(
+        "/v1/chat/completions",
+        chat_body(
+            "Tell me a long story.",
+            fmt::format(
+                R"(, "stream": {}, "max_tokens": 1500, "logit_bias": {{"0": -100, "2": -100}})",
+                stream)));
+    for (int i = 0; i < 500 && running() == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     EXPECT_EQ(running(), 1);
     client.close();
-    for (int i = 0; i < 500 && running() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    for (int i = 0; i < 500 && running() > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     EXPECT_EQ(running(), 0) << "stream: " << stream;
   }
 }
@@ -327,7 +369,9 @@ TEST_F(ServerTest, FindsARepeatedPromptInTheCache) {
   std::string words;
   for (int i = 0; i < 200; ++i) words += fmt::format("stone {} ", i);
   const auto usage = [&] {
-    return body(client.post("/v1/chat/completions", chat_body(words, R"(, "max_tokens": 2)"))).at("usage").as_object();
+    return body(client.post("/v1/chat/completions", chat_body(words, R"(, "max_tokens": 2)")))
+        .at("usage")
+        .as_object();
   };
   EXPECT_EQ(usage().at("prompt_tokens_details").at("cached_tokens"), 0);
   const auto second = usage();
@@ -341,9 +385,10 @@ TEST_F(ServerTest, ManyAtOnceGetTheirAnswerAlone) {
   constexpr int kClients = 12;
   std::map<int, std::string> alone;
   const auto ask = [&](HttpClient& client, int i) {
-    return answer_text(client.post("/v1/chat/completions",
-                                   chat_body(fmt::format("Tell me of the number {}.", i),
-                                             fmt::format(R"(, "max_tokens": 16, "seed": {}, "temperature": 0.9)", i))));
+    return answer_text(client.post(
+        "/v1/chat/completions",
+        chat_body(fmt::format("Tell me of the number {}.", i),
+                  fmt::format(R"(, "max_tokens": 16, "seed": {}, "temperature": 0.9)", i))));
   };
   {
     HttpClient client(port_);
@@ -356,7 +401,11 @@ TEST_F(ServerTest, ManyAtOnceGetTheirAnswerAlone) {
       HttpClient client(port_);
       for (int round = 0; round < 2; ++round) {
         if (ask(client, i) != alone[i]) ++wrong;
-        if (client.post("/v1/embeddings", R"({"model": "impetus-tiny-embed", "input": ["a", "b c d"]})").status != 200) ++wrong;
+        if (client
+                .post("/v1/embeddings",
+                      R"({"model": "impetus-tiny-embed", "input": ["a", "b c d"]})")
+                .status != 200)
+          ++wrong;
       }
     });
   }
@@ -369,8 +418,10 @@ TEST_F(ServerTest, RefusesMoreThanItsQueueHolds) {
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 12; ++i) {
     clients.push_back(std::make_unique<HttpClient>(port_));
-    clients.back()->start_post("/v1/chat/completions",
-                               chat_body(fmt::format("{}", i), R"(, "n": 16, "max_tokens": 400, "logit_bias": {"0": -100, "2": -100})"));
+    clients.back()->start_post(
+        "/v1/chat/completions",
+        chat_body(fmt::format("{}", i),
+                  R"(, "n": 16, "max_tokens": 400, "logit_bias": {"0": -100, "2": -100})"));
   }
   HttpClient last(port_);
   bool refused = false;
@@ -385,15 +436,18 @@ TEST_F(ServerTest, RefusesMoreThanItsQueueHolds) {
   }
   EXPECT_TRUE(refused);
   clients.clear();
-  for (int i = 0; i < 2000 && running() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  for (int i = 0; i < 2000 && running() > 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_EQ(running(), 0);
 }
 
 TEST_F(ServerTest, ZDrainsAndWantsItsKey) {  // last: it ends the shared server
   HttpClient client(port_);
-  client.start_post("/v1/chat/completions",
-                    chat_body("Tell me a story.", R"(, "max_tokens": 64, "logit_bias": {"0": -100, "2": -100})"));
-  for (int i = 0; i < 500 && running() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  client.start_post(
+      "/v1/chat/completions",
+      chat_body("Tell me a story.", R"(, "max_tokens": 64, "logit_bias": {"0": -100, "2": -100})"));
+  for (int i = 0; i < 500 && running() == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
   stop();
   const auto answer = client.receive();  // what ran was finished
   EXPECT_EQ(answer.status, 200) << answer.body;

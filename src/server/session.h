@@ -5,6 +5,7 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/thread_pool.hpp>
 
 #include "server/metrics.h"
 #include "server/options.h"
@@ -16,6 +17,8 @@ struct SessionContext {
   Routes& routes;
   Metrics& metrics;
   const ServerOptions& options;
+  boost::asio::thread_pool& handlers;
+  std::atomic<int64_t>& body_bytes;   // held by all requests
   const std::atomic<bool>& draining;  // connections close after the request at hand
 };
 

@@ -6,58 +6,15 @@
 namespace impetus {
 namespace {
 
-constexpr std::string_view replacement = "\xEF\xBF\xBD";  // U+FFFD
-
-struct Part {
-  size_t bytes = 0;  // length of the valid sequence, or of the maximal part of none
-  bool valid = false;
-  bool unfinished = false;  // a valid beginning, cut off by the end of the text
-};
-
-// The sequence at the start of `text` (not empty), by Unicode 15, table 3-7.
-Part first_sequence(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return {1, true, false};
-  if (lead < 0xC2 || lead > 0xF4) return {1, false, false};
-  const size_t size = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  unsigned low = 0x80,
-           high = 0xBF;  // of the second byte: no overlong forms, surrogates, or beyond 10FFFF
-  if (lead == 0xE0) low = 0xA0;
-  if (lead == 0xED) high = 0x9F;
-  if (lead == 0xF0) low = 0x90;
-  if (lead == 0xF4) high = 0x8F;
-  for (size_t i = 1; i < size; ++i) {
-    if (i >= text.size()) return {i, false, true};
-    if (byte(i) < low || byte(i) > high) return {i, false, false};
-    low = 0x80;
-    high = 0xBF;
-  }
-  return {size, true, false};
-}
-
 // Moves what is certain from the front of `pending` to the result.
 std::string take_certain(std::string& pending) {
-  std::string out;
-  std::string_view rest = pending;
-  while (!rest.empty()) {
-    const Part part = first_sequence(rest);
-    if (part.unfinished) break;
-    out += part.valid ? rest.substr(0, part.bytes) : replacement;
-    rest.remove_prefix(part.bytes);
-  }
-  pending.erase(0, pending.size() - rest.size());
+  const size_t certain = complete_utf8_prefix(pending);
+  std::string out = repair_utf8(std::string_view(pending).substr(0, certain));
+  pending.erase(0, certain);
   return out;
 }
 
 }  // namespace
-
-std::string repair_utf8(std::string_view text) {
-  std::string pending(text);
-  std::string out = take_certain(pending);
-  if (!pending.empty()) out += replacement;
-  return out;
-}
 
 StreamingDetokenizer::StreamingDetokenizer(const Tokenizer& tokenizer, bool continues_text,
                                            bool render_special)
@@ -77,7 +34,7 @@ std::string StreamingDetokenizer::push(TokenId id) {
 }
 
 std::string StreamingDetokenizer::finish() {
-  return std::exchange(pending_, {}).empty() ? std::string() : std::string(replacement);
+  return repair_utf8(std::exchange(pending_, {}));
 }
 
 StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {

@@ -5,13 +5,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/utf8.h"
 #include "text/tokenizer.h"
 
 namespace impetus {
-
-// Valid UTF-8: each maximal part that can begin no valid sequence becomes one U+FFFD (Unicode 15,
-// section 3.9, "U+FFFD Substitution of Maximal Subparts").
-std::string repair_utf8(std::string_view text);
 
 // Emits only whole UTF-8 sequences: bytes of an unfinished one wait for the next token. Bytes that
 // can never become valid come out as U+FFFD, as repair_utf8() does.

@@ -53,11 +53,13 @@ class HttpClient {
     send("GET " + path + " HTTP/1.1\r\nHost: localhost\r\n" + headers + "\r\n");
     return receive();
   }
-  void start_post(const std::string& path, const std::string& body, const std::string& headers = "") {
-    send("POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + headers +
-         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  void start_post(const std::string& path, const std::string& body,
+                  const std::string& headers = "") {
+    send("POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
+         headers + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
   }
-  HttpAnswer post(const std::string& path, const std::string& body, const std::string& headers = "") {
+  HttpAnswer post(const std::string& path, const std::string& body,
+                  const std::string& headers = "") {
     start_post(path, body, headers);
     return receive();
   }
@@ -81,7 +83,8 @@ class HttpClient {
       return answer;
     }
     const size_t at = answer.head.find("Content-Length: ");
-    if (at != std::string::npos) take(std::strtoul(answer.head.c_str() + at + 16, nullptr, 10), answer.body);
+    if (at != std::string::npos)
+      take(std::strtoul(answer.head.c_str() + at + 16, nullptr, 10), answer.body);
     return answer;
   }
 
