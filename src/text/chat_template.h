@@ -18,7 +18,9 @@ struct TemplateInput {
   bool add_generation_prompt = true;
   std::string bos_token;
   std::string eos_token;
-  json::object extra;  // chat_template_kwargs, tools, documents: further top-level variables
+  // Further top-level variables: chat_template_kwargs, tools, documents. The last two are none
+  // where absent, as Hugging Face passes them. At most 1000 variables.
+  json::object extra;
 };
 
 class ChatTemplate {

@@ -22,9 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     result.eos_token = "</s>";
     return result;
   }();
-  auto rendered = parsed->render(input);
-  if (!rendered.ok() && rendered.error().message.empty() &&
-      rendered.error().code != ErrorCode::invalid_argument) {
+  if (auto rendered = parsed->render(input);
+      !rendered.ok() && rendered.error().code != ErrorCode::invalid_argument) {
     __builtin_trap();
   }
   return 0;
