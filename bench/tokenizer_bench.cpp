@@ -1,5 +1,6 @@
-// MiB/s of encoding by the processor time of one thread (a busy machine does not blur it). tokenizer_bench TEXT MODEL...: a MODEL is a Hugging Face folder or a
-// GGUF file. The first pass is timed apart: it meets every word for the first time.
+// MiB/s of encoding by the processor time of one thread (a busy machine does not blur it).
+// tokenizer_bench TEXT MODEL...: a MODEL is a Hugging Face folder or a GGUF file. The first pass is
+// timed apart: it meets every word for the first time.
 #include <time.h>
 
 #include <algorithm>
@@ -56,8 +57,10 @@ int main(int argc, char** argv) {
       if (round == 0) first = rate;
       best = std::max(best, rate);
     }
-    std::printf("%-60s load %6.1f ms  first pass %6.1f MiB/s  best %6.1f MiB/s  %.2f bytes a token\n", argv[i],
-                load_time * 1e3, first, best, static_cast<double>(text->size()) / static_cast<double>(ids));
+    std::printf(
+        "%-60s load %6.1f ms  first pass %6.1f MiB/s  best %6.1f MiB/s  %.2f bytes a token\n",
+        argv[i], load_time * 1e3, first, best,
+        static_cast<double>(text->size()) / static_cast<double>(ids));
   }
   return 0;
 }

@@ -1,7 +1,12 @@
 # The few heavy headers that most files include, compiled once; a second set with GoogleTest.
 function(impetus_precompile)
+  if(NOT IMPETUS_PRECOMPILE)
+    return()
+  endif()
   set(empty ${PROJECT_BINARY_DIR}/precompiled.cpp)
-  file(WRITE ${empty} "")
+  if(NOT EXISTS ${empty})  # written anew it would make everything build anew
+    file(WRITE ${empty} "")
+  endif()
   set(heavy <algorithm> <cstdint> <filesystem> <functional> <map> <memory> <mutex> <optional> <span>
     <string> <string_view> <variant> <vector> <fmt/format.h> <boost/json/array.hpp>
     <boost/json/object.hpp> <boost/json/serialize.hpp> <boost/json/value.hpp>)
@@ -13,6 +18,11 @@ function(impetus_precompile)
     target_link_libraries(impetus_test_headers
       PRIVATE Boost::json fmt::fmt spdlog::spdlog Threads::Threads GTest::gtest)
     target_precompile_headers(impetus_test_headers PRIVATE ${heavy} <gtest/gtest.h>)
+  endif()
+endfunction()
+function(impetus_reuse TARGET HEADERS)
+  if(IMPETUS_PRECOMPILE)
+    target_precompile_headers(${TARGET} REUSE_FROM ${HEADERS})
   endif()
 endfunction()
 
@@ -33,7 +43,7 @@ function(impetus_folder NAME)
   list(TRANSFORM ARG_DEPS PREPEND impetus_ OUTPUT_VARIABLE deps)
   if(sources)
     add_library(impetus_${NAME} STATIC ${sources})
-    target_precompile_headers(impetus_${NAME} REUSE_FROM impetus_headers)
+    impetus_reuse(impetus_${NAME} impetus_headers)
     set(scope PUBLIC)
   else()
     add_library(impetus_${NAME} INTERFACE)
@@ -44,7 +54,8 @@ function(impetus_folder NAME)
 
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
-    target_precompile_headers(${NAME}_test REUSE_FROM impetus_test_headers)
+    impetus_reuse(${NAME}_test impetus_test_headers)
+    target_compile_options(${NAME}_test PRIVATE -Wno-missing-designated-field-initializers)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
@@ -63,6 +74,7 @@ function(impetus_folder NAME)
     endforeach()
   endif()
 endfunction()
+
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -Werror=return-type -Werror=unused-result)
 # Bit-equal results between kernels are a rule of this project: the compiler may not contract or

@@ -84,6 +84,73 @@ TEST(Resolve, EveryNamingOfGguf) {
   EXPECT_EQ(found->type_embedding->name, "token_types.weight");
 }
 
+// Same-shaped tensors could change places unseen: what each one is for, by name.
+TEST(Resolve, EachNameHasItsRole) {
+  const auto decoder_roles = [](const DecoderWeights::Layer& l) {
+    return std::vector<std::string>{l.attention_norm.weight->name,
+                                    l.feed_forward_norm.weight->name,
+                                    l.q_norm.weight->name,
+                                    l.k_norm.weight->name,
+                                    l.q.weight->name,
+                                    l.k.weight->name,
+                                    l.v.weight->name,
+                                    l.output.weight->name,
+                                    l.gate.weight->name,
+                                    l.up.weight->name,
+                                    l.down.weight->name};
+  };
+  using Names = std::vector<std::string>;
+  const auto named = [](const std::string& prefix, Names names) {
+    for (std::string& name : names) name = prefix + name + ".weight";
+    return names;
+  };
+  const Bytes qwen3 = safetensors_of(tiny_decoder_tensors("model.", false, true));
+  const auto weights = parse_safetensors(qwen3, "f");
+  const auto decoder = resolve_decoder(spec_of(kTinyLlamaConfig, "qwen3", 8), *weights);
+  EXPECT_EQ(decoder_roles(decoder->layers[1]),
+            named("model.layers.1.",
+                  {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
+                   "self_attn.k_norm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                   "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}));
+  const Bytes qwen3_gguf =
+      gguf_of(tiny_decoder_metadata("qwen3"), tiny_decoder_gguf_tensors(false, true));
+  const auto file = GgufFile::parse(qwen3_gguf, "f");
+  const auto from_gguf = resolve_decoder(*spec_from_gguf(*file), file->weights());
+  EXPECT_EQ(decoder_roles(from_gguf->layers[1]),
+            named("blk.1.", {"attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "attn_q",
+                             "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}));
+
+  const auto encoder_roles = [](const EncoderWeights& found) {
+    const EncoderWeights::Layer& l = found.layers[1];
+    return Names{l.q.weight->name,
+                 l.k.weight->name,
+                 l.v.weight->name,
+                 l.output.weight->name,
+                 l.up.weight->name,
+                 l.down.weight->name,
+                 l.attention_norm.weight->name,
+                 l.output_norm.weight->name};
+  };
+  const Bytes bert = safetensors_of(tiny_bert_tensors());
+  const auto bert_weights = parse_safetensors(bert, "f");
+  EXPECT_EQ(encoder_roles(*resolve_encoder(spec_of(kTinyBertConfig), *bert_weights)),
+            named("encoder.layer.1.",
+                  {"attention.self.query", "attention.self.key", "attention.self.value",
+                   "attention.output.dense", "intermediate.dense", "output.dense",
+                   "attention.output.LayerNorm", "output.LayerNorm"}));
+  const Bytes distilbert = safetensors_of(tiny_distilbert_tensors());
+  const auto distilbert_weights = parse_safetensors(distilbert, "f");
+  EXPECT_EQ(encoder_roles(*resolve_encoder(spec_of(kTinyDistilbertConfig), *distilbert_weights)),
+            named("transformer.layer.1.",
+                  {"attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+                   "ffn.lin1", "ffn.lin2", "sa_layer_norm", "output_layer_norm"}));
+  const Bytes bert_gguf = gguf_of(tiny_bert_metadata(), tiny_bert_gguf_tensors());
+  const auto bert_file = GgufFile::parse(bert_gguf, "f");
+  EXPECT_EQ(encoder_roles(*resolve_encoder(*spec_from_gguf(*bert_file), bert_file->weights())),
+            named("blk.1.", {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down",
+                             "attn_output_norm", "layer_output_norm"}));
+}
+
 TEST(Resolve, TheHead) {
   ModelSpec spec = spec_of(kTinyLlamaConfig);
   const Bytes headless = safetensors_of(tiny_decoder_tensors("model.", false, false, false));
@@ -91,7 +158,8 @@ TEST(Resolve, TheHead) {
       << "the config says that there is one";
   spec.tied_if_headless = true;
   EXPECT_EQ(resolved(spec, headless), "");
-  const auto weights = parse_safetensors(safetensors_of(tiny_decoder_tensors()), "f");
+  const Bytes whole = safetensors_of(tiny_decoder_tensors());
+  const auto weights = parse_safetensors(whole, "f");
   const auto own = resolve_decoder(spec, *weights);
   EXPECT_EQ(own->head.weight->name, "lm_head.weight");
   spec.tied_embeddings = true;
@@ -102,7 +170,8 @@ TEST(Resolve, TheHead) {
   TensorList under_head = tiny_decoder_tensors();
   std::erase_if(under_head,
                 [](const auto& entry) { return entry.first == "model.embed_tokens.weight"; });
-  const auto kept = parse_safetensors(safetensors_of(under_head), "f");
+  const Bytes without = safetensors_of(under_head);
+  const auto kept = parse_safetensors(without, "f");
   const auto shared = resolve_decoder(spec, *kept);
   ASSERT_TRUE(shared.ok()) << shared.error().message;
   EXPECT_EQ(shared->embedding->name, "lm_head.weight") << "one name of a shared tensor is kept";

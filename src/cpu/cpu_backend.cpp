@@ -111,7 +111,7 @@ CpuPeaks measure_cpu_peaks(Backend& cpu, double seconds) {
   peaks.f32_gigaflops_per_second = giga([&](int64_t) { return peak_f32_ops(kernels, part); });
 
   // Far more than any cache; a part a thread.
-  constexpr int64_t kReadBytes = int64_t{512} << 20;
+  constexpr int64_t kReadBytes = int64_t{256} << 20;
   const int64_t share = kReadBytes / pool.threads() / 1024 * 1024;
   auto memory = cpu::Memory::map(kReadBytes, "bandwidth probe", true);
   if (!memory.ok()) return peaks;

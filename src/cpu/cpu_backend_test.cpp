@@ -38,13 +38,11 @@ TEST(CpuBackend, DescriptorContract) {
 }
 
 TEST(CpuBackend, PeaksArePlausible) {
-  for (const int threads : {1, 2}) {
-    const CpuPeaks peaks = measure_cpu_peaks(*backend_of("", threads), 0.2);
-    EXPECT_GT(peaks.read_gigabytes_per_second, 0.1);
-    EXPECT_GT(peaks.int8_gigaops_per_second, 0.1);
-    EXPECT_GT(peaks.bf16_gigaflops_per_second, 0.1);
-    EXPECT_GT(peaks.f32_gigaflops_per_second, 0.1);
-  }
+  const CpuPeaks peaks = measure_cpu_peaks(*backend_of("", 2), 0.1);
+  EXPECT_GT(peaks.read_gigabytes_per_second, 0.1);
+  EXPECT_GT(peaks.int8_gigaops_per_second, 0.1);
+  EXPECT_GT(peaks.bf16_gigaflops_per_second, 0.1);
+  EXPECT_GT(peaks.f32_gigaflops_per_second, 0.1);
 }
 
 }  // namespace

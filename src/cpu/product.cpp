@@ -107,27 +107,58 @@ MatmulArgs Activations::args(WeightLayout layout, int64_t row_index, int64_t row
   return args;
 }
 
+namespace {
+
+// How a product is cut into items. Few rows: the weights are read once, each item takes a run of
+// panels. Many rows: a tile of rows whose activations stay in the second-level cache meets many
+// panels.
+struct Cut {
+  int64_t tile;    // rows of an item
+  int64_t tiles;   // runs of rows
+  int64_t panels;  // panels of an item
+  int64_t runs;    // runs of panels
+  int64_t items() const { return tiles * runs; }
+};
+
+Cut cut_product(int64_t rows, int64_t panels, int64_t k, WeightLayout layout, int64_t threads) {
+  constexpr int64_t kFewRows = 12;
+  constexpr int64_t kTileBytes = int64_t{384} << 10;
+  Cut cut{rows, 1, 0, 0};
+  if (rows <= kFewRows) {
+    const int64_t even = std::max<int64_t>(1, panels / (threads * 4));
+    cut.panels = std::clamp<int64_t>(kItemBytes / panel_bytes(layout, k), 1, even);
+  } else {
+    const int64_t row_bytes = k * (form_of(layout) == kFormQ8     ? 1
+                                   : form_of(layout) == kFormBf16 ? 2
+                                                                  : 4);
+    const int64_t most = std::clamp<int64_t>(kTileBytes / row_bytes / 12 * 12, 24, 96);
+    cut.tiles = (rows + most - 1) / most;
+    cut.tile = round_up((rows + cut.tiles - 1) / cut.tiles, 12);
+    cut.tiles = (rows + cut.tile - 1) / cut.tile;
+    cut.panels = std::clamp<int64_t>(panels * cut.tiles / (threads * 6),
+                                     std::min<int64_t>(8, panels), panels);
+  }
+  // Whole pairs of panels are whole blocks of 32 outputs.
+  cut.panels = std::min(panels, round_up(cut.panels, 2));
+  cut.runs = (panels + cut.panels - 1) / cut.panels;
+  return cut;
+}
+
+}  // namespace
+
 void multiply(Machine& machine, const PackedLinear& weights, const Activations& x, int64_t rows,
               float* out, int64_t out_stride, bool accumulate) {
   if (rows == 0) return;
   assert(weights.k == x.width());
-  const int64_t threads = machine.pool.threads();
   for (const PackedMatrix& matrix : weights.matrices) {
-    const int64_t bytes = panel_bytes(matrix.layout, weights.k);
-    const int64_t even = matrix.panels / (threads * 4);
-    const int64_t step = std::clamp<int64_t>(kItemBytes / bytes, 1, std::max<int64_t>(1, even));
-    const int64_t runs = (matrix.panels + step - 1) / step;
-    // Few panels and many rows: share the rows out as well.
-    const int64_t tiles = std::clamp<int64_t>(threads * 4 / runs, 1, (rows + 47) / 48);
-    const int64_t tile = (rows + tiles - 1) / tiles;
+    const Cut cut =
+        cut_product(rows, matrix.panels, weights.k, matrix.layout, machine.pool.threads());
     const bool small = rows * matrix.panels * kPanel * weights.k < kSmallWork;
-    run_items(machine.pool, small, runs * tiles, [&](int64_t item, int) {
-      const int64_t row = item % tiles * tile;
-      const int64_t panel = item / tiles * step;
-      const int64_t count = std::min(tile, rows - row);
-      if (count <= 0) return;
-      MatmulArgs args = x.args(matrix.layout, row, count);
-      set_panels(args, matrix, weights.k, panel, std::min(step, matrix.panels - panel));
+    run_items(machine.pool, small, cut.items(), [&](int64_t item, int) {
+      const int64_t row = item / cut.runs * cut.tile;
+      const int64_t panel = item % cut.runs * cut.panels;
+      MatmulArgs args = x.args(matrix.layout, row, std::min(cut.tile, rows - row));
+      set_panels(args, matrix, weights.k, panel, std::min(cut.panels, matrix.panels - panel));
       args.out = out + row * out_stride + matrix.first_column + panel * kPanel;
       args.out_stride = out_stride;
       args.accumulate = accumulate;
@@ -144,21 +175,21 @@ void multiply_activate(Machine& machine, const PackedLinear& weights, const Acti
   const int64_t width = weights.segments[0].rows;
   assert(out.width() == width);
   const int64_t panels = panels_of(width);
-  // Even numbers of panels, so that each item quantises whole blocks of 32; tiles that fit the
-  // scratch: 192 rows x 2 x 64 columns, or 31 x 2 x 256.
-  const int64_t threads = machine.pool.threads();
-  const int64_t widest = rows < 32 ? 16 : 4;
-  const int64_t step = std::clamp<int64_t>(round_up(panels / (threads * 4), 2), 2, widest);
-  const int64_t tile = rows < 32 ? rows : 192;
+  const Cut cut =
+      cut_product(rows, panels, weights.k, weights.matrices[0].layout, machine.pool.threads());
+  // What a pass of an item makes fits the scratch: 96 rows x 2 x 64 columns, or 12 x 2 x 512.
+  const int64_t pass = cut.tile <= 12 ? 32 : 4;
   const bool small = rows * weights.columns * weights.k < kSmallWork;
-  run_items(machine.pool, small, (panels + step - 1) / step, [&](int64_t item, int thread) {
+  run_items(machine.pool, small, cut.items(), [&](int64_t item, int thread) {
     float* buffer = scratch + thread * kHiddenScratch;
-    const int64_t panel = item * step;
-    const int64_t count = std::min(step, panels - panel);
-    const int64_t begin = panel * kPanel, end = std::min(width, begin + count * kPanel);
-    const int64_t stride = count * kPanel * (gated ? 2 : 1);
-    for (int64_t row = 0; row < rows; row += tile) {
-      const int64_t tile_rows = std::min(tile, rows - row);
+    const int64_t row = item / cut.runs * cut.tile;
+    const int64_t tile_rows = std::min(cut.tile, rows - row);
+    const int64_t first = item % cut.runs * cut.panels;
+    const int64_t last = std::min(panels, first + cut.panels);
+    for (int64_t panel = first; panel < last; panel += pass) {
+      const int64_t count = std::min(pass, last - panel);
+      const int64_t begin = panel * kPanel, end = std::min(width, begin + count * kPanel);
+      const int64_t stride = count * kPanel * (gated ? 2 : 1);
       for (size_t s = 0; s < weights.segments.size(); ++s) {
         const PackedLinear::Segment& segment = weights.segments[s];
         const PackedMatrix& matrix = weights.matrices[segment.matrix];

@@ -60,7 +60,7 @@ void multiply(Machine& machine, const PackedLinear& weights, const Activations& 
 // forms its reader wants while the values are still in the cache. `scratch`: kHiddenScratch floats
 // a thread.
 using ActivationFunction = void (*)(const float* x, int64_t n, float* out);
-inline constexpr int64_t kHiddenScratch = 24576;
+inline constexpr int64_t kHiddenScratch = 12288;
 void multiply_activate(Machine& machine, const PackedLinear& weights, const Activations& x,
                        int64_t rows, ActivationFunction activation, const Activations& out,
                        uint8_t out_forms, float* scratch);

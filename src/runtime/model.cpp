@@ -216,17 +216,6 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   model.spec = std::move(files.spec);
   model.weights = std::move(files.weights);
   model.gguf = std::move(files.gguf);
-  if (model.gguf) {
-    IMPETUS_TRY(model.text, gguf_text(*model.gguf));
-  } else {
-    IMPETUS_TRY(model.text, folder_text(location.path));
-  }
-  if (model.text.tokenizer->vocab_size() > model.spec.vocab) {
-    // Tokens past the embedding would be refused one by one while serving: say it now.
-    log::warn("{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
-              location.path.string(), model.text.tokenizer->vocab_size(), model.spec.vocab);
-  }
-
   int64_t parameters = 0;
   for (const auto& tensor : model.weights->tensors()) parameters += tensor.view.shape.elements();
 
@@ -260,7 +249,6 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   info.path = location.path.string();
   info.kind = model.executor ? "decoder" : "encoder";
   info.family = model.spec.family;
-  info.tokenizer = std::string(model.text.tokenizer->kind());
   info.parameters = parameters;
   info.weight_bytes = model.weights->bytes();
   info.context = model.context;
@@ -269,7 +257,6 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
       (model.executor ? model.executor->descriptor() : model.encoder->descriptor()).backend;
   info.precision = options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
   info.created = file_time(location.path);
-  info.has_chat_template = model.text.chat_template.has_value();
   if (auto warm = warm_up(model); !warm.ok()) return std::move(warm).error().within(location.id);
   return model;
 }

@@ -1,7 +1,8 @@
-// One model, from files to something that runs: weights on a backend, tokeniser, template, defaults.
+// One model, from files to something that runs: its text side (tokeniser, template, defaults), which
+// needs no processor, and its weights on a backend, which need no tokeniser.
 //
-// Nothing is half-loaded: load_model gives a whole model or one error. The parts are immutable after
-// that, except the executor or encoder, which one thread at a time may drive.
+// Each loader gives a whole thing or one error. The parts are immutable after that, except the
+// executor or encoder, which one thread at a time may drive.
 #pragma once
 
 #include <memory>
@@ -36,7 +37,6 @@ struct Model {
   ModelLocation location;
   ModelInfo info;
   ModelSpec spec;
-  ModelText text;
   std::shared_ptr<const WeightSet> weights;  // keeps the mapped files; the backend borrows from it
   std::shared_ptr<const GgufFile> gguf;      // owner of `weights` where the model is a GGUF file
   std::unique_ptr<Executor> executor;        // decoders

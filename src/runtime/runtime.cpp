@@ -37,6 +37,7 @@ constexpr double kEmbeddingShare = 1;
 constexpr int64_t kWaitingTextsMax = 16384;
 
 struct Served {
+  ModelText text;
   Model model;
   std::unique_ptr<GenerationLane> generation;
   std::unique_ptr<EmbeddingLane> embedding;
@@ -73,21 +74,31 @@ Error draining_error() {
   return error(ErrorCode::unavailable, "the server is shutting down and takes no new work");
 }
 
-// Keeps the model alive and counts the request as in flight until its end.
+// Counts the request as in flight until its end.
 class CountedSink final : public AnswerSink {
  public:
   CountedSink(std::shared_ptr<AnswerSink> sink, std::shared_ptr<Flights> flights)
       : sink_(std::move(sink)), flights_(std::move(flights)) {}
-  ~CountedSink() override { flights_->land(); }
+  ~CountedSink() override { land(); }
 
   void on_delta(AnswerDelta delta) override { sink_->on_delta(std::move(delta)); }
   void on_choice_end(int32_t choice, AnswerEnd end) override { sink_->on_choice_end(choice, end); }
   void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
     sink_->on_done(usage, timings, device);
+    land();
   }
-  void on_error(Error error) override { sink_->on_error(std::move(error)); }
+  void on_error(Error error) override {
+    sink_->on_error(std::move(error));
+    land();
+  }
 
  private:
+  // At the request's end, or with the sink where it never began; a client's handle may live longer.
+  void land() {
+    if (!landed_.exchange(true)) flights_->land();
+  }
+
+  std::atomic<bool> landed_ = false;
   std::shared_ptr<AnswerSink> sink_;
   std::shared_ptr<Flights> flights_;
 };
@@ -185,10 +196,17 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
                  location.path.string());
   }
   auto entry = std::make_shared<Served>();
+  IMPETUS_TRY(entry->text, load_model_text(location));
   IMPETUS_TRY(entry->model,
               load_model(location, *state_->backends.front(), state_->options.load,
                          state_->options.kv_tokens, state_->ledger));
   Model& loaded = entry->model;
+  loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
+  loaded.info.has_chat_template = entry->text.chat_template.has_value();
+  if (entry->text.tokenizer->vocab_size() > loaded.spec.vocab) {
+    log::warn("{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
+              location.path.string(), entry->text.tokenizer->vocab_size(), loaded.spec.vocab);
+  }
   DeviceLoop& loop = *state_->loops.front();
   if (loaded.executor) {
     SchedulerLimits limits;
@@ -233,7 +251,7 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
     return failure;
   }
   const bool chat = std::holds_alternative<ChatPrompt>(request.prompt);
-  IMPETUS_TRY(std::vector<TokenId> prompt, prompt_tokens(model.text, request.prompt));
+  IMPETUS_TRY(std::vector<TokenId> prompt, prompt_tokens(entry->text, request.prompt));
   const std::string_view param = chat ? "messages" : "prompt";
   IMPETUS_CHECK(check_tokens(prompt, model.spec, param));
   const auto prompt_size = static_cast<int64_t>(prompt.size());
@@ -255,15 +273,15 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   }
 
   SequenceRequest prototype;
-  prototype.sampling = sampling_params(request.sampling, model.text.defaults);
+  prototype.sampling = sampling_params(request.sampling, entry->text.defaults);
   prototype.tokens_max = std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
-  prototype.stop_tokens = model.text.tokenizer->special().end_of_generation;
+  prototype.stop_tokens = entry->text.tokenizer->special().end_of_generation;
 
   Generation::Setup setup;
   // A chat answer is a text of its own; a completion goes on with its prompt, if that has any text.
   const auto* text = std::get_if<TextPrompt>(&request.prompt);
   setup.continues_text = !chat && !(text && text->text.empty());
-  if (request.echo) setup.echo = text ? text->text : model.text.tokenizer->decode(prompt, true);
+  if (request.echo) setup.echo = text ? text->text : entry->text.tokenizer->decode(prompt, true);
   setup.prompt = std::move(prompt);
   setup.stop = std::move(request.stop);
   setup.n = request.n;
@@ -271,7 +289,7 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   setup.device = entry->generation->executor().descriptor().backend;
   if (!state_->flights->take_off()) return draining_error();
   auto counted = std::make_shared<CountedSink>(std::move(sink), state_->flights);
-  auto generation = std::make_shared<Generation>(std::move(setup), *model.text.tokenizer,
+  auto generation = std::make_shared<Generation>(std::move(setup), *entry->text.tokenizer,
                                                  *entry->generation, std::move(counted));
   IMPETUS_CHECK(generation->start(prototype));
   // The handle keeps the model alive, for the generation borrows its tokeniser and lane.
@@ -301,7 +319,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
     work.texts = std::move(*ids);
   } else {
     for (const auto& text : std::get<std::vector<std::string>>(request.input)) {
-      work.texts.push_back(model.text.tokenizer->encode(text, {.add_special = true}));
+      work.texts.push_back(entry->text.tokenizer->encode(text, {.add_special = true}));
     }
   }
   int64_t tokens = 0;
@@ -324,7 +342,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
       // The closing special token stays: the model never saw a text without it.
       const TokenId last = text.back();
       text.resize(static_cast<size_t>(model.context));
-      if (model.text.tokenizer->special().sep == last) text.back() = last;
+      if (entry->text.tokenizer->special().sep == last) text.back() = last;
     }
     IMPETUS_CHECK(check_tokens(text, model.spec, "input"));
     tokens += static_cast<int64_t>(text.size());
@@ -356,20 +374,20 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
 Result<std::vector<TokenId>> Runtime::tokenize(const std::string& model, std::string_view text,
                                                EncodeOptions options) const {
   IMPETUS_TRY(const auto entry, state_->find(model));
-  return entry->model.text.tokenizer->encode(text, options);
+  return entry->text.tokenizer->encode(text, options);
 }
 
 Result<std::string> Runtime::detokenize(const std::string& model,
                                         std::span<const TokenId> ids) const {
   IMPETUS_TRY(const auto entry, state_->find(model));
   IMPETUS_CHECK(check_tokens(ids, entry->model.spec, "tokens"));
-  return entry->model.text.tokenizer->decode(ids, /*render_special=*/true);
+  return entry->text.tokenizer->decode(ids, /*render_special=*/true);
 }
 
 Result<std::string> Runtime::render_template(const std::string& model,
                                              const ChatPrompt& prompt) const {
   IMPETUS_TRY(const auto entry, state_->find(model));
-  return render_prompt(entry->model.text, prompt);
+  return render_prompt(entry->text, prompt);
 }
 
 std::vector<LaneMetrics> Runtime::metrics() const {

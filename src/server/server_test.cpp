@@ -169,7 +169,7 @@ TEST_F(ServerTest, StopStringsNAndLogprobs) {
                                     chat_body("Tell me a tale.", rest + R"(, "n": 2, "logprobs": true, "top_logprobs": 2)")));
   const auto& choices = two.at("choices").as_array();
   ASSERT_EQ(choices.size(), 2u);
-  EXPECT_EQ(choices.at(0).at("message").at("content"), whole);
+  EXPECT_EQ(std::string(choices.at(0).at("message").at("content").as_string()), whole);
   std::string joined;
   for (const auto& token : choices.at(0).at("logprobs").at("content").as_array()) {
     EXPECT_LE(token.at("logprob").as_double(), 0.0);
@@ -196,7 +196,8 @@ TEST_F(ServerTest, EmbedsEqualAloneAndTogether) {
     const auto answer = client.post(path, R"({"model": "impetus-tiny-embed", "input": )" + input + "}");
     EXPECT_EQ(answer.status, 200) << answer.body;
     std::vector<json::value> all;
-    for (const auto& entry : body(answer).at("data").as_array()) all.push_back(entry.at("embedding"));
+    const json::object whole = body(answer);  // the loop must not outlive it
+    for (const auto& entry : whole.at("data").as_array()) all.push_back(entry.at("embedding"));
     return all;
   };
   const auto together = vectors(R"(["a cat", "a much longer sentence about a cat that sleeps", "x"])");
@@ -301,9 +302,9 @@ TEST_F(ServerTest, KeepsToHttp) {
     expect_error(client.receive(), 413);
   }
   {
-    HttpClient client(port_);  // headers that never end
+    HttpClient client(port_);  // headers that never end: closed after header_seconds
     client.send("GET /health HTTP/1.1\r\n");
-    expect_error(client.receive(), 408);
+    EXPECT_EQ(client.receive().status, 0);
   }
 }
 
@@ -398,7 +399,7 @@ TEST_F(ServerTest, ZDrainsAndWantsItsKey) {  // last: it ends the shared server
   EXPECT_EQ(answer.status, 200) << answer.body;
   EXPECT_FALSE(HttpClient(port_).connected());
 
-  EXPECT_FALSE(Server::listen(*runtime_, {.host = "0.0.0.0", .port = 0}).ok());
+  EXPECT_FALSE(Server::listen(*runtime_, {.host = "0.0.0.0", .port = 0, .api_key = ""}).ok());
   start({.api_key = "secret"});
   HttpClient keyed(port_);
   expect_error(keyed.get("/v1/models"), 401);

@@ -113,11 +113,12 @@ class Session {
     const auto& options = context_.options;
     int status = 400;
     std::string why = "the request is not HTTP/1.1: " + code.message();
-    if (code == http::error::end_of_stream || code == net::error::connection_reset) co_return false;
-    if (code == beast::error::timeout) {
-      status = 408;
-      why = "the request did not arrive in time";
-    } else if (code == http::error::body_limit) {
+    // Gone, or too slow: a timeout has closed the socket already.
+    if (code == http::error::end_of_stream || code == net::error::connection_reset ||
+        code == beast::error::timeout) {
+      co_return false;
+    }
+    if (code == http::error::body_limit) {
       status = 413;
       why = fmt::format("the body is larger than {} bytes", options.body_bytes_max);
     } else if (code == http::error::header_limit || code == http::error::buffer_overflow) {

@@ -11,7 +11,8 @@ constexpr size_t content_bytes_max = 1024;
 uint8_t classes_before(std::string_view text) {
   for (size_t n = 1; n <= 4 && n <= text.size(); ++n) {
     const auto tail = text.substr(text.size() - n);
-    if (unicode::valid_prefix(tail) == n) return unicode::ClassTable::get()(unicode::decode(tail.data()).code);
+    if (unicode::valid_prefix(tail) == n)
+      return unicode::ClassTable::get()(unicode::decode(tail.data()).code);
   }
   return 0;
 }
@@ -31,8 +32,8 @@ std::pair<size_t, uint8_t> first_of(std::string_view text) {
 Result<void> AddedTokens::add(const AddedToken& token, std::string_view pattern) {
   if (pattern.empty()) return {};
   if (pattern.size() > content_bytes_max) {
-    return error(ErrorCode::corrupt, "added token {} has {} bytes, more than the {} allowed", token.id,
-                 pattern.size(), content_bytes_max);
+    return error(ErrorCode::corrupt, "added token {} has {} bytes, more than the {} allowed",
+                 token.id, pattern.size(), content_bytes_max);
   }
   // Every border of a match must be a border of characters.
   if (unicode::valid_prefix(pattern) != pattern.size()) {
@@ -40,7 +41,9 @@ Result<void> AddedTokens::add(const AddedToken& token, std::string_view pattern)
   }
   const auto index = static_cast<int32_t>(tokens_.size());
   tokens_.push_back(token);
-  const auto absent = [&](const ByteTrie& trie) { return trie.longest(pattern).bytes != pattern.size(); };
+  const auto absent = [&](const ByteTrie& trie) {
+    return trie.longest(pattern).bytes != pattern.size();
+  };
   if (absent(all_)) all_.insert(pattern, index);
   if (!token.special && absent(plain_)) plain_.insert(pattern, index);
   return {};

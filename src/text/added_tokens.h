@@ -31,7 +31,8 @@ class AddedTokens {
 
   // Calls on_text(string_view) and on_token(TokenId) in order, covering the text.
   template <typename OnText, typename OnToken>
-  void split(std::string_view text, bool parse_special, OnText&& on_text, OnToken&& on_token) const {
+  void split(std::string_view text, bool parse_special, OnText&& on_text,
+             OnToken&& on_token) const {
     const ByteTrie& trie = parse_special ? all_ : plain_;
     size_t done = 0;
     if (!trie.empty()) {

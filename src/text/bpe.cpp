@@ -17,7 +17,6 @@ constexpr size_t small_word = 64;
 constexpr uint32_t no_rank = ~uint32_t{0};
 constexpr std::string_view space_mark = "\xE2\x96\x81";  // U+2581
 
-
 }  // namespace
 
 uint32_t WordCache::new_owner() {
@@ -105,8 +104,8 @@ Result<Bpe> Bpe::sentencepiece(const std::vector<std::string_view>& pieces,
 
   IMPETUS_TRY(const Vocabulary index, Vocabulary::build(pieces));
   TokenId pseudo = bpe.pseudo_begin_;
-  // A symbol is a token that merging may produce, or a single character (with a pseudo id where it is
-  // no token: SentencePiece merges by text, so it may still be part of one).
+  // A symbol is a token that merging may produce, or a single character (with a pseudo id where it
+  // is no token: SentencePiece merges by text, so it may still be part of one).
   const auto symbol = [&](std::string_view text) -> TokenId {
     const auto [code, bytes] = unicode::decode(text.data());
     if (bytes == text.size()) {

@@ -24,16 +24,17 @@ namespace impetus {
 class Bpe final : public TokenModel {
  public:
   struct Options {
-    bool byte_level = false;     // symbols are bytes, else characters
-    bool byte_fallback = false;  // unknown characters become <0xNN> tokens
-    bool ignore_merges = false;  // a word that is a piece is that piece
-    bool fuse_unknown = false;   // neighbouring unknown characters give one unknown token
-    TokenId unknown = -1;        // -1: unknown characters vanish, as in the reference
+    bool byte_level = false;       // symbols are bytes, else characters
+    bool byte_fallback = false;    // unknown characters become <0xNN> tokens
+    bool ignore_merges = false;    // a word that is a piece is that piece
+    bool fuse_unknown = false;     // neighbouring unknown characters give one unknown token
+    TokenId unknown = -1;          // -1: unknown characters vanish, as in the reference
     bool split_at_spaces = false;  // see sentencepiece()
   };
 
-  // `pieces[id]`: raw bytes of each token where byte_level (nullptr views for tokens that no text can
-  // reach), else its text. `merges` in order of rank, as ids of their parts and of their result.
+  // `pieces[id]`: raw bytes of each token where byte_level (nullptr views for tokens that no text
+  // can reach), else its text. `merges` in order of rank, as ids of their parts and of their
+  // result.
   struct Merge {
     TokenId left, right, merged;
   };

@@ -26,9 +26,13 @@ constexpr Tables tables;
 
 }  // namespace
 
-uint32_t code_of(uint8_t byte) { return tables.code[byte]; }
+uint32_t code_of(uint8_t byte) {
+  return tables.code[byte];
+}
 
-int byte_of(uint32_t code) { return code < tables.byte.size() ? tables.byte[code] : -1; }
+int byte_of(uint32_t code) {
+  return code < tables.byte.size() ? tables.byte[code] : -1;
+}
 
 std::string spell(std::string_view bytes) {
   std::string text;

@@ -1,5 +1,5 @@
-// GPT-2's reversible spelling of bytes as printable characters: bytes that print in Latin-1 stand for
-// themselves, the other 68 become U+0100 and following, in order.
+// GPT-2's reversible spelling of bytes as printable characters: bytes that print in Latin-1 stand
+// for themselves, the other 68 become U+0100 and following, in order.
 #pragma once
 
 #include <cstdint>

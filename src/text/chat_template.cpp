@@ -6,6 +6,7 @@
 
 #include "text/jinja/interpreter.h"
 #include "text/jinja/parser.h"
+#include "text/jinja/python_text.h"
 
 namespace impetus {
 
@@ -17,10 +18,12 @@ struct ChatTemplate::Program {
 namespace {
 
 Error from(const jinja::TemplateError& failure) {
-  if (failure.raised_by_template) return Error{ErrorCode::invalid_argument, failure.message};
-  if (failure.line == 0) return error(ErrorCode::invalid_argument, "chat template: {}", failure.message);
+  // A message may quote what the template or the client wrote, of any length.
+  const std::string message = jinja::shortened(failure.message, 1000);
+  if (failure.raised_by_template) return Error{ErrorCode::invalid_argument, message};
+  if (failure.line == 0) return error(ErrorCode::invalid_argument, "chat template: {}", message);
   return error(ErrorCode::invalid_argument, "chat template, line {}, column {}: {}", failure.line,
-               failure.column, failure.message);
+               failure.column, message);
 }
 
 }  // namespace
@@ -67,6 +70,8 @@ Result<std::string> ChatTemplate::render(const TemplateInput& input) const {
   }
 }
 
-const std::string& ChatTemplate::source() const { return program_->source; }
+const std::string& ChatTemplate::source() const {
+  return program_->source;
+}
 
 }  // namespace impetus

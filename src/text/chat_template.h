@@ -1,7 +1,7 @@
-// Chat templates: the Jinja that models carry in tokenizer_config.json, chat_template.jinja or GGUF's
-// tokenizer.chat_template, rendered as Hugging Face's apply_chat_template does
-// (trim_blocks, lstrip_blocks, raise_exception, strftime_now, tojson, namespace, loop controls).
-// Immutable after parse: any thread may render. Rendering is bounded (steps, output bytes, depth).
+// Chat templates: the Jinja that models carry in tokenizer_config.json, chat_template.jinja or
+// GGUF's tokenizer.chat_template, rendered as Hugging Face's apply_chat_template does (trim_blocks,
+// lstrip_blocks, raise_exception, strftime_now, tojson, namespace, loop controls). Immutable after
+// parse: any thread may render. Rendering is bounded (steps, output bytes, depth).
 #pragma once
 
 #include <memory>

@@ -16,13 +16,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         {"role":"user","content":"caf\u00e9 \ud83d\ude00"},
         {"role":"assistant","content":null,"tool_calls":[{"id":"call00001","type":"function",
          "function":{"name":"f","arguments":{"x":1.5,"y":[true,null]}}}]},
-        {"role":"tool","content":"7","tool_call_id":"call00001"}])")->as_array();
+        {"role":"tool","content":"7","tool_call_id":"call00001"}])")
+                          ->as_array();
     result.bos_token = "<s>";
     result.eos_token = "</s>";
     return result;
   }();
   auto rendered = parsed->render(input);
-  if (!rendered.ok() && rendered.error().message.empty() && rendered.error().code != ErrorCode::invalid_argument) {
+  if (!rendered.ok() && rendered.error().message.empty() &&
+      rendered.error().code != ErrorCode::invalid_argument) {
     __builtin_trap();
   }
   return 0;

@@ -9,7 +9,7 @@ namespace {
 constexpr std::string_view replacement = "\xEF\xBF\xBD";  // U+FFFD
 
 struct Part {
-  size_t bytes = 0;       // length of the valid sequence, or of the maximal part of none
+  size_t bytes = 0;  // length of the valid sequence, or of the maximal part of none
   bool valid = false;
   bool unfinished = false;  // a valid beginning, cut off by the end of the text
 };
@@ -21,7 +21,8 @@ Part first_sequence(std::string_view text) {
   if (lead < 0x80) return {1, true, false};
   if (lead < 0xC2 || lead > 0xF4) return {1, false, false};
   const size_t size = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  unsigned low = 0x80, high = 0xBF;  // of the second byte: no overlong forms, surrogates, or beyond 10FFFF
+  unsigned low = 0x80,
+           high = 0xBF;  // of the second byte: no overlong forms, surrogates, or beyond 10FFFF
   if (lead == 0xE0) low = 0xA0;
   if (lead == 0xED) high = 0x9F;
   if (lead == 0xF0) low = 0x90;

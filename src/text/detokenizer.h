@@ -13,14 +13,17 @@ namespace impetus {
 // section 3.9, "U+FFFD Substitution of Maximal Subparts").
 std::string repair_utf8(std::string_view text);
 
-// Emits only whole UTF-8 sequences: bytes of an unfinished one wait for the next token. Bytes that can
-// never become valid come out as U+FFFD, as repair_utf8() does.
+// Emits only whole UTF-8 sequences: bytes of an unfinished one wait for the next token. Bytes that
+// can never become valid come out as U+FFFD, as repair_utf8() does.
 //
-// The law of the first space. Some schemes write a space before a text's first word (SentencePiece) or
-// before every word (WordPiece); decode() of a whole text drops it, while token_bytes() has it. So:
-//  - continues_text = true (an answer after a prompt): every token's bytes as they are. The pieces, put
+// The law of the first space. Some schemes write a space before a text's first word (SentencePiece)
+// or before every word (WordPiece); decode() of a whole text drops it, while token_bytes() has it.
+// So:
+//  - continues_text = true (an answer after a prompt): every token's bytes as they are. The pieces,
+//  put
 //    together, are repair_utf8(token_bytes(t1) + token_bytes(t2) + ...).
-//  - continues_text = false (a text of its own): the first token that has any bytes loses its leading
+//  - continues_text = false (a text of its own): the first token that has any bytes loses its
+//  leading
 //    space where decode() of that token alone drops it, and the pieces, put together, are
 //    repair_utf8(decode(t1, t2, ...)).
 // Control tokens have no bytes unless `render_special`, so a BOS in front changes nothing.
@@ -42,8 +45,9 @@ class StreamingDetokenizer {
 
 // Finds stop strings across token borders: holds back text that may begin one.
 //
-// The text ends at the first byte at which any stop string is complete; where several end at that byte,
-// the longest counts. What was sent plus held never depends on how the text was cut into pieces.
+// The text ends at the first byte at which any stop string is complete; where several end at that
+// byte, the longest counts. What was sent plus held never depends on how the text was cut into
+// pieces.
 class StopMatcher {
  public:
   // Stop strings are valid UTF-8, and so is all text pushed; then so is every piece that comes out.

@@ -46,9 +46,8 @@ class FakeTokenizer : public Tokenizer {
 bool is_valid(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     utf8proc_int32_t point = 0;
-    const auto size =
-        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + i,
-                         static_cast<utf8proc_ssize_t>(text.size() - i), &point);
+    const auto size = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + i,
+                                       static_cast<utf8proc_ssize_t>(text.size() - i), &point);
     if (size <= 0) return false;
     i += static_cast<size_t>(size);
   }
@@ -87,11 +86,11 @@ std::string repaired(const std::string& text) {
 
 std::string random_text(std::mt19937& random) {
   static const std::vector<std::string> parts = {
-      "a", " ", "  ", "z.", "\n", "\xc3\xa9", "\xe2\x82\xac", "\xed\x9f\xbf", "\xef\xbf\xbd", "\xf0\x9f\x98\x80",
-      "\xf4\x8f\xbf\xbf", "\xe0\xa0\x80",
+      "a", " ", "  ", "z.", "\n", "\xc3\xa9", "\xe2\x82\xac", "\xed\x9f\xbf", "\xef\xbf\xbd",
+      "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf", "\xe0\xa0\x80",
       // broken: cut off, overlong, surrogates, beyond Unicode, stray
-      "\xc3", "\xe2\x82", "\xf0\x9f", "\xf0\x9f\x98", "\x80", "\xbf", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80",
-      "\xf4\x90\x80\x80", "\xf5", "\xff", "\xf0\x80\x80\x80"};
+      "\xc3", "\xe2\x82", "\xf0\x9f", "\xf0\x9f\x98", "\x80", "\xbf", "\xc0\xaf", "\xe0\x80\x80",
+      "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5", "\xff", "\xf0\x80\x80\x80"};
   std::string text;
   const bool broken = random() % 3 != 0;
   for (size_t i = random() % 12; i > 0; --i) text += parts[random() % (broken ? parts.size() : 12)];
@@ -110,10 +109,13 @@ std::vector<std::string> random_split(const std::string& text, std::mt19937& ran
 }
 
 TEST(RepairUtf8, FollowsItsDefinition) {
-  EXPECT_EQ(repair_utf8("\xf0\x80\x80\x41"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" "A");
+  EXPECT_EQ(repair_utf8("\xf0\x80\x80\x41"),
+            "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+            "A");
   // Unicode 15, table 3-8 and 3-11.
   EXPECT_EQ(repair_utf8("\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"),
-            "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" "A");
+            "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+            "A");
   std::mt19937 random(7);
   for (int i = 0; i < 5000; ++i) {
     const std::string text = random_text(random);
@@ -199,7 +201,8 @@ Expected expected(const std::string& text, const std::vector<std::string>& stops
   for (size_t end = 1; end <= text.size(); ++end) {
     const std::string* best = nullptr;
     for (const std::string& stop : stops) {
-      if (!stop.empty() && text.substr(0, end).ends_with(stop) && (best == nullptr || stop.size() > best->size())) {
+      if (!stop.empty() && text.substr(0, end).ends_with(stop) &&
+          (best == nullptr || stop.size() > best->size())) {
         best = &stop;
       }
     }

@@ -166,7 +166,8 @@ struct Apply {
 
 }  // namespace
 
-std::string_view Normalizer::apply(std::string_view text, bool at_start, std::string& buffer) const {
+std::string_view Normalizer::apply(std::string_view text, bool at_start,
+                                   std::string& buffer) const {
   std::string other;
   for (const Step& step : steps) {
     // The input may lie in `buffer`: a step writes to the other string, then they trade places.

@@ -18,7 +18,8 @@ template <typename Emit>
 void settle(std::vector<Part>& parts, SplitBehavior behavior, Emit&& emit) {
   std::vector<Part> joined;
   switch (behavior) {
-    case SplitBehavior::isolated: break;
+    case SplitBehavior::isolated:
+      break;
     case SplitBehavior::removed:
       std::erase_if(parts, [](const Part& part) { return part.match; });
       break;
@@ -122,7 +123,8 @@ struct Apply {
     Cutter cutter(false);
     for (size_t at = 0; at < text.size();) {
       const auto [code, bytes] = unicode::decode(text.data() + at);
-      if ((classes(code) & step.classes) || (step.ascii_punctuation && is_ascii_punctuation(code))) {
+      if ((classes(code) & step.classes) ||
+          (step.ascii_punctuation && is_ascii_punctuation(code))) {
         cutter.match(at, at + bytes);
       }
       at += bytes;
@@ -183,7 +185,8 @@ struct Apply {
     std::string replaced;
     replaced.reserve(text.size() + text.size() / 2 + 8);
     const bool marked = text.starts_with(step.replacement) || text.starts_with(' ');
-    if (!marked && (step.prepend == Prepend::always || (step.prepend == Prepend::first && at_start))) {
+    if (!marked &&
+        (step.prepend == Prepend::always || (step.prepend == Prepend::first && at_start))) {
       replaced = step.replacement;
     }
     for (const char c : text) {

@@ -57,8 +57,8 @@ struct PreTokenizer {
     virtual ~Sink() = default;
     virtual void word(std::string_view word) = 0;
   };
-  // `text`: valid UTF-8. `at_start`: it begins the whole input. Words are not empty; with a ByteLevel
-  // step they are raw bytes, not their spelling.
+  // `text`: valid UTF-8. `at_start`: it begins the whole input. Words are not empty; with a
+  // ByteLevel step they are raw bytes, not their spelling.
   void split(std::string_view text, bool at_start, Sink& sink) const;
 
  private:

@@ -33,8 +33,8 @@ class Translator {
 
  private:
   Error refuse(std::string_view what) const {
-    return error(ErrorCode::unsupported, "regular expression \"{}\": {} at byte {} is not supported",
-                 in_, what, at_);
+    return error(ErrorCode::unsupported,
+                 "regular expression \"{}\": {} at byte {} is not supported", in_, what, at_);
   }
   std::string_view rest() const { return in_.substr(at_); }
   void copy(size_t n) {
@@ -45,7 +45,9 @@ class Translator {
   Result<void> part() {
     const char c = in_[at_];
     switch (c) {
-      case '\\': last_unbounded_ = false; return escape();
+      case '\\':
+        last_unbounded_ = false;
+        return escape();
       case '[':
         last_unbounded_ = false;
         copy(1);
@@ -53,7 +55,8 @@ class Translator {
         if (rest().starts_with('^')) copy(1);
         if (rest().starts_with(']')) return refuse("an empty or ]-led class");
         return {};
-      case '(': return open();
+      case '(':
+        return open();
       case ')':
         if (groups_.empty()) return refuse("an unmatched )");
         last_unbounded_ = groups_.back();
@@ -62,16 +65,23 @@ class Translator {
         copy(1);
         return {};
       case '*':
-      case '+': return repeat(true, 1);
+      case '+':
+        return repeat(true, 1);
       case '?':
         copy(1);
         if (rest().starts_with('?') || rest().starts_with('+')) copy(1);
         return {};
-      case '{': return braces();
+      case '{':
+        return braces();
       // Oniguruma's anchors are always those of lines, and no line begins behind a last newline.
-      case '^': return anchor("(?:\\A|(?<=\\n)(?!\\z))");
-      case '$': return anchor("(?=\\n|\\z)");
-      default: last_unbounded_ = false; copy(1); return {};
+      case '^':
+        return anchor("(?:\\A|(?<=\\n)(?!\\z))");
+      case '$':
+        return anchor("(?=\\n|\\z)");
+      default:
+        last_unbounded_ = false;
+        copy(1);
+        return {};
     }
   }
 
@@ -188,7 +198,9 @@ class Translator {
       case 'r':
       case 'n':
       case 't':
-      case 'f': copy(2); return {};
+      case 'f':
+        copy(2);
+        return {};
       default:
         if (static_cast<uint8_t>(c) < 0x80 && !(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') &&
             !(c >= 'A' && c <= 'Z')) {
@@ -215,8 +227,8 @@ const pcre2_code* code_of(const std::shared_ptr<const void>& code) {
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   if (pattern.size() > 65536) {
-    return error(ErrorCode::unsupported, "regular expression of {} bytes: at most 65536 are allowed",
-                 pattern.size());
+    return error(ErrorCode::unsupported,
+                 "regular expression of {} bytes: at most 65536 are allowed", pattern.size());
   }
   if (unicode::valid_prefix(pattern) != pattern.size()) {
     return error(ErrorCode::corrupt, "regular expression is not valid UTF-8");
@@ -235,12 +247,12 @@ Result<Regex> Regex::compile(std::string_view pattern) {
   }
   Regex regex;
   regex.pattern_ = pattern;
-  regex.code_ = std::shared_ptr<const void>(code, [](const void* p) {
-    pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p)));
-  });
+  regex.code_ = std::shared_ptr<const void>(
+      code, [](const void* p) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p))); });
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // where it cannot, the interpreter runs
   pcre2_match_context* limits = pcre2_match_context_create(nullptr);
-  if (limits == nullptr) return error(ErrorCode::insufficient_memory, "no memory for a match context");
+  if (limits == nullptr)
+    return error(ErrorCode::insufficient_memory, "no memory for a match context");
   pcre2_set_match_limit(limits, steps_max);
   regex.limits_ = std::shared_ptr<const void>(limits, [](const void* p) {
     pcre2_match_context_free(static_cast<pcre2_match_context*>(const_cast<void*>(p)));
@@ -253,7 +265,9 @@ Regex::Search::Search(const Regex& regex, std::string_view text)
       text_(text),
       match_(pcre2_match_data_create_from_pattern(code_of(regex.code_), nullptr)) {}
 
-Regex::Search::~Search() { pcre2_match_data_free(static_cast<pcre2_match_data*>(match_)); }
+Regex::Search::~Search() {
+  pcre2_match_data_free(static_cast<pcre2_match_data*>(match_));
+}
 
 bool Regex::Search::next(size_t& begin, size_t& end) {
   if (match_ == nullptr || from_ > text_.size()) return false;

@@ -1,6 +1,6 @@
-// Regular expressions as tokenizer.json files write them (Oniguruma's syntax), run by PCRE2 with its
-// compiler. Only constructs that mean the same in both are accepted; the rest is refused by name.
-// Immutable after compile: any thread may search.
+// Regular expressions as tokenizer.json files write them (Oniguruma's syntax), run by PCRE2 with
+// its compiler. Only constructs that mean the same in both are accepted; the rest is refused by
+// name. Immutable after compile: any thread may search.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ class Regex {
  public:
   static Result<Regex> compile(std::string_view pattern);
 
-  // Calls `found(begin, end)` for each match, left to right, never overlapping. `text` is valid UTF-8.
-  // A pattern that exceeds the step limit on this text ends the search (logged once).
+  // Calls `found(begin, end)` for each match, left to right, never overlapping. `text` is valid
+  // UTF-8. A pattern that exceeds the step limit on this text ends the search (logged once).
   template <typename Found>
   void each(std::string_view text, Found&& found) const {
     Search search(*this, text);

@@ -38,7 +38,8 @@ class Wire {
     } else if (field.wire == 1 || field.wire == 5) {
       const size_t n = field.wire == 1 ? 8 : 4;
       if (rest_.size() < n) return std::nullopt;
-      for (size_t i = 0; i < n; ++i) field.value |= uint64_t{static_cast<uint8_t>(rest_[i])} << (8 * i);
+      for (size_t i = 0; i < n; ++i)
+        field.value |= uint64_t{static_cast<uint8_t>(rest_[i])} << (8 * i);
       rest_.remove_prefix(n);
     } else if (field.wire == 2) {
       const auto size = varint();
@@ -66,7 +67,14 @@ class Wire {
   std::string_view rest_;
 };
 
-enum PieceType : uint64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+enum PieceType : uint64_t {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
 
 struct Model {
   std::vector<std::string_view> pieces;
@@ -80,7 +88,8 @@ struct Model {
 };
 
 Error broken(std::string_view where) {
-  return error(ErrorCode::corrupt, "not a SentencePiece model: {} is cut short or malformed", where);
+  return error(ErrorCode::corrupt, "not a SentencePiece model: {} is cut short or malformed",
+               where);
 }
 
 Result<void> read_piece(std::string_view bytes, Model& model) {
@@ -95,7 +104,8 @@ Result<void> read_piece(std::string_view bytes, Model& model) {
     if (field->number == 3) type = field->value;
   }
   if (type < normal || type > byte || !(score == score)) {
-    return error(ErrorCode::corrupt, "piece {} has type {} and score {}", model.pieces.size(), type, score);
+    return error(ErrorCode::corrupt, "piece {} has type {} and score {}", model.pieces.size(), type,
+                 score);
   }
   model.pieces.push_back(text.empty() ? std::string_view() : text);
   model.scores.push_back(score);
@@ -119,13 +129,26 @@ Result<Model> read(std::string_view bytes) {
         if (!entry) return broken("trainer_spec");
         const auto id = static_cast<int64_t>(static_cast<int32_t>(entry->value));
         switch (entry->number) {
-          case 3: model.model_type = entry->value; break;
-          case 24: model.suffix_space = entry->value != 0; break;
-          case 35: model.byte_fallback = entry->value != 0; break;
-          case 41: model.bos = id; break;
-          case 42: model.eos = id; break;
-          case 43: model.pad = id; break;
-          default: break;
+          case 3:
+            model.model_type = entry->value;
+            break;
+          case 24:
+            model.suffix_space = entry->value != 0;
+            break;
+          case 35:
+            model.byte_fallback = entry->value != 0;
+            break;
+          case 41:
+            model.bos = id;
+            break;
+          case 42:
+            model.eos = id;
+            break;
+          case 43:
+            model.pad = id;
+            break;
+          default:
+            break;
         }
       }
     } else if (field->number == 3 && field->wire == 2) {
@@ -133,11 +156,20 @@ Result<Model> read(std::string_view bytes) {
         const auto entry = spec.next();
         if (!entry) return broken("normalizer_spec");
         switch (entry->number) {
-          case 2: model.character_map = entry->bytes; break;
-          case 3: model.dummy_prefix = entry->value != 0; break;
-          case 4: model.collapse = entry->value != 0; break;
-          case 5: model.escape = entry->value != 0; break;
-          default: break;
+          case 2:
+            model.character_map = entry->bytes;
+            break;
+          case 3:
+            model.dummy_prefix = entry->value != 0;
+            break;
+          case 4:
+            model.collapse = entry->value != 0;
+            break;
+          case 5:
+            model.escape = entry->value != 0;
+            break;
+          default:
+            break;
         }
       }
     }
@@ -148,19 +180,23 @@ Result<Model> read(std::string_view bytes) {
 Result<void> check(const Model& model) {
   constexpr std::string_view names[] = {"", "unigram", "bpe", "word", "char"};
   if (model.model_type != 2) {
-    return error(ErrorCode::unsupported, "SentencePiece model type \"{}\" is not supported (bpe is)",
+    return error(ErrorCode::unsupported,
+                 "SentencePiece model type \"{}\" is not supported (bpe is)",
                  model.model_type < 5 ? names[model.model_type] : "unknown");
   }
   if (!model.character_map.empty()) {
-    return error(ErrorCode::unsupported, "SentencePiece with a compiled character map (Precompiled) is not supported");
+    return error(ErrorCode::unsupported,
+                 "SentencePiece with a compiled character map (Precompiled) is not supported");
   }
   if (model.suffix_space || !model.escape) {
     return error(ErrorCode::unsupported,
-                 "SentencePiece with treat_whitespace_as_suffix or without escape_whitespaces is not supported");
+                 "SentencePiece with treat_whitespace_as_suffix or without escape_whitespaces is "
+                 "not supported");
   }
   for (size_t id = 0; id < model.types.size(); ++id) {
     if (model.types[id] == unused) {
-      return error(ErrorCode::unsupported, "piece {} \"{}\" is of type unused, which is not supported", id,
+      return error(ErrorCode::unsupported,
+                   "piece {} \"{}\" is of type unused, which is not supported", id,
                    model.pieces[id]);
     }
     if (model.types[id] == user_defined && model.collapse) {
@@ -200,7 +236,8 @@ Result<TokenizerParts> parse_sentencepiece_model(std::string_view bytes) {
   }
   // The ids that the trainer was given need not exist: pieces say which do.
   const auto present = [&](int64_t id) -> std::optional<TokenId> {
-    if (id < 0 || id >= static_cast<int64_t>(size) || !parts.control[static_cast<size_t>(id)]) return std::nullopt;
+    if (id < 0 || id >= static_cast<int64_t>(size) || !parts.control[static_cast<size_t>(id)])
+      return std::nullopt;
     return static_cast<TokenId>(id);
   };
   parts.special.bos = present(model.bos);
@@ -210,7 +247,8 @@ Result<TokenizerParts> parse_sentencepiece_model(std::string_view bytes) {
 
   using N = Normalizer;
   if (model.collapse) parts.normalizer.steps.push_back(N::CollapseSpaces{});
-  if (model.dummy_prefix) parts.normalizer.steps.push_back(N::Prepend{std::string(space_mark), true});
+  if (model.dummy_prefix)
+    parts.normalizer.steps.push_back(N::Prepend{std::string(space_mark), true});
   parts.normalizer.steps.push_back(N::Replace{" ", std::nullopt, std::string(space_mark)});
   auto& decoder = parts.decoder;
   decoder.style = TokenDecoder::Style::pieces;

@@ -11,9 +11,23 @@ namespace {
 
 // Control tokens by which published models end their turn, whatever their configuration says.
 constexpr std::array<std::string_view, 16> turn_ends{
-    "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>",
-    "<|end|>", "<end_of_turn>", "<EOT>", "<|EOT|>", "<|end_of_turn|>", "<|eot|>", "<|return|>",
-    "<\xEF\xBD\x9C""end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", "<|endofanswer|>",
+    "</s>",
+    "<eos>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<EOT>",
+    "<|EOT|>",
+    "<|end_of_turn|>",
+    "<|eot|>",
+    "<|return|>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|endofanswer|>",
 };
 
 class TextTokenizer final : public Tokenizer {
@@ -82,7 +96,8 @@ class TextTokenizer final : public Tokenizer {
 
  private:
   bool visible(TokenId id, bool render_special) const {
-    return parts_.vocabulary.contains(id) && (render_special || !parts_.control[static_cast<size_t>(id)]);
+    return parts_.vocabulary.contains(id) &&
+           (render_special || !parts_.control[static_cast<size_t>(id)]);
   }
 
   struct WordSink final : PreTokenizer::Sink {
@@ -130,8 +145,8 @@ class TextTokenizer final : public Tokenizer {
 
 Result<void> check_id(std::string_view name, std::optional<TokenId> id, int32_t size) {
   if (id && (*id < 0 || *id >= size)) {
-    return error(ErrorCode::corrupt, "the {} token's id {} is outside the vocabulary of {}", name, *id,
-                 size);
+    return error(ErrorCode::corrupt, "the {} token's id {} is outside the vocabulary of {}", name,
+                 *id, size);
   }
   return {};
 }
@@ -195,8 +210,9 @@ Result<std::vector<Bpe::Merge>> resolve_merges(
     const Bpe::Merge merge{vocabulary.find(left), vocabulary.find(right), vocabulary.find(joined)};
     if (merge.left < 0 || merge.right < 0 || merge.merged < 0) {
       const std::string_view unknown = merge.left < 0 ? left : merge.right < 0 ? right : joined;
-      return error(ErrorCode::corrupt, "merge {} (\"{} {}\") names \"{}\", which is not in the vocabulary",
-                   i, left, right, unknown);
+      return error(ErrorCode::corrupt,
+                   "merge {} (\"{} {}\") names \"{}\", which is not in the vocabulary", i, left,
+                   right, unknown);
     }
     resolved.push_back(merge);
   }

@@ -26,8 +26,8 @@ struct TokenizerParts {
   std::string_view kind = kind_byte_level;
   Vocabulary vocabulary;  // with added tokens
   std::vector<AddedToken> added;
-  std::vector<bool> control;   // by id
-  std::vector<bool> literal;   // by id: the piece is the text (added tokens)
+  std::vector<bool> control;  // by id
+  std::vector<bool> literal;  // by id: the piece is the text (added tokens)
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   std::unique_ptr<TokenModel> model;
@@ -37,8 +37,8 @@ struct TokenizerParts {
   Tokenizer::Special special;
 };
 
-// Checks ids against the vocabulary, fills what follows from the rest (end_of_generation by well-known
-// names, add_bos) and makes the tokenizer.
+// Checks ids against the vocabulary, fills what follows from the rest (end_of_generation by
+// well-known names, add_bos) and makes the tokenizer.
 Result<std::unique_ptr<Tokenizer>> assemble(TokenizerParts parts);
 
 // Merges as they stand in files: "left right", ranks in order. `vocabulary` resolves the pieces.
@@ -46,8 +46,8 @@ Result<std::vector<Bpe::Merge>> resolve_merges(
     const Vocabulary& vocabulary,
     const std::vector<std::pair<std::string_view, std::string_view>>& merges);
 
-// The raw bytes behind byte-level pieces, one view an id into `storage`; nullptr views for pieces that
-// spell no bytes. `skip`: ids that text cannot reach.
+// The raw bytes behind byte-level pieces, one view an id into `storage`; nullptr views for pieces
+// that spell no bytes. `skip`: ids that text cannot reach.
 std::vector<std::string_view> spelled_bytes(const Vocabulary& vocabulary, StringTable& storage);
 
 // The loaders. Messages do not name the file: the caller does.

@@ -9,7 +9,8 @@ namespace impetus {
 namespace {
 
 void replace_all(std::string& text, std::string_view what, std::string_view with) {
-  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) {
+  for (size_t at = text.find(what); at != std::string::npos;
+       at = text.find(what, at + with.size())) {
     text.replace(at, what.size(), with);
   }
 }
@@ -17,8 +18,17 @@ void replace_all(std::string& text, std::string_view what, std::string_view with
 // The replacements of Hugging Face's WordPiece clean-up, in its order.
 void clean_up(std::string& text) {
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{{
-      {" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"},
-      {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
+      {" .", "."},
+      {" ?", "?"},
+      {" !", "!"},
+      {" ,", ","},
+      {" ' ", "'"},
+      {" n't", "n't"},
+      {" 'm", "'m"},
+      {" do not", " don't"},
+      {" 's", "'s"},
+      {" 've", "'ve"},
+      {" 're", "'re"},
   }};
   for (const auto& [what, with] : rules) replace_all(text, what, with);
 }
@@ -42,7 +52,8 @@ std::string TokenDecoder::after_others(std::string_view piece, bool literal) con
       return text;
     case Style::pieces:
       if (!literal && byte_fallback) {
-        if (const int byte = byte_of_piece(piece); byte >= 0) return std::string(1, static_cast<char>(byte));
+        if (const int byte = byte_of_piece(piece); byte >= 0)
+          return std::string(1, static_cast<char>(byte));
       }
       text = piece;
       for (const auto& [what, with] : replacements) replace_all(text, what, with);
@@ -61,7 +72,8 @@ std::string TokenDecoder::after_others(std::string_view piece, bool literal) con
       if (cleanup) clean_up(text);
       return text;
     }
-    case Style::spaced: return text.append(" ").append(piece);
+    case Style::spaced:
+      return text.append(" ").append(piece);
   }
   return text;
 }
@@ -69,7 +81,8 @@ std::string TokenDecoder::after_others(std::string_view piece, bool literal) con
 std::string TokenDecoder::first(std::string_view piece, bool literal) const {
   std::string text;
   switch (style) {
-    case Style::byte_level: return after_others(piece, literal);
+    case Style::byte_level:
+      return after_others(piece, literal);
     case Style::pieces:
       if (!first_without.empty() && !literal) {
         text = piece;
@@ -80,13 +93,15 @@ std::string TokenDecoder::first(std::string_view piece, bool literal) const {
     case Style::wordpiece:
       if (!literal && starts_marked && piece.starts_with(space_mark)) {
         piece.remove_prefix(space_mark.size());
-      } else if (!literal && !starts_marked && !continuation.empty() && piece.starts_with(continuation)) {
+      } else if (!literal && !starts_marked && !continuation.empty() &&
+                 piece.starts_with(continuation)) {
         piece.remove_prefix(continuation.size());
       }
       text = piece;
       if (cleanup) clean_up(text);
       return text;
-    case Style::spaced: return std::string(piece);
+    case Style::spaced:
+      return std::string(piece);
   }
   return text;
 }

@@ -22,9 +22,9 @@ struct TokenDecoder {
   // pieces
   std::vector<std::pair<std::string, std::string>> replacements;  // in this order, each non-empty
   bool byte_fallback = false;
-  std::string strip;           // taken off the front of the whole text, at most strip_max times
+  std::string strip;  // taken off the front of the whole text, at most strip_max times
   int strip_max = 0;
-  std::string first_without;   // removed from the first piece altogether (Metaspace)
+  std::string first_without;  // removed from the first piece altogether (Metaspace)
 
   // wordpiece
   std::string continuation = "##";

@@ -44,7 +44,8 @@ std::optional<std::string> token_text(const json::object& object, std::string_vi
 }
 
 // One id or a list of them; -1 and null mean none.
-Result<std::vector<TokenId>> token_ids(const json::object& object, std::string_view key, int32_t size) {
+Result<std::vector<TokenId>> token_ids(const json::object& object, std::string_view key,
+                                       int32_t size) {
   std::vector<TokenId> ids;
   const json::value* value = section(object, key);
   if (value == nullptr) return ids;
@@ -98,7 +99,8 @@ Result<void> read_special_ids(const Companions& files, TokenizerParts& parts) {
     auto ids = token_ids(source, key, size);
     if (!ids.ok()) return std::move(ids).error().within(name);
     if (!slot && !ids->empty()) slot = ids->front();
-    if (ends) special.end_of_generation.insert(special.end_of_generation.end(), ids->begin(), ids->end());
+    if (ends)
+      special.end_of_generation.insert(special.end_of_generation.end(), ids->begin(), ids->end());
     return {};
   };
   if (parts.kind == kind_wordpiece) return {};
@@ -109,11 +111,13 @@ Result<void> read_special_ids(const Companions& files, TokenizerParts& parts) {
 
 // transformers lets add_bos_token and add_eos_token have the last word over the post-processor.
 Result<void> read_surround(const Companions& files, TokenizerParts& parts) {
-  const auto apply = [&](const char* key, std::optional<TokenId> id, std::vector<TokenId>& side) -> Result<void> {
+  const auto apply = [&](const char* key, std::optional<TokenId> id,
+                         std::vector<TokenId>& side) -> Result<void> {
     auto wanted = bool_field(files.tokenizer_config, key);
     if (!wanted.ok()) return std::move(wanted).error().within("tokenizer_config.json");
     if (!*wanted || !id) return {};
-    const bool there = !side.empty() && (&side == &parts.prefix ? side.front() : side.back()) == *id;
+    const bool there =
+        !side.empty() && (&side == &parts.prefix ? side.front() : side.back()) == *id;
     if (**wanted && !there) {
       side.insert(&side == &parts.prefix ? side.begin() : side.end(), *id);
     } else if (!**wanted && there) {
@@ -136,14 +140,33 @@ Result<std::vector<AddedToken>> read_added_decoder(const json::object& config) {
     json::object entry = token.is_object() ? token.get_object() : json::object{};
     const std::string_view digits(id.data(), id.size());
     int64_t number = digits.empty() || digits.size() > 9 ? -1 : 0;
-    for (const char c : digits) number = c >= '0' && c <= '9' && number >= 0 ? number * 10 + (c - '0') : -1;
+    for (const char c : digits)
+      number = c >= '0' && c <= '9' && number >= 0 ? number * 10 + (c - '0') : -1;
     entry["id"] = number;
     list.push_back(std::move(entry));
   }
   const json::value entries(std::move(list));
   auto tokens = tokenizer_json::read_added_tokens(&entries);
-  if (!tokens.ok()) return std::move(tokens).error().within("tokenizer_config.json: added_tokens_decoder");
+  if (!tokens.ok())
+    return std::move(tokens).error().within("tokenizer_config.json: added_tokens_decoder");
   return tokens;
+}
+
+// Vocabulary files that cannot hold tokens beside their own: every added token must be one of
+// theirs.
+Result<TokenizerParts> with_no_others(Result<TokenizerParts> parts, const Companions& files) {
+  if (!parts.ok()) return parts;
+  IMPETUS_TRY(const auto added, read_added_decoder(files.tokenizer_config));
+  for (const AddedToken& token : added) {
+    if (parts->vocabulary.contains(token.id) && parts->vocabulary.piece(token.id) == token.content)
+      continue;
+    return error(ErrorCode::unsupported,
+                 "tokenizer_config.json adds token {} \"{}\", which is not in the vocabulary: such "
+                 "a model needs its "
+                 "tokenizer.json",
+                 token.id, token.content);
+  }
+  return parts;
 }
 
 // The tokenizer family of a folder that has only vocabulary files.
@@ -183,12 +206,12 @@ Result<TokenizerParts> read_parts(const fs::path& folder, const Companions& file
   }
   if (has("tokenizer.model")) {
     IMPETUS_TRY(const auto bytes, read_file(used));
-    return parse_sentencepiece_model(bytes);
+    return with_no_others(parse_sentencepiece_model(bytes), files);
   }
   if (has("vocab.txt")) {
     IMPETUS_TRY(const auto text, read_file(used));
     IMPETUS_TRY(const auto lowercase, bool_field(files.tokenizer_config, "do_lower_case"));
-    return parse_vocab_txt(text, lowercase.value_or(true));
+    return with_no_others(parse_vocab_txt(text, lowercase.value_or(true)), files);
   }
   used = folder;
   return error(ErrorCode::not_found,
@@ -214,8 +237,9 @@ Result<TokenizerParts> parse_vocab_txt(std::string_view text, bool lowercase) {
   parts.literal.resize(pieces.size());
   auto& special = parts.special;
   for (const auto& [name, slot] :
-       {std::pair{"[UNK]", &special.unk}, std::pair{"[CLS]", &special.cls}, std::pair{"[SEP]", &special.sep},
-        std::pair{"[PAD]", &special.pad}, std::pair{"[MASK]", &special.mask}}) {
+       {std::pair{"[UNK]", &special.unk}, std::pair{"[CLS]", &special.cls},
+        std::pair{"[SEP]", &special.sep}, std::pair{"[PAD]", &special.pad},
+        std::pair{"[MASK]", &special.mask}}) {
     const TokenId id = parts.vocabulary.find(name);
     if (id < 0) {
       if (slot == &special.pad || slot == &special.mask) continue;
@@ -275,7 +299,8 @@ Result<TokenizerParts> parse_vocab_and_merges(const json::value& vocab, std::str
   json::array added_json;
   std::vector<AddedToken> tokens = added;
   if (tokens.empty() && vocab.is_object()) {
-    if (const json::value* id = section(vocab.get_object(), "<|endoftext|>"); id && id->is_int64()) {
+    if (const json::value* id = section(vocab.get_object(), "<|endoftext|>");
+        id && id->is_int64()) {
       AddedToken end;
       end.id = static_cast<TokenId>(std::clamp<int64_t>(id->get_int64(), 0, vocabulary_size_max));
       end.content = "<|endoftext|>";
@@ -294,8 +319,8 @@ Result<TokenizerParts> parse_vocab_and_merges(const json::value& vocab, std::str
   }
   json::object document{
       {"added_tokens", std::move(added_json)},
-      {"pre_tokenizer",
-       json::object{{"type", "Sequence"}, {"pretokenizers", json::array{std::move(split), byte_level}}}},
+      {"pre_tokenizer", json::object{{"type", "Sequence"},
+                                     {"pretokenizers", json::array{std::move(split), byte_level}}}},
       {"decoder", byte_level},
       {"model", json::object{{"type", "BPE"}, {"vocab", vocab}, {"merges", std::move(pairs)}}}};
   if (pattern == WordPattern::qwen2) document["normalizer"] = json::object{{"type", "NFC"}};

@@ -8,7 +8,14 @@
 namespace impetus {
 namespace {
 
-enum TokenType : int64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+enum TokenType : int64_t {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
 
 constexpr std::string_view space_mark = "\xE2\x96\x81";
 
@@ -142,11 +149,13 @@ Result<void> read_byte_level(const Source& source, TokenizerParts& parts) {
   std::vector<std::pair<std::string_view, std::string_view>> merges;
   merges.reserve(lines->size());
   for (size_t i = 0; i < lines->size(); ++i) {
-    // A piece may begin with a space of its own in old files: the separator is never the first byte.
+    // A piece may begin with a space of its own in old files: the separator is never the first
+    // byte.
     const std::string_view line = (*lines)[i];
     const size_t space = line.find(' ', 1);
     if (space == std::string_view::npos || space + 1 == line.size()) {
-      return error(ErrorCode::corrupt, "tokenizer.ggml.merges[{}]: \"{}\" is not two pieces", i, line);
+      return error(ErrorCode::corrupt, "tokenizer.ggml.merges[{}]: \"{}\" is not two pieces", i,
+                   line);
     }
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
@@ -170,9 +179,11 @@ Result<void> read_byte_level(const Source& source, TokenizerParts& parts) {
 
 Result<void> read_sentencepiece(const Source& source, TokenizerParts& parts) {
   parts.kind = kind_sentencepiece;
-  IMPETUS_TRY(const bool collapse, source.boolean("tokenizer.ggml.remove_extra_whitespaces", false));
+  IMPETUS_TRY(const bool collapse,
+              source.boolean("tokenizer.ggml.remove_extra_whitespaces", false));
   if (collapse) {
-    return error(ErrorCode::unsupported, "tokenizer.ggml.remove_extra_whitespaces is not supported");
+    return error(ErrorCode::unsupported,
+                 "tokenizer.ggml.remove_extra_whitespaces is not supported");
   }
   IMPETUS_TRY(const auto* scores, source.file.numbers("tokenizer.ggml.scores"));
   const auto size = static_cast<size_t>(parts.vocabulary.size());
@@ -197,7 +208,8 @@ Result<void> read_sentencepiece(const Source& source, TokenizerParts& parts) {
     const TokenType type = source.type(id);
     mergeable[id] = type != control && type != unknown && type != byte &&
                     !parts.vocabulary.piece(static_cast<TokenId>(id)).empty();
-    if (mergeable[id] || type == byte) pieces[id] = parts.vocabulary.piece(static_cast<TokenId>(id));
+    if (mergeable[id] || type == byte)
+      pieces[id] = parts.vocabulary.piece(static_cast<TokenId>(id));
     if (type == unknown && !parts.special.unk) parts.special.unk = static_cast<TokenId>(id);
   }
   Bpe::Options options;
@@ -227,7 +239,8 @@ Result<void> read_wordpiece(const Source& source, TokenizerParts& parts) {
 
   Normalizer::Bert bert;
   IMPETUS_TRY(bert.lowercase, source.boolean("tokenizer.ggml.normalizer.lowercase", true));
-  IMPETUS_TRY(bert.strip_accents, source.boolean("tokenizer.ggml.normalizer.strip_accents", bert.lowercase));
+  IMPETUS_TRY(bert.strip_accents,
+              source.boolean("tokenizer.ggml.normalizer.strip_accents", bert.lowercase));
   parts.normalizer.steps.push_back(bert);
   parts.pre_tokenizer.steps.push_back(P::Bert{});
   parts.decoder.style = TokenDecoder::Style::wordpiece;
@@ -253,7 +266,9 @@ Result<void> read_wordpiece(const Source& source, TokenizerParts& parts) {
 Result<TokenizerParts> parse(const GgufFile& file) {
   Source source{file, {}};
   IMPETUS_TRY(const auto model, file.string("tokenizer.ggml.model"));
-  if (!model) return error(ErrorCode::not_found, "tokenizer.ggml.model is missing: the file has no tokenizer");
+  if (!model)
+    return error(ErrorCode::not_found,
+                 "tokenizer.ggml.model is missing: the file has no tokenizer");
   if (*model != "gpt2" && *model != "llama" && *model != "bert") {
     return error(ErrorCode::unsupported,
                  "tokenizer.ggml.model \"{}\" is not supported (gpt2, llama and bert are)", *model);

@@ -26,7 +26,8 @@ void expect_pairs(const Tokenizer& tokenizer, const fs::path& inputs, const fs::
     std::vector<TokenId> expected;
     std::istringstream numbers(lines[i]);
     for (TokenId id; numbers >> id;) expected.push_back(id);
-    EXPECT_EQ(tokenizer.encode(texts[i]), expected) << inputs << " case " << i << ": \"" << texts[i] << '"';
+    EXPECT_EQ(tokenizer.encode(texts[i]), expected)
+        << inputs << " case " << i << ": \"" << texts[i] << '"';
   }
 }
 
@@ -43,8 +44,8 @@ TEST_P(GgufPairs, IdsAreExact) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Vocabularies, GgufPairs,
-                         ::testing::Values("llama-spm", "gpt-2", "bert-bge", "falcon", "mpt", "refact",
-                                           "deepseek-coder"),
+                         ::testing::Values("llama-spm", "gpt-2", "bert-bge", "falcon", "mpt",
+                                           "refact", "deepseek-coder"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -96,7 +97,8 @@ TEST(TokenizerGolden, BaichuanLoadsAndComesBack) {
 void expect_multilingual(const Tokenizer& tokenizer, const char* name, bool decodes_exactly) {
   const auto folder = tokenizer_data() / "multilingual";
   const auto inputs = read_json_file((folder / "inputs.json").string());
-  const auto golden = read_json_file((folder / (std::string(name) + "_multilingual.json")).string());
+  const auto golden =
+      read_json_file((folder / (std::string(name) + "_multilingual.json")).string());
   ASSERT_TRUE(inputs.ok() && golden.ok());
   const auto& entries = golden->at("entries").as_array();
   ASSERT_EQ(entries.size(), inputs->as_array().size());
@@ -110,7 +112,8 @@ void expect_multilingual(const Tokenizer& tokenizer, const char* name, bool deco
     EXPECT_EQ(ids, expected) << name << " case " << i << ": " << text;
     if (!decodes_exactly) continue;
     EXPECT_EQ(tokenizer.decode(expected), entries[i].at("decoded_skip_special").as_string()) << i;
-    EXPECT_EQ(tokenizer.decode(expected, true), entries[i].at("decoded_with_special").as_string()) << i;
+    EXPECT_EQ(tokenizer.decode(expected, true), entries[i].at("decoded_with_special").as_string())
+        << i;
   }
 }
 
@@ -150,12 +153,14 @@ TEST(TokenizerGolden, TinyCases) {
   for (const auto& [kind, value] : document->as_object()) {
     const std::string name(value.at("tokenizer").as_string());
     const TemporaryFolder folder;
-    folder.copy(tokenizer_data() / name, name.ends_with(".model") ? "tokenizer.model" : "tokenizer.json");
+    folder.copy(tokenizer_data() / name,
+                name.ends_with(".model") ? "tokenizer.model" : "tokenizer.json");
     const auto loaded = load_tokenizer(folder.path());
     if (kind == "unigram" || kind == "spm_model" || kind == "spm_bytefallback") {
       ASSERT_FALSE(loaded.ok()) << kind;
       EXPECT_EQ(loaded.error().code, ErrorCode::unsupported);
-      EXPECT_TRUE(loaded.error().message.find("nigram") != std::string::npos) << loaded.error().message;
+      EXPECT_TRUE(loaded.error().message.find("nigram") != std::string::npos)
+          << loaded.error().message;
       continue;
     }
     ASSERT_TRUE(loaded.ok()) << kind << ": " << loaded.error().message;
@@ -164,10 +169,34 @@ TEST(TokenizerGolden, TinyCases) {
       const std::string text(entry.at("text").as_string());
       const auto expected = json::value_to<std::vector<TokenId>>(entry.at("ids"));
       EXPECT_EQ((*loaded)->encode(text, {.parse_special = true}), expected) << kind << ": " << text;
-      EXPECT_EQ((*loaded)->decode(expected), entry.at("decoded").as_string()) << kind << ": " << text;
+      EXPECT_EQ((*loaded)->decode(expected), entry.at("decoded").as_string())
+          << kind << ": " << text;
     }
   }
   EXPECT_EQ(kinds, 15);
+}
+
+// tests/golden/make_tokenizer_cases.py made them with Hugging Face tokenizers 0.23.3.
+TEST(TokenizerGolden, EveryShapeOfTokenizerJson) {
+  const auto document =
+      read_json_file(std::string(IMPETUS_SOURCE_DIR) + "/tests/golden/tokenizer_cases.json");
+  ASSERT_TRUE(document.ok()) << document.error().message;
+  ASSERT_GE(document->as_array().size(), 25u);
+  for (const auto& entry : document->as_array()) {
+    const std::string name(entry.at("name").as_string());
+    const TemporaryFolder folder;
+    folder.write("tokenizer.json", json::serialize(entry.at("tokenizer")));
+    const auto tokenizer = must(load_tokenizer(folder.path()));
+    ASSERT_TRUE(tokenizer) << name;
+    for (const auto& example : entry.at("examples").as_array()) {
+      const std::string text(example.at("text").as_string());
+      const auto expected = json::value_to<std::vector<TokenId>>(example.at("ids"));
+      EXPECT_EQ(tokenizer->encode(text, {.add_special = true, .parse_special = true}), expected)
+          << name << ": " << text;
+      EXPECT_EQ(tokenizer->decode(expected), example.at("decoded").as_string())
+          << name << ": " << text;
+    }
+  }
 }
 
 TEST(TokenizerGolden, TinyStories) {

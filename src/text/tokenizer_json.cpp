@@ -45,7 +45,8 @@ Result<std::vector<AddedToken>> read_added_tokens(const json::value* value) {
       AddedToken token;
       IMPETUS_TRY(const auto id, int_field(*object, "id"));
       if (!id || *id < 0 || *id >= vocabulary_size_max) {
-        return error(ErrorCode::corrupt, "its id is missing or outside 0 to {}", vocabulary_size_max - 1);
+        return error(ErrorCode::corrupt, "its id is missing or outside 0 to {}",
+                     vocabulary_size_max - 1);
       }
       token.id = static_cast<TokenId>(*id);
       IMPETUS_TRY(token.content, text_of(*object, "content"));
@@ -79,7 +80,8 @@ Result<Entries> read_vocab(const json::value* value) {
   for (const auto& [piece, id] : value->get_object()) {
     const std::string_view name(piece.data(), piece.size());
     if (!id.is_int64()) {
-      return error(ErrorCode::corrupt, "model.vocab: the id of \"{}\" is not an integer that fits", name);
+      return error(ErrorCode::corrupt, "model.vocab: the id of \"{}\" is not an integer that fits",
+                   name);
     }
     entries.emplace_back(name, id.get_int64());
   }
@@ -87,7 +89,8 @@ Result<Entries> read_vocab(const json::value* value) {
 }
 
 // Merges are written "left right" or ["left", "right"].
-Result<std::vector<std::pair<std::string_view, std::string_view>>> read_merges(const json::value* value) {
+Result<std::vector<std::pair<std::string_view, std::string_view>>> read_merges(
+    const json::value* value) {
   std::vector<std::pair<std::string_view, std::string_view>> merges;
   if (value == nullptr || !value->is_array()) {
     return error(ErrorCode::corrupt, "model.merges must be an array");
@@ -126,7 +129,8 @@ Result<TokenId> unknown_token(const json::object& model, const Vocabulary& vocab
   IMPETUS_TRY(const auto text, string_field(model, "unk_token"));
   if (!text) return TokenId{-1};
   const TokenId id = vocabulary.find(*text);
-  if (id < 0) return error(ErrorCode::corrupt, "model.unk_token \"{}\" is not in the vocabulary", *text);
+  if (id < 0)
+    return error(ErrorCode::corrupt, "model.unk_token \"{}\" is not in the vocabulary", *text);
   return id;
 }
 
@@ -169,9 +173,11 @@ Result<void> read_bpe(const json::object& model, const Entries& entries, Tokeniz
   return {};
 }
 
-Result<void> read_wordpiece(const json::object& model, const Entries& entries, TokenizerParts& parts) {
+Result<void> read_wordpiece(const json::object& model, const Entries& entries,
+                            TokenizerParts& parts) {
   if (parts.byte_level) {
-    return error(ErrorCode::unsupported, "a ByteLevel pre_tokenizer before WordPiece is not supported");
+    return error(ErrorCode::unsupported,
+                 "a ByteLevel pre_tokenizer before WordPiece is not supported");
   }
   IMPETUS_TRY(const auto prefix, string_field(model, "continuing_subword_prefix"));
   const std::string continuation = prefix.value_or("##");
@@ -207,7 +213,8 @@ Result<TokenizerParts> parse_tokenizer_json(const json::value& document) {
     IMPETUS_TRY(type, type_of(*model, "model"));
   }
   if (type != "BPE" && type != "WordPiece") {
-    return error(ErrorCode::unsupported, "model type \"{}\" is not supported (BPE and WordPiece are)", type);
+    return error(ErrorCode::unsupported,
+                 "model type \"{}\" is not supported (BPE and WordPiece are)", type);
   }
 
   TokenizerParts parts;

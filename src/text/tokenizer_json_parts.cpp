@@ -14,7 +14,8 @@ Error unsupported(std::string_view section_name, std::string_view type) {
 
 Result<const json::array*> list_of(const json::object& object, std::string_view key) {
   const json::value* value = section(object, key);
-  if (value == nullptr || !value->is_array()) return error(ErrorCode::corrupt, "\"{}\" must be an array", key);
+  if (value == nullptr || !value->is_array())
+    return error(ErrorCode::corrupt, "\"{}\" must be an array", key);
   return &value->get_array();
 }
 
@@ -35,7 +36,8 @@ Result<Pattern> read_pattern(const json::object& object) {
   } else if (expression) {
     IMPETUS_TRY(result.regex, Regex::compile(*expression));
   } else {
-    return error(ErrorCode::corrupt, "\"pattern\" has neither a String that is not empty nor a Regex");
+    return error(ErrorCode::corrupt,
+                 "\"pattern\" has neither a String that is not empty nor a Regex");
   }
   return result;
 }
@@ -72,7 +74,8 @@ Result<void> add_normalizer(const json::value& value, Normalizer& out, int depth
   } else if (type == "Replace") {
     IMPETUS_TRY(auto pattern, read_pattern(*object));
     IMPETUS_TRY(auto content, text_of(*object, "content"));
-    out.steps.push_back(N::Replace{std::move(pattern.literal), std::move(pattern.regex), std::move(content)});
+    out.steps.push_back(
+        N::Replace{std::move(pattern.literal), std::move(pattern.regex), std::move(content)});
   } else if (type == "Strip") {
     N::Strip strip;
     IMPETUS_TRY(strip.left, flag(*object, "strip_left", true));
@@ -123,14 +126,17 @@ Result<PreTokenizer::Step> read_metaspace(const json::object& object) {
   PreTokenizer::Metaspace step;
   IMPETUS_TRY(const auto replacement, string_field(object, "replacement"));
   step.replacement = replacement.value_or("\xE2\x96\x81");
-  if (step.replacement.empty()) return error(ErrorCode::corrupt, "Metaspace: \"replacement\" is empty");
+  if (step.replacement.empty())
+    return error(ErrorCode::corrupt, "Metaspace: \"replacement\" is empty");
   IMPETUS_TRY(const auto scheme, string_field(object, "prepend_scheme"));
   IMPETUS_TRY(const auto legacy, bool_field(object, "add_prefix_space"));
   if (scheme) {
     if (*scheme != "always" && *scheme != "first" && *scheme != "never") {
       return unsupported("Metaspace prepend_scheme", *scheme);
     }
-    step.prepend = *scheme == "always" ? Prepend::always : *scheme == "first" ? Prepend::first : Prepend::never;
+    step.prepend = *scheme == "always"  ? Prepend::always
+                   : *scheme == "first" ? Prepend::first
+                                        : Prepend::never;
   } else if (legacy) {
     step.prepend = *legacy ? Prepend::always : Prepend::never;
   }
@@ -148,9 +154,11 @@ Result<void> add_pre_tokenizer(const json::value& value, PreTokenizerSection& ou
     for (const auto& entry : *list) IMPETUS_CHECK(add_pre_tokenizer(entry, out, depth + 1));
     return {};
   }
-  if (steps.size() >= 16) return error(ErrorCode::unsupported, "more than 16 pre_tokenizer steps are not supported");
+  if (steps.size() >= 16)
+    return error(ErrorCode::unsupported, "more than 16 pre_tokenizer steps are not supported");
   if (type == "ByteLevel") {
-    if (out.byte_level) return error(ErrorCode::unsupported, "two ByteLevel pre_tokenizers are not supported");
+    if (out.byte_level)
+      return error(ErrorCode::unsupported, "two ByteLevel pre_tokenizers are not supported");
     P::ByteLevel step;
     IMPETUS_TRY(step.add_prefix_space, flag(*object, "add_prefix_space", true));
     IMPETUS_TRY(step.use_regex, flag(*object, "use_regex", true));
@@ -161,8 +169,8 @@ Result<void> add_pre_tokenizer(const json::value& value, PreTokenizerSection& ou
     steps.push_back(std::move(step));
   } else if (type == "Digits") {
     IMPETUS_TRY(const bool individual, flag(*object, "individual_digits", false));
-    steps.push_back(P::Characters{unicode::number, false,
-                                  individual ? SplitBehavior::isolated : SplitBehavior::contiguous});
+    steps.push_back(P::Characters{
+        unicode::number, false, individual ? SplitBehavior::isolated : SplitBehavior::contiguous});
   } else if (type == "Punctuation") {
     P::Characters step{unicode::punctuation, true, SplitBehavior::isolated};
     IMPETUS_TRY(step.behavior, read_behavior(*object, SplitBehavior::isolated));
@@ -174,7 +182,8 @@ Result<void> add_pre_tokenizer(const json::value& value, PreTokenizerSection& ou
   } else if (type == "BertPreTokenizer") {
     steps.push_back(P::Bert{});
   } else if (type == "Metaspace") {
-    if (out.byte_level) return error(ErrorCode::unsupported, "Metaspace after ByteLevel is not supported");
+    if (out.byte_level)
+      return error(ErrorCode::unsupported, "Metaspace after ByteLevel is not supported");
     IMPETUS_TRY(auto step, read_metaspace(*object));
     steps.push_back(std::move(step));
   } else {
@@ -199,23 +208,27 @@ Result<void> flatten(const json::value& value, DecoderSteps& out, int depth) {
   return {};
 }
 
-Result<void> add_decoder(const json::object& object, const std::string& type, bool fused, TokenDecoder& out) {
+Result<void> add_decoder(const json::object& object, const std::string& type, bool fused,
+                         TokenDecoder& out) {
   using Style = TokenDecoder::Style;
   if (type == "Replace") {
     const json::value* value = section(object, "pattern");
-    if (value == nullptr) return error(ErrorCode::corrupt, "decoder Replace: \"pattern\" is missing");
+    if (value == nullptr)
+      return error(ErrorCode::corrupt, "decoder Replace: \"pattern\" is missing");
     IMPETUS_TRY(const auto* pattern, as_object(*value, "decoder Replace: pattern"));
     if (section(*pattern, "Regex")) return unsupported("decoder", "Replace with a Regex");
     IMPETUS_TRY(auto what, text_of(*pattern, "String"));
     IMPETUS_TRY(auto with, text_of(object, "content"));
     if (what.empty()) return error(ErrorCode::corrupt, "decoder Replace: the pattern is empty");
-    if (out.byte_fallback || fused) return unsupported("decoder", "Replace after ByteFallback or Fuse");
+    if (out.byte_fallback || fused)
+      return unsupported("decoder", "Replace after ByteFallback or Fuse");
     out.replacements.emplace_back(std::move(what), std::move(with));
   } else if (type == "Metaspace") {
     IMPETUS_TRY(const auto step, read_metaspace(object));
     const auto& metaspace = std::get<PreTokenizer::Metaspace>(step);
     out.replacements.emplace_back(metaspace.replacement, " ");
-    if (metaspace.prepend != PreTokenizer::Metaspace::Prepend::never) out.first_without = metaspace.replacement;
+    if (metaspace.prepend != PreTokenizer::Metaspace::Prepend::never)
+      out.first_without = metaspace.replacement;
   } else if (type == "ByteFallback") {
     out.byte_fallback = true;
   } else if (type == "Strip") {
@@ -248,18 +261,21 @@ Result<Surround> read_template(const json::object& object, const Vocabulary& voc
       continue;
     }
     const json::value* special = section(*piece, "SpecialToken");
-    if (special == nullptr) return error(ErrorCode::corrupt, "TemplateProcessing: single has an unknown entry");
+    if (special == nullptr)
+      return error(ErrorCode::corrupt, "TemplateProcessing: single has an unknown entry");
     IMPETUS_TRY(const auto* named, as_object(*special, "TemplateProcessing: SpecialToken"));
     IMPETUS_TRY(const auto name, text_of(*named, "id"));
     auto& side = met_text ? around.suffix : around.prefix;
-    const json::value* known = specials && specials->is_object() ? section(specials->get_object(), name) : nullptr;
+    const json::value* known =
+        specials && specials->is_object() ? section(specials->get_object(), name) : nullptr;
     if (known == nullptr || !known->is_object()) {
       return error(ErrorCode::corrupt, "TemplateProcessing: special_tokens lacks \"{}\"", name);
     }
     IMPETUS_TRY(const auto* ids, list_of(known->get_object(), "ids"));
     for (const auto& id : *ids) {
       if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() >= vocabulary.size()) {
-        return error(ErrorCode::corrupt, "TemplateProcessing: an id of \"{}\" is outside the vocabulary", name);
+        return error(ErrorCode::corrupt,
+                     "TemplateProcessing: an id of \"{}\" is outside the vocabulary", name);
       }
       side.push_back(static_cast<TokenId>(id.get_int64()));
     }
@@ -269,7 +285,8 @@ Result<Surround> read_template(const json::object& object, const Vocabulary& voc
 }
 
 // ["[SEP]", 102]
-Result<TokenId> read_pair(const json::object& object, std::string_view key, const Vocabulary& vocabulary) {
+Result<TokenId> read_pair(const json::object& object, std::string_view key,
+                          const Vocabulary& vocabulary) {
   const json::value* value = section(object, key);
   if (value == nullptr || !value->is_array() || value->get_array().size() != 2 ||
       !value->get_array()[1].is_int64()) {
@@ -277,13 +294,14 @@ Result<TokenId> read_pair(const json::object& object, std::string_view key, cons
   }
   const int64_t id = value->get_array()[1].get_int64();
   if (id < 0 || id >= vocabulary.size()) {
-    return error(ErrorCode::corrupt, "post_processor: \"{}\" has the id {}, outside the vocabulary", key, id);
+    return error(ErrorCode::corrupt, "post_processor: \"{}\" has the id {}, outside the vocabulary",
+                 key, id);
   }
   return static_cast<TokenId>(id);
 }
 
-Result<void> add_post_processor(const json::value& value, const Vocabulary& vocabulary, Surround& out,
-                                bool& done, int depth) {
+Result<void> add_post_processor(const json::value& value, const Vocabulary& vocabulary,
+                                Surround& out, bool& done, int depth) {
   IMPETUS_TRY(const auto* object, as_object(value, "post_processor"));
   IMPETUS_TRY(const std::string type, type_of(*object, "post_processor"));
   if (type == "ByteLevel") return {};  // moves offsets only
@@ -322,7 +340,8 @@ Result<PreTokenizerSection> read_pre_tokenizer(const json::value* value) {
   // Words are bytes at the end anyway: a last ByteLevel need not spell them.
   auto& steps = section_read.steps.steps;
   if (!steps.empty()) {
-    if (const auto* last = std::get_if<PreTokenizer::ByteLevel>(&steps.back()); last && !last->add_prefix_space) {
+    if (const auto* last = std::get_if<PreTokenizer::ByteLevel>(&steps.back());
+        last && !last->add_prefix_space) {
       const bool use_regex = last->use_regex;
       steps.pop_back();
       if (use_regex) steps.push_back(PreTokenizer::Words{WordPattern::gpt2});
@@ -343,7 +362,8 @@ Result<TokenDecoder> read_decoder(const json::value* value) {
     IMPETUS_TRY(const std::string type, type_of(*object, "decoder"));
     if (type == "ByteLevel" || type == "WordPiece") {
       if (steps.list.size() != 1) return unsupported("decoder", type + " in a Sequence");
-      decoder.style = type == "ByteLevel" ? TokenDecoder::Style::byte_level : TokenDecoder::Style::wordpiece;
+      decoder.style =
+          type == "ByteLevel" ? TokenDecoder::Style::byte_level : TokenDecoder::Style::wordpiece;
       IMPETUS_TRY(const auto prefix, string_field(*object, "prefix"));
       decoder.continuation = prefix.value_or("##");
       IMPETUS_TRY(decoder.cleanup, flag(*object, "cleanup", true));

@@ -1,5 +1,6 @@
 // What must hold for any text: round trips, streaming, threads, time on hostile input.
-#include <chrono>
+#include <time.h>
+
 #include <functional>
 #include <thread>
 
@@ -66,15 +67,18 @@ TEST(TokenizerProperty, StreamedBytesSumToTheDecodedText) {
     for (int round = 0; round < 500; ++round) {
       std::vector<TokenId> ids(random() % 20);
       for (TokenId& id : ids) {
-        id = static_cast<TokenId>(random() % (static_cast<uint64_t>(tokenizer->vocab_size()) + 3)) - 1;
+        id = static_cast<TokenId>(random() % (static_cast<uint64_t>(tokenizer->vocab_size()) + 3)) -
+             1;
       }
       for (const bool special : {false, true}) {
         // The first visible token loses what decode() drops in front; the others add token_bytes.
         std::string sum;
         bool first = true;
         for (const TokenId id : ids) {
-          const bool visible = id >= 0 && id < tokenizer->vocab_size() && (special || !tokenizer->is_control(id));
-          sum += first && visible ? tokenizer->decode(std::span(&id, 1), special) : tokenizer->token_bytes(id, special);
+          const bool visible =
+              id >= 0 && id < tokenizer->vocab_size() && (special || !tokenizer->is_control(id));
+          sum += first && visible ? tokenizer->decode(std::span(&id, 1), special)
+                                  : tokenizer->token_bytes(id, special);
           if (visible) first = false;
         }
         ASSERT_EQ(sum, tokenizer->decode(ids, special)) << model.name << " round " << round;
@@ -104,7 +108,8 @@ TEST(TokenizerProperty, PiecesAreFound) {
 TEST(TokenizerProperty, LongWordsMergeAsTheDefinitionSays) {
   IMPETUS_NEED_DATA(tokenizer_data() / "gpt2");
   const auto tokenizer = load_gpt2();
-  const auto source = read_vocab_and_merges(tokenizer_data() / "gpt2" / "vocab.json", tokenizer_data() / "gpt2" / "merges.txt");
+  const auto source = read_vocab_and_merges(tokenizer_data() / "gpt2" / "vocab.json",
+                                            tokenizer_data() / "gpt2" / "merges.txt");
   std::map<std::pair<std::string, std::string>, size_t> ranks;
   for (size_t i = 0; i < source.merges.size(); ++i) {
     const size_t space = source.merges[i].find(' ');
@@ -151,7 +156,8 @@ TEST(TokenizerProperty, ThreadsGetTheSameIds) {
         for (size_t k = 0; k < texts.size() * 3; ++k) {
           const size_t i = (k * 7 + t * 13) % texts.size();
           const auto ids = tokenizer->encode(texts[i]);
-          if (ids != expected[i] || tokenizer->decode(ids) != tokenizer->decode(expected[i])) ++wrong[t];
+          if (ids != expected[i] || tokenizer->decode(ids) != tokenizer->decode(expected[i]))
+            ++wrong[t];
         }
       });
     }
@@ -160,27 +166,49 @@ TEST(TokenizerProperty, ThreadsGetTheSameIds) {
   }
 }
 
-// Text that makes a careless implementation quadratic. Near-linear ones need well under a second.
-TEST(TokenizerProperty, AMegabyteOfHostileTextIsFast) {
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// Text that makes a careless implementation quadratic: then it needs minutes, else well under a
+// second of processor time.
+TEST(TokenizerProperty, HostileTextIsFast) {
   const auto repeated = [](std::string_view unit) {
     std::string text;
-    while (text.size() < (1u << 20)) text += unit;
+    while (text.size() < (1u << 18)) text += unit;
     return text;
   };
   const std::string texts[] = {
-      repeated("a"), repeated(" "), repeated("\n"), repeated("A"), repeated("0"), repeated("'"),
-      repeated("\xE2\x96\x81"), repeated("\xCC\x95\xCC\x80"), repeated("\xF0\x9F\x98\x80"), repeated("\xFF"),
-      repeated("<|"), repeated("ab"), repeated(" \n"), repeated("<"), repeated("\xE4\xBD\xA0"),
-      repeated("\xC2\xA0"), repeated("!"), "\n" + repeated(" ") + "x", repeated("[CLS]"),
+      repeated("a"),
+      repeated(" "),
+      repeated("\n"),
+      repeated("A"),
+      repeated("0"),
+      repeated("'"),
+      repeated("\xE2\x96\x81"),
+      repeated("\xCC\x95\xCC\x80"),
+      repeated("\xF0\x9F\x98\x80"),
+      repeated("\xFF"),
+      repeated("<|"),
+      repeated("ab"),
+      repeated(" \n"),
+      repeated("<"),
+      repeated("\xE4\xBD\xA0"),
+      repeated("\xC2\xA0"),
+      repeated("!"),
+      "\n" + repeated(" ") + "x",
+      repeated("[CLS]"),
   };
   for (const auto& model : all_models) {
     IMPETUS_NEED_DATA(tokenizer_data() / model.needs);
     const auto tokenizer = model.load();
     for (const auto& text : texts) {
-      const auto start = std::chrono::steady_clock::now();
+      const double start = thread_seconds();
       const auto ids = tokenizer->encode(text, {.add_special = true, .parse_special = true});
-      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-      EXPECT_LT(taken.count(), 5.0) << model.name << ": \"" << text.substr(0, 8) << "...\"";
+      EXPECT_LT(thread_seconds() - start, 5.0)
+          << model.name << ": \"" << text.substr(0, 8) << "...\"";
       EXPECT_FALSE(ids.empty());
     }
   }

@@ -39,15 +39,20 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const fs::path& path() const { return path_; }
   void write(const std::string& name, std::string_view text) const {
-    std::ofstream(path_ / name, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
+    std::ofstream(path_ / name, std::ios::binary)
+        .write(text.data(), static_cast<std::streamsize>(text.size()));
   }
-  void copy(const fs::path& from, const std::string& name) const { fs::copy_file(from, path_ / name); }
+  void copy(const fs::path& from, const std::string& name) const {
+    fs::copy_file(from, path_ / name);
+  }
 
  private:
   fs::path path_;
 };
 
-inline fs::path tokenizer_data() { return test_data() / "tokenizers"; }
+inline fs::path tokenizer_data() {
+  return test_data() / "tokenizers";
+}
 
 inline std::string read_text(const fs::path& path) {
   auto text = read_file(path);
@@ -91,7 +96,9 @@ class GgufBytes {
   void numbers(std::string_view key, const std::vector<float>& values) { array(key, 6, values); }
   std::string bytes() const {
     std::string out = "GGUF";
-    const auto put = [&](auto value) { out.append(reinterpret_cast<const char*>(&value), sizeof value); };
+    const auto put = [&](auto value) {
+      out.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
     put(uint32_t{3});
     put(uint64_t{0});
     put(keys_);
@@ -151,8 +158,9 @@ inline std::unique_ptr<Tokenizer> load_gpt2() {
 }
 inline std::unique_ptr<Tokenizer> load_qwen2() {
   const auto data = tokenizer_data() / "qwen2.5";
-  return load_files({{data / "vocab.json", "vocab.json"}, {data / "merges.txt", "merges.txt"}},
-                    {{"tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>",
+  return load_files(
+      {{data / "vocab.json", "vocab.json"}, {data / "merges.txt", "merges.txt"}},
+      {{"tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>",
                       "add_bos_token": false, "added_tokens_decoder": {
                       "151643": {"content": "<|endoftext|>", "special": true},
                       "151644": {"content": "<|im_start|>", "special": true},
@@ -194,7 +202,8 @@ inline GgufBytes llama3_gguf() {
   std::vector<int32_t> types(source.pieces.size(), 1);
   source.pieces.resize(128256);
   types.resize(128256, 3);
-  for (size_t id = 128000; id < 128256; ++id) source.pieces[id] = "<|reserved_" + std::to_string(id) + "|>";
+  for (size_t id = 128000; id < 128256; ++id)
+    source.pieces[id] = "<|reserved_" + std::to_string(id) + "|>";
   source.pieces[128000] = "<|begin_of_text|>";
   source.pieces[128001] = "<|end_of_text|>";
   source.pieces[128009] = "<|eot_id|>";
@@ -237,24 +246,29 @@ inline void append_utf8(std::string& out, uint32_t code) {
 }
 
 inline uint32_t random_code(std::mt19937_64& random) {
-  static constexpr std::string_view common = "  \n\r\t'sStTrRvVeElLmMdD.,!?-_/0123456789abcxyzABC\"";
+  static constexpr std::string_view common =
+      "  \n\r\t'sStTrRvVeElLmMdD.,!?-_/0123456789abcxyzABC\"";
   switch (random() % 8) {
     case 0:
     case 1:
     case 2:
-    case 3: return static_cast<uint8_t>(common[random() % common.size()]);
-    case 4: return static_cast<uint32_t>(0x80 + random() % 0x780);
+    case 3:
+      return static_cast<uint8_t>(common[random() % common.size()]);
+    case 4:
+      return static_cast<uint32_t>(0x80 + random() % 0x780);
     case 5: {
-      static constexpr uint32_t odd[] = {0x85, 0xA0, 0x17F, 0x130, 0x180E, 0x200B, 0x200D, 0x2028, 0x2029,
-                                         0x3000, 0x301, 0x345, 0x660, 0x96F, 0xB2, 0x2167, 0xFEFF, 0xFFFD,
-                                         0x4F60, 0xAC00, 0x1100, 0x1161, 0x1F600, 0x1F468, 0xFE0F, 0x212A};
+      static constexpr uint32_t odd[] = {0x85,   0xA0,    0x17F,   0x130,  0x180E, 0x200B, 0x200D,
+                                         0x2028, 0x2029,  0x3000,  0x301,  0x345,  0x660,  0x96F,
+                                         0xB2,   0x2167,  0xFEFF,  0xFFFD, 0x4F60, 0xAC00, 0x1100,
+                                         0x1161, 0x1F600, 0x1F468, 0xFE0F, 0x212A};
       return odd[random() % std::size(odd)];
     }
     case 6: {
       const auto code = static_cast<uint32_t>(0x800 + random() % 0xF800);
       return code >= 0xD800 && code < 0xE000 ? 0x4E00u : code;
     }
-    default: return static_cast<uint32_t>(0x10000 + random() % 0x22000);
+    default:
+      return static_cast<uint32_t>(0x10000 + random() % 0x22000);
   }
 }
 
@@ -262,7 +276,8 @@ inline std::string random_text(std::mt19937_64& random, size_t characters) {
   std::string text;
   while (characters > 0) {
     const uint32_t code = random_code(random);
-    for (size_t n = random() % 4 == 0 ? 1 + random() % 5 : 1; n > 0 && characters > 0; --n, --characters) {
+    for (size_t n = random() % 4 == 0 ? 1 + random() % 5 : 1; n > 0 && characters > 0;
+         --n, --characters) {
       append_utf8(text, code);
     }
   }

@@ -17,28 +17,47 @@ uint8_t compute_classes(uint32_t code) {
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: bits = letter | word; break;
-    case UTF8PROC_CATEGORY_MN: bits = mark | nonspacing | word; break;
+    case UTF8PROC_CATEGORY_LO:
+      bits = letter | word;
+      break;
+    case UTF8PROC_CATEGORY_MN:
+      bits = mark | nonspacing | word;
+      break;
     case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME: bits = mark | word; break;
+    case UTF8PROC_CATEGORY_ME:
+      bits = mark | word;
+      break;
     case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL: bits = number | word; break;
-    case UTF8PROC_CATEGORY_NO: bits = number; break;
-    case UTF8PROC_CATEGORY_PC: bits = punctuation | word; break;
+    case UTF8PROC_CATEGORY_NL:
+      bits = number | word;
+      break;
+    case UTF8PROC_CATEGORY_NO:
+      bits = number;
+      break;
+    case UTF8PROC_CATEGORY_PC:
+      bits = punctuation | word;
+      break;
     case UTF8PROC_CATEGORY_PD:
     case UTF8PROC_CATEGORY_PS:
     case UTF8PROC_CATEGORY_PE:
     case UTF8PROC_CATEGORY_PI:
     case UTF8PROC_CATEGORY_PF:
-    case UTF8PROC_CATEGORY_PO: bits = punctuation; break;
+    case UTF8PROC_CATEGORY_PO:
+      bits = punctuation;
+      break;
     case UTF8PROC_CATEGORY_ZS:
     case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: bits = space; break;
+    case UTF8PROC_CATEGORY_ZP:
+      bits = space;
+      break;
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO: bits = other; break;
-    default: break;
+    case UTF8PROC_CATEGORY_CO:
+      bits = other;
+      break;
+    default:
+      break;
   }
   if ((code >= 0x09 && code <= 0x0D) || code == 0x85) bits |= space;
   if (code == 0x200C || code == 0x200D) bits |= word;
@@ -130,8 +149,8 @@ size_t valid_prefix(std::string_view text) {
 
 void append(std::string& out, uint32_t code) {
   char bytes[4];
-  const auto n =
-      utf8proc_encode_char(static_cast<utf8proc_int32_t>(code), reinterpret_cast<utf8proc_uint8_t*>(bytes));
+  const auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code),
+                                      reinterpret_cast<utf8proc_uint8_t*>(bytes));
   out.append(bytes, static_cast<size_t>(n));
 }
 
@@ -174,7 +193,8 @@ bool is_surely_nfc(std::string_view text) {
                                              UTF8PROC_DECOMPOSE, &boundary);
       // Some are replaced for good (singletons): only what composes back may stay.
       if (n < 1 || n > 8 ||
-          utf8proc_normalize_utf32(parts, n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE)) != 1 ||
+          utf8proc_normalize_utf32(
+              parts, n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE)) != 1 ||
           parts[0] != static_cast<utf8proc_int32_t>(code)) {
         return false;
       }
@@ -188,8 +208,8 @@ std::string normalize(std::string_view text, Form form) {
   const bool compatible = form == Form::nfkc || form == Form::nfkd;
   if (is_ascii(text) || (form == Form::nfc && is_surely_nfc(text))) return std::string(text);
 
-  const auto options = static_cast<utf8proc_option_t>(
-      UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                      (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> codes;
   codes.reserve(text.size() + 16);
   int boundary = 0;
@@ -197,8 +217,8 @@ std::string normalize(std::string_view text, Form form) {
     const auto [code, bytes] = decode(p);
     p += bytes;
     utf8proc_int32_t parts[32];  // the longest decomposition in Unicode has 18
-    const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 32, options,
-                                           &boundary);
+    const auto n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 32, options, &boundary);
     if (n < 0 || n > 32) {
       codes.push_back(static_cast<utf8proc_int32_t>(code));
     } else {
@@ -220,11 +240,12 @@ std::string normalize(std::string_view text, Form form) {
     // Stable by (class, place): both packed above the code point, which has 21 bits.
     marks.clear();
     for (size_t k = i; k < j; ++k) {
-      marks.push_back(static_cast<uint64_t>(order(codes[k])) << 56 | static_cast<uint64_t>(k - i) << 21 |
-                      static_cast<uint64_t>(codes[k]));
+      marks.push_back(static_cast<uint64_t>(order(codes[k])) << 56 |
+                      static_cast<uint64_t>(k - i) << 21 | static_cast<uint64_t>(codes[k]));
     }
     std::sort(marks.begin(), marks.end());
-    for (size_t k = i; k < j; ++k) codes[k] = static_cast<utf8proc_int32_t>(marks[k - i] & 0x1FFFFF);
+    for (size_t k = i; k < j; ++k)
+      codes[k] = static_cast<utf8proc_int32_t>(marks[k - i] & 0x1FFFFF);
     i = j;
   }
   size_t count = codes.size();

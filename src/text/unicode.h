@@ -35,8 +35,8 @@ inline Decoded decode_before(const char* end) {
   return decode(p);
 }
 
-// Bytes of the longest valid prefix: text.size() where all of it is valid (no surrogates, no overlong
-// forms, nothing past U+10FFFF).
+// Bytes of the longest valid prefix: text.size() where all of it is valid (no surrogates, no
+// overlong forms, nothing past U+10FFFF).
 size_t valid_prefix(std::string_view text);
 
 void append(std::string& out, uint32_t code);
@@ -45,14 +45,14 @@ void append(std::string& out, uint32_t code);
 std::string repaired(std::string_view text);
 
 enum Class : uint8_t {
-  letter = 1,       // L*
-  number = 2,       // N*
-  space = 4,        // White_Space
-  mark = 8,         // M*
-  punctuation = 16, // P*
-  word = 32,        // \w: Alphabetic, M*, Nd, Pc, join controls
-  nonspacing = 64,  // Mn
-  other = 128,      // C*: control, format, surrogate, private use (not: unassigned)
+  letter = 1,        // L*
+  number = 2,        // N*
+  space = 4,         // White_Space
+  mark = 8,          // M*
+  punctuation = 16,  // P*
+  word = 32,         // \w: Alphabetic, M*, Nd, Pc, join controls
+  nonspacing = 64,   // Mn
+  other = 128,       // C*: control, format, surrogate, private use (not: unassigned)
 };
 
 // Bits of Class of every code point, in two stages: blocks of 256, equal blocks shared.
@@ -71,7 +71,9 @@ class ClassTable {
   std::vector<std::array<uint8_t, 256>> blocks_;
 };
 
-inline bool is(uint32_t code, uint8_t any_of) { return (ClassTable::get()(code) & any_of) != 0; }
+inline bool is(uint32_t code, uint8_t any_of) {
+  return (ClassTable::get()(code) & any_of) != 0;
+}
 
 // Full lower case of one code point without context, as Unicode's SpecialCasing says.
 void append_lower(std::string& out, uint32_t code);

@@ -1,5 +1,7 @@
 #include "text/vocabulary.h"
 
+#include <algorithm>
+
 namespace impetus {
 
 Result<Vocabulary> Vocabulary::build(const std::vector<std::string_view>& pieces) {
@@ -21,7 +23,8 @@ Result<Vocabulary> Vocabulary::build(const std::vector<std::string_view>& pieces
     size_t i = hash & mask;
     for (; vocabulary.slots_[i].id >= 0; i = (i + 1) & mask) {
       const Slot& other = vocabulary.slots_[i];
-      if (other.hash == static_cast<uint32_t>(hash >> 32) && vocabulary.piece(other.id) == pieces[id]) {
+      if (other.hash == static_cast<uint32_t>(hash >> 32) &&
+          vocabulary.piece(other.id) == pieces[id]) {
         return error(ErrorCode::corrupt, "piece \"{}\" occurs twice, as token {} and token {}",
                      pieces[id], other.id, id);
       }
@@ -46,10 +49,13 @@ TokenId Vocabulary::find(std::string_view piece) const {
 Result<std::vector<std::string_view>> by_id(
     const std::vector<std::pair<std::string_view, int64_t>>& entries) {
   int64_t size = 0;
+  // Holes are few in real files; one far id must not make us allocate for all those before it.
+  const int64_t end =
+      std::min(vocabulary_size_max, static_cast<int64_t>(entries.size()) * 8 + 65536);
   for (const auto& [piece, id] : entries) {
-    if (id < 0 || id >= vocabulary_size_max) {
-      return error(ErrorCode::corrupt, "piece \"{}\" has the id {}, outside 0 to {}", piece, id,
-                   vocabulary_size_max - 1);
+    if (id < 0 || id >= end) {
+      return error(ErrorCode::corrupt, "piece \"{}\" has the id {}, outside 0 to {} for {} pieces",
+                   piece, id, end - 1, entries.size());
     }
     size = std::max(size, id + 1);
   }
@@ -58,7 +64,8 @@ Result<std::vector<std::string_view>> by_id(
     auto& slot = pieces[static_cast<size_t>(id)];
     const std::string_view named = piece.data() == nullptr ? std::string_view("") : piece;
     if (slot.data() != nullptr && slot != named) {
-      return error(ErrorCode::corrupt, "pieces \"{}\" and \"{}\" both have the id {}", slot, piece, id);
+      return error(ErrorCode::corrupt, "pieces \"{}\" and \"{}\" both have the id {}", slot, piece,
+                   id);
     }
     slot = named;
   }

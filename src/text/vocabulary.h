@@ -59,8 +59,8 @@ class Vocabulary {
   std::vector<Slot> slots_;
 };
 
-// Puts (piece, id) pairs in order of id. Errors name the piece: negative or oversized ids, an id used
-// twice. Ids that nobody uses become holes.
+// Puts (piece, id) pairs in order of id. Errors name the piece: negative or oversized ids, an id
+// used twice. Ids that nobody uses become holes.
 Result<std::vector<std::string_view>> by_id(
     const std::vector<std::pair<std::string_view, int64_t>>& entries);
 

@@ -1,6 +1,6 @@
-// Ids of the words this thread has met lately: text repeats its words, and a hit costs one comparison.
-// Direct-mapped and fixed in size, so hostile text can only make it miss. One per thread, shared by
-// all tokenizers (entries carry their owner).
+// Ids of the words this thread has met lately: text repeats its words, and a hit costs one
+// comparison. Direct-mapped and fixed in size, so hostile text can only make it miss. One per
+// thread, shared by all tokenizers (entries carry their owner).
 #pragma once
 
 #include <cstdint>

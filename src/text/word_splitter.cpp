@@ -62,7 +62,8 @@ class Reader {
   const unicode::ClassTable& classes_;
 };
 
-// 's 't 're 've 'm 'll 'd; 0 where there is none. Case-blind, U+017F is an s as Unicode's folding says.
+// 's 't 're 've 'm 'll 'd; 0 where there is none. Case-blind, U+017F is an s as Unicode's folding
+// says.
 size_t contraction(std::string_view text, bool any_case) {
   if (text.size() < 2 || text[0] != '\'') return 0;
   const auto low = [&](size_t i) -> char {
@@ -74,11 +75,15 @@ size_t contraction(std::string_view text, bool any_case) {
     case 's':
     case 't':
     case 'm':
-    case 'd': return 2;
+    case 'd':
+      return 2;
     case 'r':
-    case 'v': return low(2) == 'e' ? 3 : 0;
-    case 'l': return low(2) == 'l' ? 3 : 0;
-    default: return any_case && text.substr(1).starts_with("\xC5\xBF") ? 3 : 0;
+    case 'v':
+      return low(2) == 'e' ? 3 : 0;
+    case 'l':
+      return low(2) == 'l' ? 3 : 0;
+    default:
+      return any_case && text.substr(1).starts_with("\xC5\xBF") ? 3 : 0;
   }
 }
 
@@ -141,10 +146,14 @@ size_t next_cl100k(std::string_view text, int digits, uint8_t in_word) {
 
 std::string_view regex_of(WordPattern pattern) {
   switch (pattern) {
-    case WordPattern::gpt2: return gpt2_regex;
-    case WordPattern::llama3: return llama3_regex;
-    case WordPattern::qwen2: return qwen2_regex;
-    case WordPattern::qwen3_5: return qwen3_5_regex;
+    case WordPattern::gpt2:
+      return gpt2_regex;
+    case WordPattern::llama3:
+      return llama3_regex;
+    case WordPattern::qwen2:
+      return qwen2_regex;
+    case WordPattern::qwen3_5:
+      return qwen3_5_regex;
   }
   return gpt2_regex;
 }
@@ -159,10 +168,14 @@ std::optional<WordPattern> known_pattern(std::string_view regex) {
 
 size_t next_word(WordPattern pattern, std::string_view text) {
   switch (pattern) {
-    case WordPattern::gpt2: return next_gpt2(text);
-    case WordPattern::llama3: return next_cl100k(text, 3, letter);
-    case WordPattern::qwen2: return next_cl100k(text, 1, letter);
-    case WordPattern::qwen3_5: return next_cl100k(text, 1, letter | mark);
+    case WordPattern::gpt2:
+      return next_gpt2(text);
+    case WordPattern::llama3:
+      return next_cl100k(text, 3, letter);
+    case WordPattern::qwen2:
+      return next_cl100k(text, 1, letter);
+    case WordPattern::qwen3_5:
+      return next_cl100k(text, 1, letter | mark);
   }
   return text.size();
 }

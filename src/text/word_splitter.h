@@ -1,5 +1,5 @@
-// Hand-written matchers for the pre-tokenisation patterns that most models use, several times as fast
-// as a regular expression engine and held equal to it by test. Stateless; any thread.
+// Hand-written matchers for the pre-tokenisation patterns that most models use, several times as
+// fast as a regular expression engine and held equal to it by test. Stateless; any thread.
 #pragma once
 
 #include <cstddef>

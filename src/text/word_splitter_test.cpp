@@ -13,7 +13,8 @@ using namespace testing;
 
 class Splitter : public ::testing::TestWithParam<WordPattern> {};
 
-// PCRE2 may carry an older Unicode than utf8proc: code points that it calls unassigned are left out.
+// PCRE2 may carry an older Unicode than utf8proc: code points that it calls unassigned are left
+// out.
 std::string without_unassigned(const Regex& unassigned, const std::string& text) {
   std::string out;
   size_t done = 0;
@@ -30,7 +31,8 @@ TEST_P(Splitter, EqualsItsRegularExpression) {
   ASSERT_TRUE(regex.ok() && unassigned.ok());
   std::mt19937_64 random(7);
   for (int round = 0; round < 20000; ++round) {
-    const std::string text = without_unassigned(*unassigned, random_text(random, 1 + random() % 40));
+    const std::string text =
+        without_unassigned(*unassigned, random_text(random, 1 + random() % 40));
     std::vector<size_t> expected, found;
     regex->each(text, [&](size_t begin, size_t end) {
       ASSERT_EQ(begin, expected.empty() ? 0 : expected.back()) << "the expression leaves a gap";
@@ -45,18 +47,20 @@ TEST_P(Splitter, EqualsItsRegularExpression) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Patterns, Splitter,
-                         ::testing::Values(WordPattern::gpt2, WordPattern::llama3, WordPattern::qwen2,
-                                           WordPattern::qwen3_5));
+                         ::testing::Values(WordPattern::gpt2, WordPattern::llama3,
+                                           WordPattern::qwen2, WordPattern::qwen3_5));
 
 TEST(Regex, RefusesByNameWhatTheEnginesReadDifferently) {
-  for (const auto* pattern : {"[a&&b]", "\\h+", "(?<name>a)", "(?m:a)", "[[:alpha:]]", "\\bword", "(a+)+",
-                              "(?:a*b*)*", "a{2,}+", "[^\\S]", "x(", "x)", "[a", "\\", "\\p", "a{x}", "(a+b)*+",
-                              "\\1", "\\G", "(*UCP)a", "a**"}) {
+  for (const auto* pattern :
+       {"[a&&b]",    "\\h+",   "(?<name>a)", "(?m:a)", "[[:alpha:]]", "\\bword", "(a+)+",
+        "(?:a*b*)*", "a{2,}+", "[^\\S]",     "x(",     "x)",          "[a",      "\\",
+        "\\p",       "a{x}",   "(a+b)*+",    "\\1",    "\\G",         "(*UCP)a", "a**"}) {
     const auto regex = Regex::compile(pattern);
     ASSERT_FALSE(regex.ok()) << pattern;
     EXPECT_NE(regex.error().message.find(pattern), std::string::npos);
   }
-  EXPECT_TRUE(Regex::compile(R"([\p{L}\p{M}]{1,3}|\s*[\r\n]+$|\x{4E00}|\u4E00|(?<=a)b|(?i:'s)|^x)").ok());
+  EXPECT_TRUE(
+      Regex::compile(R"([\p{L}\p{M}]{1,3}|\s*[\r\n]+$|\x{4E00}|\u4E00|(?<=a)b|(?i:'s)|^x)").ok());
 }
 
 TEST(Regex, AnchorsAreThoseOfLines) {
@@ -69,7 +73,10 @@ TEST(Regex, AnchorsAreThoseOfLines) {
   using Spans = std::vector<std::pair<size_t, size_t>>;
   EXPECT_EQ(spans("a$", "a\na"), (Spans{{0, 1}, {2, 3}}));
   EXPECT_EQ(spans("^a", "a\na"), (Spans{{0, 1}, {2, 3}}));
-  EXPECT_EQ(spans("(?=b)", "ab\xC3\xA9" "b"), (Spans{{1, 1}, {4, 4}}));
+  EXPECT_EQ(spans("(?=b)",
+                  "ab\xC3\xA9"
+                  "b"),
+            (Spans{{1, 1}, {4, 4}}));
   EXPECT_EQ(spans("\\s", "\xE1\xA0\x8E \xC2\x85"), (Spans{{3, 4}, {4, 6}}));  // not U+180E
 }
 
@@ -97,7 +104,10 @@ TEST(Unicode, ValidPrefixStopsAtWhatIsNotUtf8) {
   EXPECT_EQ(unicode::valid_prefix("ab\xED\xA0\x80"), 2u);      // surrogate
   EXPECT_EQ(unicode::valid_prefix("ab\xF4\x90\x80\x80"), 2u);  // past U+10FFFF
   EXPECT_EQ(unicode::valid_prefix("abcdefgh\xE4\xBD"), 8u);    // cut short
-  EXPECT_EQ(unicode::repaired("a\xFF" "b\xE4\xBD"), "a\xEF\xBF\xBD" "b\xEF\xBF\xBD\xEF\xBF\xBD");
+  EXPECT_EQ(unicode::repaired("a\xFF"
+                              "b\xE4\xBD"),
+            "a\xEF\xBF\xBD"
+            "b\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 }  // namespace

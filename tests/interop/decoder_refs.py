@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,24 @@ def largest_difference(got: list, expected: list) -> float:
     return max(abs(a - b) for x, y in zip(got, expected) for a, b in zip(x, y))
 
 
+def rounded_to_f16(source: Path, target: Path) -> None:
+    """The same safetensors file with every f32 weight rounded to f16 and back: what an f16 file holds, exactly."""
+    data = bytearray(source.read_bytes())
+    header_end = 8 + struct.unpack_from("<Q", data)[0]
+    for name, tensor in json.loads(data[8:header_end]).items():
+        if name == "__metadata__" or tensor["dtype"] != "F32" or "norm" in name:
+            continue  # norms stay f32 in GGUF
+        begin, end = (header_end + offset for offset in tensor["data_offsets"])
+        count = (end - begin) // 4
+        halves = struct.pack(f"<{count}e", *struct.unpack_from(f"<{count}f", data, begin))
+        struct.pack_into(f"<{count}f", data, begin, *struct.unpack(f"<{count}e", halves))
+    target.write_bytes(data)
+
+
+def logits_of(binary: Path, model: Path, ids: list[int]) -> list:
+    return rows_of(command_json(binary, "logits", str(model), "--ids", ",".join(map(str, ids)), "--kv", "f32"))
+
+
 def compare(checks: Checks, binary: Path, label: str, model: Path, reference: dict) -> None:
     expected = reference["logits"] if "logits" in reference else reference["hidden"]
     types = reference.get("token_types") or [None] * len(expected)
@@ -81,8 +100,17 @@ def main() -> int:
         llama = json.loads((FIXTURES / "tiny_llama_logits.json").read_text())
         compare(checks, given.impetus, "llama", folder_of("tiny_llama", root), llama)
         compare(checks, given.impetus, "llama sharded", folder_of("tiny_llama", root, sharded=True), llama)
-        for kind in ("f32", "f16"):
-            compare(checks, given.impetus, f"llama gguf {kind}", FIXTURES / f"tiny_llama_{kind}.gguf", llama)
+        compare(checks, given.impetus, "llama gguf f32", FIXTURES / "tiny_llama_f32.gguf", llama)
+        # The reference was made with f32 weights; the f16 file's own is the twin with those weights rounded.
+        twin = root / "twin"
+        shutil.copytree(root / "tiny_llama", twin)
+        rounded_to_f16(FIXTURES / "tiny_llama.safetensors", twin / "model.safetensors")
+        with checks.guard("llama gguf f16"):
+            for index, (ids, rows) in enumerate(zip(llama["sequences"], llama["logits"])):
+                got = logits_of(given.impetus, FIXTURES / "tiny_llama_f16.gguf", ids)
+                exact = largest_difference(got, logits_of(given.impetus, twin, ids))
+                checks.check(f"llama gguf f16 sequence {index} within {TOLERANCE} of its f32 twin", exact <= TOLERANCE,
+                             f"{exact:.2e}; to the f32 weights' reference {largest_difference(got, rows):.2e}")
         for name, what in (("qwen2", "logits"), ("qwen3", "logits"), ("bert", "hidden"), ("distilbert", "hidden")):
             reference = json.loads((FIXTURES / f"tiny_{name}_{what}.json").read_text())
             compare(checks, given.impetus, name, folder_of(f"tiny_{name}", root), reference)

@@ -89,16 +89,16 @@ struct Macro {
 
 struct Statement {
   enum class Type : uint8_t {
-    text,       // text
-    print,      // expression
-    branch,     // branches, otherwise
-    loop,       // target in expression if condition: body, otherwise
-    assign,     // target = expression
-    capture,    // target = body through expression (a filter or null)
-    macro,      // macro
-    call,       // expression is a call; macro is its caller()
-    filter,     // body through expression
-    scope,      // assignments (with), body
+    text,        // text
+    print,       // expression
+    branch,      // branches, otherwise
+    loop,        // target in expression if condition: body, otherwise
+    assign,      // target = expression
+    capture,     // target = body through expression (a filter or null)
+    macro,       // macro
+    call,        // expression is a call; macro is its caller()
+    filter,      // body through expression
+    scope,       // assignments (with), body
     generation,  // body in a scope of its own
     loop_break,
     loop_continue,

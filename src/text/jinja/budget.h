@@ -1,8 +1,8 @@
 // What one parse or one render may spend, and how it fails. Templates come from model files and
 // messages from clients: both are hostile, so every loop and every allocation is paid for here.
 //
-// Inside jinja/ a failure is a TemplateError exception: an expression evaluator made of Results would
-// be twice the code. It never leaves the folder: ChatTemplate catches it at its border.
+// Inside jinja/ a failure is a TemplateError exception: an expression evaluator made of Results
+// would be twice the code. It never leaves the folder: ChatTemplate catches it at its border.
 #pragma once
 
 #include <cstddef>
@@ -32,13 +32,14 @@ template <typename... Args>
 
 struct Limits {
   static constexpr size_t source_bytes = size_t{1} << 20;
-  static constexpr uint64_t steps = 10'000'000;           // nodes evaluated, items and bytes/16 touched
-  static constexpr uint64_t bytes = uint64_t{512} << 20;  // created in total, freed or not
+  static constexpr uint64_t steps = 10'000'000;  // nodes evaluated, items and bytes/16 touched
+  static constexpr uint64_t bytes = uint64_t{256} << 20;  // created in total, freed or not
   static constexpr size_t output_bytes = size_t{64} << 20;
-  static constexpr int syntax_depth = 200;   // nesting of the source, length of operator chains
+  static constexpr int syntax_depth = 200;    // nesting of the source, length of operator chains
   static constexpr int runtime_depth = 1000;  // evaluator frames: about 60 nested macro calls
-  static constexpr int value_depth = 100;    // lists in lists; bounds recursive printing and freeing
+  static constexpr int value_depth = 100;  // lists in lists; bounds recursive printing and freeing
   static constexpr int64_t range_items = 100'000;  // as jinja2's sandbox
+  static constexpr size_t variables = 1000;
   static constexpr int64_t pad_columns = 100'000;
 };
 

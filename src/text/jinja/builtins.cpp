@@ -113,7 +113,8 @@ Bound::Bound(std::string_view function, const Arguments& arguments,
              std::initializer_list<std::string_view> names, size_t required)
     : function_(function), names_(names), values_(names.size(), nullptr) {
   if (arguments.positional.size() > names.size()) {
-    fail("{}() takes at most {} argument(s), got {}", function, names.size(), arguments.positional.size());
+    fail("{}() takes at most {} argument(s), got {}", function, names.size(),
+         arguments.positional.size());
   }
   for (size_t i = 0; i < arguments.positional.size(); ++i) values_[i] = &arguments.positional[i];
   for (const auto& [name, value] : arguments.named) {

@@ -38,7 +38,7 @@ class Bound {
   bool has(size_t i) const { return values_[i] != nullptr; }
   const Value& value(size_t i) const { return *values_[i]; }
   bool boolean(size_t i, bool fallback) const { return has(i) ? truthy(value(i)) : fallback; }
-  int64_t integer(size_t i, int64_t fallback) const;      // fails on other types
+  int64_t integer(size_t i, int64_t fallback) const;         // fails on other types
   std::string string(size_t i, std::string fallback) const;  // fails on other types
   bool is_none(size_t i) const { return !has(i) || value(i).is_none(); }
 

@@ -58,9 +58,9 @@ Value default_value(Interpreter&, const Value& subject, Arguments& arguments) {
   return bound.has(0) ? bound.value(0) : Value::string("");
 }
 
-Value length_of(Interpreter&, const Value& subject, Arguments& arguments) {
+Value length_of(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Bound("length", arguments, {});
-  return Value::integer(length(subject));
+  return Value::integer(length(subject, interpreter.budget()));
 }
 
 Value to_string(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
@@ -97,28 +97,34 @@ bool to_integer(double value, int64_t& out) {
   return true;
 }
 
-Value to_int(Interpreter&, const Value& subject, Arguments& arguments) {
+Value to_int(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   const Bound bound("int", arguments, {"default", "base"});
   const int64_t base = bound.integer(1, 10);
   if (base < 2 || base > 36) fail("int(): base must be 2 to 36");
   require_defined(subject);
   int64_t result = 0;
   if (subject.is_integral()) return Value::integer(subject.as_integer());
-  if (subject.is(Kind::floating) && to_integer(subject.as_double(), result)) return Value::integer(result);
+  if (subject.is(Kind::floating) && to_integer(subject.as_double(), result))
+    return Value::integer(result);
   if (subject.is_string()) {
+    interpreter.budget().step(subject.as_string().size() / 8);
     double real = 0;
-    if (parse_integer(subject.as_string(), static_cast<int>(base), result)) return Value::integer(result);
-    if (parse_float(subject.as_string(), real) && to_integer(real, result)) return Value::integer(result);
+    if (parse_integer(subject.as_string(), static_cast<int>(base), result))
+      return Value::integer(result);
+    if (parse_float(subject.as_string(), real) && to_integer(real, result))
+      return Value::integer(result);
   }
   return bound.has(0) ? bound.value(0) : Value::integer(0);
 }
 
-Value to_float(Interpreter&, const Value& subject, Arguments& arguments) {
+Value to_float(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   const Bound bound("float", arguments, {"default"});
   require_defined(subject);
   if (subject.is_number()) return Value::floating(subject.as_double());
   double result = 0;
-  if (subject.is_string() && parse_float(subject.as_string(), result)) return Value::floating(result);
+  if (subject.is_string()) interpreter.budget().step(subject.as_string().size() / 8);
+  if (subject.is_string() && parse_float(subject.as_string(), result))
+    return Value::floating(result);
   return bound.has(0) ? bound.value(0) : Value::floating(0);
 }
 
@@ -164,12 +170,16 @@ Value replace(Interpreter& interpreter, const Value& subject, Arguments& argumen
 Value escape(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Bound("escape", arguments, {});
   if (subject.is_string() && subject.is_markup()) return subject;
-  return Value::string(escape_html(interpreter.text(subject)), true);
+  const std::string text = interpreter.text(subject);
+  interpreter.budget().take(text.size() * 5);
+  return Value::string(escape_html(text), true);
 }
 
 Value force_escape(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Bound("forceescape", arguments, {});
-  return Value::string(escape_html(interpreter.text(subject)), true);
+  const std::string text = interpreter.text(subject);
+  interpreter.budget().take(text.size() * 5);
+  return Value::string(escape_html(text), true);
 }
 
 Value safe(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
@@ -184,7 +194,8 @@ Value indent(Interpreter& interpreter, const Value& subject, Arguments& argument
     prefix = bound.string(0, "");
   } else {
     const int64_t width = bound.integer(0, 4);
-    if (width > Limits::pad_columns) fail("cannot indent by {}: at most {}", width, Limits::pad_columns);
+    if (width > Limits::pad_columns)
+      fail("cannot indent by {}: at most {}", width, Limits::pad_columns);
     prefix.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
   }
   const bool first = bound.boolean(1, false);
@@ -196,7 +207,8 @@ Value indent(Interpreter& interpreter, const Value& subject, Arguments& argument
   // Lines are those of str.splitlines(); each ends in "\n" afterwards.
   Arguments none;
   const std::string text = subject.as_string();
-  const Value split = find_method(Kind::string, "splitlines")(interpreter, Value::string(text + "\n"), none);
+  const Value split =
+      find_method(Kind::string, "splitlines")(interpreter, Value::string(text + "\n"), none);
   std::string result;
   bool is_first = true;
   for (const Value& line : split.as_sequence().items) {
@@ -212,6 +224,7 @@ Value indent(Interpreter& interpreter, const Value& subject, Arguments& argument
 Value word_count(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   Bound("wordcount", arguments, {});
   const std::string text = interpreter.text(subject);
+  interpreter.budget().step(text.size() / 4);
   int64_t words = 0;
   bool inside = false;
   for (size_t i = 0, bytes = 0; i < text.size(); i += bytes) {
@@ -246,7 +259,8 @@ Value url_encode(Interpreter& interpreter, const Value& subject, Arguments& argu
   std::string result;
   const auto add = [&](const Value& key, const Value& value) {
     if (!result.empty()) result += '&';
-    result += quoted_url(interpreter.text(key), false) + "=" + quoted_url(interpreter.text(value), false);
+    result +=
+        quoted_url(interpreter.text(key), false) + "=" + quoted_url(interpreter.text(value), false);
     interpreter.budget().take(result.size() / 4 + 64);
   };
   if (subject.is(Kind::dict)) {
@@ -285,7 +299,8 @@ Value to_json(Interpreter& interpreter, const Value& subject, Arguments& argumen
     }
     style.item_separator = parts[0].as_string();
     style.key_separator = parts[1].as_string();
-    if (style.item_separator.size() + style.key_separator.size() > 64) fail("tojson: separators are too long");
+    if (style.item_separator.size() + style.key_separator.size() > 64)
+      fail("tojson: separators are too long");
   }
   return Value::string(json_text(subject, style, interpreter.budget()));
 }

@@ -1,5 +1,5 @@
-// Values to text by a pattern: json.dumps, "%" formatting, str.format, round(). Source: the Python 3
-// library reference (json, "printf-style String Formatting", "Format String Syntax").
+// Values to text by a pattern: json.dumps, "%" formatting, str.format, round(). Source: the Python
+// 3 library reference (json, "printf-style String Formatting", "Format String Syntax").
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -24,19 +24,29 @@ class JsonWriter {
     budget_.take(8);
     if (depth > 2 * Limits::value_depth) fail("tojson: a value is nested too deeply");
     switch (value.kind()) {
-      case Kind::none: out += "null"; return;
-      case Kind::boolean: out += value.as_bool() ? "true" : "false"; return;
-      case Kind::integer: out += std::to_string(value.as_integer()); return;
-      case Kind::floating: out += number(value.as_double()); return;
+      case Kind::none:
+        out += "null";
+        return;
+      case Kind::boolean:
+        out += value.as_bool() ? "true" : "false";
+        return;
+      case Kind::integer:
+        out += std::to_string(value.as_integer());
+        return;
+      case Kind::floating:
+        out += number(value.as_double());
+        return;
       case Kind::string:
-        budget_.take(value.as_string().size() * 2);
+        budget_.take(value.as_string().size() * 6);  // \u0001
         append_json_string(out, value.as_string(), style_.ensure_ascii);
         return;
       case Kind::list:
       case Kind::tuple:
         return write_items(value.as_sequence().items, depth);
-      case Kind::dict: return write_entries(value.as_dict(), depth);
-      default: fail("Object of type {} is not JSON serializable", type_name(value));
+      case Kind::dict:
+        return write_entries(value.as_dict(), depth);
+      default:
+        fail("Object of type {} is not JSON serializable", type_name(value));
     }
   }
 
@@ -75,11 +85,16 @@ class JsonWriter {
 
   static std::string key_text(const Value& key) {
     switch (key.kind()) {
-      case Kind::string: return key.as_string();
-      case Kind::none: return "null";
-      case Kind::boolean: return key.as_bool() ? "true" : "false";
-      case Kind::integer: return std::to_string(key.as_integer());
-      default: return number(key.as_double());
+      case Kind::string:
+        return key.as_string();
+      case Kind::none:
+        return "null";
+      case Kind::boolean:
+        return key.as_bool() ? "true" : "false";
+      case Kind::integer:
+        return std::to_string(key.as_integer());
+      default:
+        return number(key.as_double());
     }
   }
 
@@ -101,8 +116,9 @@ class JsonWriter {
       if (!first) out += style_.item_separator;
       first = false;
       line(depth + 1);
-      budget_.take(32);
-      append_json_string(out, key_text(entry->first), style_.ensure_ascii);
+      const std::string key = key_text(entry->first);
+      budget_.take(key.size() * 6);
+      append_json_string(out, key, style_.ensure_ascii);
       out += style_.key_separator;
       write(entry->second, depth + 1);
     }
@@ -142,11 +158,16 @@ std::string float_digits(double value, char type, int precision, bool alternate)
   if (std::isinf(value)) return "inf";
   switch (type) {
     case 'f':
-    case 'F': return printed(alternate ? "%#.*f" : "%.*f", precision, value);
-    case 'e': return printed(alternate ? "%#.*e" : "%.*e", precision, value);
-    case 'E': return printed(alternate ? "%#.*E" : "%.*E", precision, value);
-    case 'G': return printed(alternate ? "%#.*G" : "%.*G", precision, value);
-    default: return printed(alternate ? "%#.*g" : "%.*g", precision, value);
+    case 'F':
+      return printed(alternate ? "%#.*f" : "%.*f", precision, value);
+    case 'e':
+      return printed(alternate ? "%#.*e" : "%.*e", precision, value);
+    case 'E':
+      return printed(alternate ? "%#.*E" : "%.*E", precision, value);
+    case 'G':
+      return printed(alternate ? "%#.*G" : "%.*G", precision, value);
+    default:
+      return printed(alternate ? "%#.*g" : "%.*g", precision, value);
   }
 }
 
@@ -167,7 +188,8 @@ std::string group(const std::string& digits, char separator) {
   return out + digits.substr(whole);
 }
 
-std::string padded(std::string sign, std::string body, const Spec& spec, char default_align, Budget& budget) {
+std::string padded(std::string sign, std::string body, const Spec& spec, char default_align,
+                   Budget& budget) {
   const auto size = static_cast<int64_t>(count_points(sign) + count_points(body));
   const int64_t missing = std::max<int64_t>(spec.width - size, 0);
   budget.take(static_cast<uint64_t>(missing) * 4);
@@ -191,7 +213,8 @@ std::string format_number(const Value& value, const Spec& spec, Budget& budget) 
   if (spec.precision > 400) fail("a precision of {} is too large: at most 400", spec.precision);
   const bool integral = value.is_integral();
   const std::string float_types = "fFeEgG%";
-  const bool as_float = !integral || (spec.type != '\0' && float_types.find(spec.type) != std::string::npos);
+  const bool as_float =
+      !integral || (spec.type != '\0' && float_types.find(spec.type) != std::string::npos);
   std::string digits;
   bool negative = false;
   if (as_float) {
@@ -213,7 +236,8 @@ std::string format_number(const Value& value, const Spec& spec, Budget& budget) 
     const auto magnitude = negative ? 0 - static_cast<uint64_t>(value.as_integer())
                                     : static_cast<uint64_t>(value.as_integer());
     digits = integer_digits(magnitude, spec.type);
-    if (spec.alternate && (spec.type == 'x' || spec.type == 'X' || spec.type == 'o' || spec.type == 'b')) {
+    if (spec.alternate &&
+        (spec.type == 'x' || spec.type == 'X' || spec.type == 'o' || spec.type == 'b')) {
       digits = std::string("0") + spec.type + digits;
     }
   }
@@ -229,7 +253,8 @@ int64_t read_number(std::string_view text, size_t& i) {
   int64_t value = 0;
   while (i < text.size() && text[i] >= '0' && text[i] <= '9') {
     value = value * 10 + (text[i++] - '0');
-    if (value > Limits::pad_columns) fail("a format's width is too large: at most {}", Limits::pad_columns);
+    if (value > Limits::pad_columns)
+      fail("a format's width is too large: at most {}", Limits::pad_columns);
   }
   return value;
 }
@@ -279,7 +304,8 @@ std::string format_value(const Value& value, std::string_view text, Budget& budg
     if (spec.type != '\0' && number_types.find(spec.type) == std::string::npos) {
       fail("unknown format code '{}' for object of type '{}'", spec.type, type_name(value));
     }
-    if (!value.is_integral() && spec.type != '\0' && std::string("dxXob").find(spec.type) != std::string::npos) {
+    if (!value.is_integral() && spec.type != '\0' &&
+        std::string("dxXob").find(spec.type) != std::string::npos) {
       fail("unknown format code '{}' for object of type 'float'", spec.type);
     }
     return format_number(value, spec, budget);
@@ -305,8 +331,10 @@ Value follow(Value value, std::string_view path, Budget& budget) {
       const size_t end = path.find(']', i);
       if (path[i] != '[' || end == std::string_view::npos) fail("a format field is malformed");
       const std::string key(path.substr(i + 1, end - i - 1));
-      const bool is_index = !key.empty() && key.size() < 18 && key.find_first_not_of("0123456789") == std::string::npos;
-      value = get_item(value, is_index ? Value::integer(std::stoll(key)) : Value::string(key), budget);
+      const bool is_index = !key.empty() && key.size() < 18 &&
+                            key.find_first_not_of("0123456789") == std::string::npos;
+      value =
+          get_item(value, is_index ? Value::integer(std::stoll(key)) : Value::string(key), budget);
       i = end + 1;
     }
     require_defined(value);
@@ -326,7 +354,8 @@ double round_to(double value, int64_t digits) {
   if (!std::isfinite(value)) return value;
   if (digits >= 0) {
     // The exact decimal expansion, rounded half to even: what Python does.
-    return std::strtod(printed("%.*f", static_cast<int>(std::min<int64_t>(digits, 330)), value).c_str(), nullptr);
+    return std::strtod(
+        printed("%.*f", static_cast<int>(std::min<int64_t>(digits, 330)), value).c_str(), nullptr);
   }
   const double scale = std::pow(10.0, static_cast<double>(-digits));
   return std::isinf(scale) ? 0.0 : std::nearbyint(value / scale) * scale;
@@ -366,13 +395,23 @@ std::string printf_format(std::string_view format, const Value& values, Budget& 
     }
     Spec spec;
     bool zero = false;
-    for (; i < format.size() && std::string_view("-+ #0").find(format[i]) != std::string_view::npos; ++i) {
+    for (; i < format.size() && std::string_view("-+ #0").find(format[i]) != std::string_view::npos;
+         ++i) {
       switch (format[i]) {
-        case '-': spec.align = '<'; break;
-        case '+': spec.sign = '+'; break;
-        case ' ': spec.sign = spec.sign == '+' ? '+' : ' '; break;
-        case '#': spec.alternate = true; break;
-        default: zero = true;
+        case '-':
+          spec.align = '<';
+          break;
+        case '+':
+          spec.sign = '+';
+          break;
+        case ' ':
+          spec.sign = spec.sign == '+' ? '+' : ' ';
+          break;
+        case '#':
+          spec.alternate = true;
+          break;
+        default:
+          zero = true;
       }
     }
     spec.width = read_number(format, i);
@@ -398,7 +437,8 @@ std::string printf_format(std::string_view format, const Value& values, Budget& 
     require_defined(value);
     const bool integral = std::string_view("diuxXo").find(type) != std::string_view::npos;
     if (!value.is_number()) {
-      fail("%{} format: a {} number is required, not {}", type, integral ? "whole" : "real", type_name(value));
+      fail("%{} format: a {} number is required, not {}", type, integral ? "whole" : "real",
+           type_name(value));
     }
     if (integral && value.is(Kind::floating)) {
       if (!(std::fabs(value.as_double()) < 9e18)) fail("%{} format: the number does not fit", type);
@@ -411,8 +451,9 @@ std::string printf_format(std::string_view format, const Value& values, Budget& 
     spec.type = type == 'i' || type == 'u' ? 'd' : type;
     out += format_number(value, spec, budget);
   }
-  const bool all_used = !values.is(Kind::tuple) ? used > 0 || values.is(Kind::dict) || values.is(Kind::list) || named
-                                                : used == values.as_sequence().items.size();
+  const bool all_used = !values.is(Kind::tuple)
+                            ? used > 0 || values.is(Kind::dict) || values.is(Kind::list) || named
+                            : used == values.as_sequence().items.size();
   if (!all_used) fail("not all arguments converted during string formatting");
   return out;
 }
@@ -438,7 +479,8 @@ std::string brace_format(std::string_view format, const Arguments& arguments, Bu
     std::string_view field = format.substr(i, end - i);
     i = end + 1;
     const size_t colon = std::min(field.find(':'), field.size());
-    const std::string_view spec = colon < field.size() ? field.substr(colon + 1) : std::string_view();
+    const std::string_view spec =
+        colon < field.size() ? field.substr(colon + 1) : std::string_view();
     field = field.substr(0, colon);
     char conversion = '\0';
     if (const size_t mark = field.find('!'); mark != std::string_view::npos) {
@@ -451,7 +493,8 @@ std::string brace_format(std::string_view format, const Arguments& arguments, Bu
     Value value;
     if (name.empty() || name.find_first_not_of("0123456789") == std::string::npos) {
       if (name.size() > 6) fail("a format field's index is too large");
-      if (name.empty() ? automatic < 0 : automatic > 0) fail("cannot mix automatic and numbered format fields");
+      if (name.empty() ? automatic < 0 : automatic > 0)
+        fail("cannot mix automatic and numbered format fields");
       const auto index = static_cast<size_t>(name.empty() ? automatic : std::stoll(name));
       automatic = name.empty() ? automatic + 1 : -1;
       if (index >= arguments.positional.size()) {

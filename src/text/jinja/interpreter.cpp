@@ -4,6 +4,7 @@
 
 #include "text/jinja/builtins.h"
 #include "text/jinja/operators.h"
+#include "text/jinja/python_text.h"
 
 namespace impetus::jinja {
 namespace {
@@ -25,8 +26,9 @@ uint64_t made_bytes(const Value& value) {
 
 }  // namespace
 
-const Value* Scope::find(std::string_view name) const {
+const Value* Scope::find(std::string_view name, uint64_t& looked_at) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent.get()) {
+    looked_at += scope->variables.size();
     for (const auto& [key, value] : scope->variables) {
       if (key == name) return &value;
     }
@@ -76,6 +78,9 @@ std::string Interpreter::render(const Body& body,
   output_ = &output;
   scope_ = std::make_shared<Scope>();
   scope_->variables = global_functions();
+  if (variables.size() > Limits::variables) {
+    fail("{} template variables, more than {}", variables.size(), Limits::variables);
+  }
   for (auto& [name, value] : variables) scope_->set(name, std::move(value));
   try {
     ScopeGuard root(*this);
@@ -105,22 +110,42 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
   here_ = statement.position;
   using Type = Statement::Type;
   switch (statement.type) {
-    case Type::text: emit(statement.text); return Flow::normal;
-    case Type::print: print(evaluate(*statement.expression)); return Flow::normal;
-    case Type::branch: return run_branch(statement);
-    case Type::loop: return run_loop(statement);
-    case Type::assign: assign(statement.target, evaluate(*statement.expression)); return Flow::normal;
-    case Type::capture: run_capture(statement); return Flow::normal;
-    case Type::macro: scope_->set(statement.macro->name, make_macro(*statement.macro)); return Flow::normal;
-    case Type::call: run_call_block(statement); return Flow::normal;
-    case Type::filter: run_filter_block(statement); return Flow::normal;
-    case Type::scope: run_with(statement); return Flow::normal;
+    case Type::text:
+      emit(statement.text);
+      return Flow::normal;
+    case Type::print:
+      print(evaluate(*statement.expression));
+      return Flow::normal;
+    case Type::branch:
+      return run_branch(statement);
+    case Type::loop:
+      return run_loop(statement);
+    case Type::assign:
+      assign(statement.target, evaluate(*statement.expression));
+      return Flow::normal;
+    case Type::capture:
+      run_capture(statement);
+      return Flow::normal;
+    case Type::macro:
+      scope_->set(statement.macro->name, make_macro(*statement.macro));
+      return Flow::normal;
+    case Type::call:
+      run_call_block(statement);
+      return Flow::normal;
+    case Type::filter:
+      run_filter_block(statement);
+      return Flow::normal;
+    case Type::scope:
+      run_with(statement);
+      return Flow::normal;
     case Type::generation: {
       ScopeGuard scope(*this);
       return run(statement.body);
     }
-    case Type::loop_break: return Flow::loop_break;
-    case Type::loop_continue: return Flow::loop_continue;
+    case Type::loop_break:
+      return Flow::loop_break;
+    case Type::loop_continue:
+      return Flow::loop_continue;
   }
   return Flow::normal;
 }
@@ -194,9 +219,11 @@ void Interpreter::run_filter_block(const Statement& statement) {
 
 void Interpreter::run_with(const Statement& statement) {
   std::vector<Value> values;  // all of them see the outer scope
-  for (const auto& assignment : statement.assignments) values.push_back(evaluate(*assignment.second));
+  for (const auto& assignment : statement.assignments)
+    values.push_back(evaluate(*assignment.second));
   ScopeGuard scope(*this);
-  for (size_t i = 0; i < values.size(); ++i) assign(statement.assignments[i].first, std::move(values[i]));
+  for (size_t i = 0; i < values.size(); ++i)
+    assign(statement.assignments[i].first, std::move(values[i]));
   run(statement.body);
 }
 
@@ -241,10 +268,11 @@ void Interpreter::assign(const Target& target, Value value) {
     }
     for (size_t i = 0; i < items.size(); ++i) assign(target.parts[i], std::move(items[i]));
   } else if (target.attribute.empty()) {
+    budget_.step(scope_->variables.size() / 16);
     scope_->set(target.name, std::move(value));
   } else {
     here_ = target.position;
-    const Value* space = scope_->find(target.name);
+    const Value* space = find_variable(target.name);
     if (space == nullptr || !space->is(Kind::name_space)) {
       fail("cannot assign attribute '{}': '{}' is not a namespace", target.attribute, target.name);
     }
@@ -260,12 +288,15 @@ Value Interpreter::evaluate(const Expression& node) {
   budget_.step();
   here_ = node.position;
   switch (node.operation) {
-    case Operation::constant: return node.constant;
-    case Operation::name: return evaluate_name(node);
+    case Operation::constant:
+      return node.constant;
+    case Operation::name:
+      return evaluate_name(node);
     case Operation::list:
     case Operation::tuple:
       return evaluate_items(node);
-    case Operation::dict: return evaluate_dict(node);
+    case Operation::dict:
+      return evaluate_dict(node);
     case Operation::negate:
     case Operation::positive:
     case Operation::logical_not:
@@ -286,25 +317,40 @@ Value Interpreter::evaluate(const Expression& node) {
     case Operation::modulo:
     case Operation::power:
       return evaluate_binary(node);
-    case Operation::concatenate: return evaluate_concatenation(node);
-    case Operation::compare: return evaluate_comparison(node);
+    case Operation::concatenate:
+      return evaluate_concatenation(node);
+    case Operation::compare:
+      return evaluate_comparison(node);
     case Operation::conditional:
       if (truthy(evaluate(*node.operands[0]))) return evaluate(*node.operands[1]);
       if (node.operands[2]) return evaluate(*node.operands[2]);
       return Value::undefined("the inline if evaluated to false and has no else");
-    case Operation::attribute: return evaluate_attribute(node);
-    case Operation::item: return evaluate_item(node);
-    case Operation::slice: return evaluate_slice(node);
-    case Operation::call: return evaluate_call(node, Value());
-    case Operation::filter: return evaluate_filter(node, nullptr);
-    case Operation::test: return evaluate_test(node);
+    case Operation::attribute:
+      return evaluate_attribute(node);
+    case Operation::item:
+      return evaluate_item(node);
+    case Operation::slice:
+      return evaluate_slice(node);
+    case Operation::call:
+      return evaluate_call(node, Value());
+    case Operation::filter:
+      return evaluate_filter(node, nullptr);
+    case Operation::test:
+      return evaluate_test(node);
   }
   return Value();
 }
 
+const Value* Interpreter::find_variable(std::string_view name) {
+  uint64_t looked_at = 0;
+  const Value* value = scope_->find(name, looked_at);
+  budget_.step(looked_at / 16);
+  return value;
+}
+
 Value Interpreter::evaluate_name(const Expression& node) {
-  if (const Value* value = scope_->find(node.text)) return *value;
-  return Value::undefined(fmt::format("'{}' is undefined", node.text));
+  if (const Value* value = find_variable(node.text)) return *value;
+  return Value::undefined(fmt::format("'{}' is undefined", shortened(node.text)));
 }
 
 Value Interpreter::evaluate_items(const Expression& node) {
@@ -426,23 +472,17 @@ Value Interpreter::evaluate_call(const Expression& node, Value caller) {
   Arguments arguments = evaluate_arguments(node.arguments);
   if (!caller.is_undefined()) arguments.named.emplace_back("caller", std::move(caller));
   here_ = node.position;
-  Value result = call(callee, arguments);
-  here_ = node.position;
-  budget_.take(made_bytes(result));
-  return result;
+  return call(callee, arguments);
 }
 
 Value Interpreter::evaluate_filter(const Expression& node, const Value* block) {
-  const Value subject = !node.operands[0]           ? *block
+  const Value subject = !node.operands[0] ? *block
                         : node.operands[0]->operation == Operation::filter && block != nullptr
                             ? evaluate_filter(*node.operands[0], block)
                             : evaluate(*node.operands[0]);
   Arguments arguments = evaluate_arguments(node.arguments);
   here_ = node.position;
-  Value result = apply_filter(node.text, subject, arguments);
-  here_ = node.position;
-  budget_.take(made_bytes(result));
-  return result;
+  return apply_filter(node.text, subject, arguments);
 }
 
 Value Interpreter::evaluate_test(const Expression& node) {
@@ -458,14 +498,20 @@ Value Interpreter::call(const Value& callee, Arguments& arguments) {
   require_defined(callee);
   if (!callee.is(Kind::callable)) fail("'{}' object is not callable", type_name(callee));
   DepthGuard guard(depth_, Limits::runtime_depth, "the template's execution");
-  return callee.as_callable().call(*this, arguments);
+  const Position here = here_;
+  Value result = callee.as_callable().call(*this, arguments);
+  here_ = here;  // a macro's body has moved it
+  budget_.take(made_bytes(result));
+  return result;
 }
 
 Value Interpreter::apply_filter(std::string_view name, const Value& subject, Arguments& arguments) {
   const Filter filter = find_filter(name);
   if (filter == nullptr) fail("no filter is named '{}'", name);
   DepthGuard guard(depth_, Limits::runtime_depth, "the template's execution");
-  return filter(*this, subject, arguments);
+  Value result = filter(*this, subject, arguments);
+  budget_.take(made_bytes(result));
+  return result;
 }
 
 bool Interpreter::apply_test(std::string_view name, const Value& subject, Arguments& arguments) {
@@ -530,16 +576,17 @@ Value Interpreter::call_macro(const Macro& macro, const std::shared_ptr<Scope>& 
     scope_->set("varargs", Value::tuple(std::move(more)));
   }
   if (macro.uses_kwargs) scope_->set("kwargs", Value::dict(std::move(rest)));
-  if (macro.uses_caller && scope_->variables.end() ==
-                               std::find_if(scope_->variables.begin(), scope_->variables.end(),
-                                            [](const auto& v) { return v.first == "caller"; })) {
+  if (macro.uses_caller &&
+      scope_->variables.end() == std::find_if(scope_->variables.begin(), scope_->variables.end(),
+                                              [](const auto& v) { return v.first == "caller"; })) {
     scope_->set("caller", Value::undefined("no caller defined"));
   }
   for (size_t i = 0; i < expected; ++i) {
     if (given[i]) continue;
     const auto& [name, fallback] = macro.parameters[i];
     scope_->set(name, fallback ? evaluate(*fallback)
-                               : Value::undefined(fmt::format("parameter '{}' was not provided", name)));
+                               : Value::undefined(fmt::format("parameter '{}' was not provided",
+                                                              shortened(name))));
   }
   return Value::string(captured(macro.body));
 }

@@ -17,7 +17,8 @@ struct Scope {
   std::shared_ptr<Scope> parent;
   std::vector<std::pair<std::string, Value>> variables;
 
-  const Value* find(std::string_view name) const;
+  // Adds to `looked_at` how many variables it passed.
+  const Value* find(std::string_view name, uint64_t& looked_at) const;
   void set(const std::string& name, Value value);
 };
 
@@ -74,6 +75,7 @@ class Interpreter {
   Value evaluate_test(const Expression& node);
   Arguments evaluate_arguments(const CallArguments& arguments);
   Value make_macro(const Macro& macro);
+  const Value* find_variable(std::string_view name);
 
   Budget budget_;
   int depth_ = 0;

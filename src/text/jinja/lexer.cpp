@@ -11,7 +11,9 @@ namespace {
 
 constexpr size_t npos = std::string_view::npos;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 bool is_name_byte(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || is_digit(c) ||
          static_cast<unsigned char>(c) >= 0x80;
@@ -38,12 +40,13 @@ class Lexer {
     for (; counted_ < position_; ++counted_) {
       if (source_[counted_] == '\n') {
         ++line_;
-        line_start_ = counted_ + 1;
+        column_ = 1;
+      } else if ((static_cast<unsigned char>(source_[counted_]) & 0xC0) != 0x80) {
+        ++column_;  // code points, not bytes
       }
     }
     token_line_ = line_;
-    token_column_ =
-        static_cast<uint32_t>(count_points(source_.substr(line_start_, position_ - line_start_))) + 1;
+    token_column_ = column_;
   }
 
   void push(TokenKind kind, std::string text) {
@@ -77,7 +80,8 @@ class Lexer {
     if (!data.empty()) push(TokenKind::data, std::string(data));
   }
 
-  // Consumes the end of a tag whose closing delimiter is at position_: blanks and newlines after it.
+  // Consumes the end of a tag whose closing delimiter is at position_: blanks and newlines after
+  // it.
   void close(char sign, size_t size, bool trims_newline) {
     const size_t start = position_;
     position_ += size;
@@ -146,11 +150,13 @@ class Lexer {
     close(minus ? '-' : '\0', minus ? 3 : 2, false);
     for (size_t tag = position_; (tag = source_.find("{%", tag)) != npos; ++tag) {
       size_t j = tag + 2;
-      const char sign = j < source_.size() && (source_[j] == '-' || source_[j] == '+') ? source_[j] : '\0';
+      const char sign =
+          j < source_.size() && (source_[j] == '-' || source_[j] == '+') ? source_[j] : '\0';
       j = skip_space(sign != '\0' ? j + 1 : j);
       if (source_.substr(j, 6) != "endraw") continue;
       j = skip_space(j + 6);
-      const char end_sign = j < source_.size() && (source_[j] == '-' || source_[j] == '+') ? source_[j] : '\0';
+      const char end_sign =
+          j < source_.size() && (source_[j] == '-' || source_[j] == '+') ? source_[j] : '\0';
       if (source_.substr(end_sign != '\0' ? j + 1 : j, 2) != "%}") continue;
       start_token();
       push_data(source_.substr(position_, tag - position_), sign, false);
@@ -193,7 +199,8 @@ class Lexer {
   }
 
   void digits(std::string& out) {
-    while (is_digit(peek()) || (peek() == '_' && is_digit(peek(1)) && !out.empty() && is_digit(out.back()))) {
+    while (is_digit(peek()) ||
+           (peek() == '_' && is_digit(peek(1)) && !out.empty() && is_digit(out.back()))) {
       if (peek() != '_') out += peek();
       ++position_;
     }
@@ -286,24 +293,47 @@ class Lexer {
     const char c = peek();
     if (position_ < source_.size()) ++position_;
     switch (c) {
-      case 'n': text += '\n'; return;
-      case 't': text += '\t'; return;
-      case 'r': text += '\r'; return;
-      case 'a': text += '\a'; return;
-      case 'b': text += '\b'; return;
-      case 'f': text += '\f'; return;
-      case 'v': text += '\v'; return;
+      case 'n':
+        text += '\n';
+        return;
+      case 't':
+        text += '\t';
+        return;
+      case 'r':
+        text += '\r';
+        return;
+      case 'a':
+        text += '\a';
+        return;
+      case 'b':
+        text += '\b';
+        return;
+      case 'f':
+        text += '\f';
+        return;
+      case 'v':
+        text += '\v';
+        return;
       case '\\':
       case '\'':
       case '"':
         text += c;
         return;
-      case '\n': return;
-      case 'x': append_point(text, hex(2)); return;
-      case 'u': append_point(text, hex(4)); return;
-      case 'U': append_point(text, hex(8)); return;
-      case 'N': fail_here("the string escape \\N{...} is not supported: use \\u");
-      default: break;
+      case '\n':
+        return;
+      case 'x':
+        append_point(text, hex(2));
+        return;
+      case 'u':
+        append_point(text, hex(4));
+        return;
+      case 'U':
+        append_point(text, hex(8));
+        return;
+      case 'N':
+        fail_here("the string escape \\N{...} is not supported: use \\u");
+      default:
+        break;
     }
     if (c >= '0' && c <= '7') {
       int32_t value = c - '0';
@@ -319,16 +349,17 @@ class Lexer {
 
   void symbol(std::string& brackets) {
     static constexpr std::array<std::string_view, 27> symbols = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[",
-        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";", "!"};
+        "//", "**", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[", "]",
+        "(",  ")",  "{",  "}",  ">",  "<",  "=", ".", ":", "|", ",", ";", "!"};
     for (const std::string_view symbol : symbols) {
       if (!at(symbol) || symbol == "!") continue;
       if (symbol == "(" || symbol == "[" || symbol == "{") {
         brackets += symbol[0] == '(' ? ')' : symbol[0] == '[' ? ']' : '}';
       } else if (symbol == ")" || symbol == "]" || symbol == "}") {
         if (brackets.empty() || brackets.back() != symbol[0]) {
-          fail_here(brackets.empty() ? fmt::format("unexpected '{}'", symbol)
-                                     : fmt::format("unexpected '{}', expected '{}'", symbol, brackets.back()));
+          fail_here(brackets.empty()
+                        ? fmt::format("unexpected '{}'", symbol)
+                        : fmt::format("unexpected '{}', expected '{}'", symbol, brackets.back()));
         }
         brackets.pop_back();
       }
@@ -345,8 +376,8 @@ class Lexer {
   size_t position_ = 0;
   bool line_starting_ = true;  // the tag before ended with a newline
   std::vector<Token> tokens_;
-  size_t counted_ = 0, line_start_ = 0;
-  uint32_t line_ = 1, token_line_ = 1, token_column_ = 1;
+  size_t counted_ = 0;
+  uint32_t line_ = 1, column_ = 1, token_line_ = 1, token_column_ = 1;
 };
 
 }  // namespace
@@ -365,6 +396,8 @@ std::string normalize_source(std::string_view source) {
   return out;
 }
 
-std::vector<Token> tokenize(std::string_view source) { return Lexer(source).run(); }
+std::vector<Token> tokenize(std::string_view source) {
+  return Lexer(source).run();
+}
 
 }  // namespace impetus::jinja

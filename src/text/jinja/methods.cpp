@@ -75,7 +75,8 @@ Value split(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const std::string separator = bound.string(0, "");
   if (separator.empty()) fail("empty separator");
   size_t from = 0;
-  for (size_t hit = 0; most < 0 || parts.size() < static_cast<size_t>(most); from = hit + separator.size()) {
+  for (size_t hit = 0; most < 0 || parts.size() < static_cast<size_t>(most);
+       from = hit + separator.size()) {
     hit = find_text(text, separator, from);
     if (hit == npos) break;
     parts.push_back(text.substr(from, hit - from));
@@ -151,7 +152,7 @@ Value starts_or_ends_with(Interpreter& interpreter, const Value& self, Arguments
   const Bound bound(at_end ? "endswith" : "startswith", arguments, {"prefix", "start", "end"}, 1);
   std::string_view text = self.as_string();
   if (bound.has(1) || bound.has(2)) {
-    const int64_t size = length(self);
+    const int64_t size = length(self, interpreter.budget());
     const auto place = [&](size_t i, int64_t fallback) {
       int64_t index = bound.is_none(i) ? fallback : bound.integer(i, fallback);
       if (index < 0) index += size;
@@ -236,9 +237,10 @@ Value find_index(Interpreter& interpreter, const Value& self, Arguments& argumen
   const std::string_view text = self.as_string();
   const std::string part = bound.string(0, "");
   interpreter.budget().step(text.size() / 16);
-  if (from_right) interpreter.budget().step(text.size() * part.size() / 1024);  // rfind is quadratic
+  if (from_right)
+    interpreter.budget().step(text.size() * part.size() / 1024);  // rfind is quadratic
   int64_t start = bound.integer(1, 0);
-  const int64_t size = length(self);
+  const int64_t size = length(self, interpreter.budget());
   if (start < 0) start = std::max<int64_t>(start + size, 0);
   size_t hit = npos;
   if (start <= size) {
@@ -257,9 +259,10 @@ Value count(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const Bound bound("count", arguments, {"sub"}, 1);
   const std::string part = bound.string(0, "");
   interpreter.budget().step(self.as_string().size() / 16);
-  if (part.empty()) return Value::integer(length(self) + 1);
+  if (part.empty()) return Value::integer(length(self, interpreter.budget()) + 1);
   int64_t found = 0;
-  for (size_t hit = 0; (hit = find_text(self.as_string(), part, hit)) != npos; hit += part.size()) ++found;
+  for (size_t hit = 0; (hit = find_text(self.as_string(), part, hit)) != npos; hit += part.size())
+    ++found;
   return Value::integer(found);
 }
 
@@ -274,7 +277,9 @@ Value all_points(Interpreter& interpreter, const Value& self, Arguments& argumen
   return Value::boolean(!text.empty());
 }
 
-bool is_alphanumeric(int32_t point) { return is_word(point) && point != '_'; }
+bool is_alphanumeric(int32_t point) {
+  return is_word(point) && point != '_';
+}
 
 template <bool wants_upper>
 Value has_case(Interpreter& interpreter, const Value& self, Arguments& arguments) {
@@ -313,8 +318,9 @@ Value justify(Interpreter& interpreter, const Value& self, Arguments& arguments)
   const std::string fill = bound.string(1, " ");
   if (count_points(fill) != 1) fail("the fill character must be exactly one character long");
   const int64_t width = bound.integer(0, 0);
-  if (width > Limits::pad_columns) fail("cannot pad to {} columns: at most {}", width, Limits::pad_columns);
-  const int64_t missing = std::max<int64_t>(width - length(self), 0);
+  if (width > Limits::pad_columns)
+    fail("cannot pad to {} columns: at most {}", width, Limits::pad_columns);
+  const int64_t missing = std::max<int64_t>(width - length(self, interpreter.budget()), 0);
   int64_t left = side < 0 ? 0 : side > 0 ? missing : missing / 2 + (missing & width & 1);
   interpreter.budget().take(static_cast<uint64_t>(missing) * 4);
   std::string result;
@@ -327,8 +333,10 @@ Value justify(Interpreter& interpreter, const Value& self, Arguments& arguments)
 Value zfill(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const Bound bound("zfill", arguments, {"width"}, 1);
   const int64_t width = bound.integer(0, 0);
-  if (width > Limits::pad_columns) fail("cannot pad to {} columns: at most {}", width, Limits::pad_columns);
-  const auto missing = static_cast<size_t>(std::max<int64_t>(width - length(self), 0));
+  if (width > Limits::pad_columns)
+    fail("cannot pad to {} columns: at most {}", width, Limits::pad_columns);
+  const auto missing =
+      static_cast<size_t>(std::max<int64_t>(width - length(self, interpreter.budget()), 0));
   interpreter.budget().take(missing);
   std::string result = self.as_string();
   const bool sign = !result.empty() && (result[0] == '+' || result[0] == '-');
@@ -343,7 +351,8 @@ Value partition(Interpreter& interpreter, const Value& self, Arguments& argument
   if (part.empty()) fail("empty separator");
   const std::string_view text = self.as_string();
   interpreter.budget().step(text.size() / 16);
-  if (from_right) interpreter.budget().step(text.size() * part.size() / 1024);  // rfind is quadratic
+  if (from_right)
+    interpreter.budget().step(text.size() * part.size() / 1024);  // rfind is quadratic
   const size_t hit = from_right ? text.rfind(part) : find_text(text, part);
   if (hit == npos) {
     const Value empty = like(self, "");
@@ -369,9 +378,10 @@ std::string swap_case(std::string_view text) {
 
 // --- dict
 
-Value get(Interpreter&, const Value& self, Arguments& arguments) {
+Value get(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   if (!arguments.named.empty()) fail("dict.get() takes no keyword arguments");
   const Bound bound("get", arguments, {"key", "default"}, 1);
+  if (bound.value(0).is_string()) interpreter.budget().step(bound.value(0).as_string().size() / 64);
   if (const Value* value = self.as_dict().find(bound.value(0))) return *value;
   return bound.has(1) ? bound.value(1) : Value::none();
 }
@@ -393,7 +403,8 @@ Value items(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   Bound("items", arguments, {});
   std::vector<Value> result;
   interpreter.budget().take(self.as_dict().size() * 4 * sizeof(Value));
-  for (const auto& [key, value] : self.as_dict().entries()) result.push_back(Value::tuple({key, value}));
+  for (const auto& [key, value] : self.as_dict().entries())
+    result.push_back(Value::tuple({key, value}));
   return Value::view("dict_items", std::move(result));
 }
 
@@ -490,23 +501,31 @@ Method look_up(const Table& table, std::string_view name) {
 
 Method find_method(Kind kind, std::string_view name) {
   switch (kind) {
-    case Kind::string: return look_up(string_methods, name);
-    case Kind::dict: return look_up(dict_methods, name);
-    case Kind::list: return look_up(list_methods, name);
+    case Kind::string:
+      return look_up(string_methods, name);
+    case Kind::dict:
+      return look_up(dict_methods, name);
+    case Kind::list:
+      return look_up(list_methods, name);
     case Kind::tuple:
     case Kind::range:
       return look_up(tuple_methods, name);
-    case Kind::loop: return look_up(loop_methods, name);
-    default: return nullptr;
+    case Kind::loop:
+      return look_up(loop_methods, name);
+    default:
+      return nullptr;
   }
 }
 
 bool is_mutator(Kind kind, std::string_view name) {
   static constexpr std::string_view list_names[] = {"append", "clear",  "extend",  "insert",
                                                     "pop",    "remove", "reverse", "sort"};
-  static constexpr std::string_view dict_names[] = {"clear", "pop", "popitem", "setdefault", "update"};
-  if (kind == Kind::list) return std::find(std::begin(list_names), std::end(list_names), name) != std::end(list_names);
-  if (kind == Kind::dict) return std::find(std::begin(dict_names), std::end(dict_names), name) != std::end(dict_names);
+  static constexpr std::string_view dict_names[] = {"clear", "pop", "popitem", "setdefault",
+                                                    "update"};
+  if (kind == Kind::list)
+    return std::find(std::begin(list_names), std::end(list_names), name) != std::end(list_names);
+  if (kind == Kind::dict)
+    return std::find(std::begin(dict_names), std::end(dict_names), name) != std::end(dict_names);
   return false;
 }
 

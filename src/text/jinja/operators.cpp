@@ -11,13 +11,20 @@ namespace {
 
 std::string_view symbol(Operation operation) {
   switch (operation) {
-    case Operation::add: return "+";
-    case Operation::subtract: return "-";
-    case Operation::multiply: return "*";
-    case Operation::divide: return "/";
-    case Operation::floor_divide: return "//";
-    case Operation::modulo: return "%";
-    default: return "**";
+    case Operation::add:
+      return "+";
+    case Operation::subtract:
+      return "-";
+    case Operation::multiply:
+      return "*";
+    case Operation::divide:
+      return "/";
+    case Operation::floor_divide:
+      return "//";
+    case Operation::modulo:
+      return "%";
+    default:
+      return "**";
   }
 }
 
@@ -26,7 +33,9 @@ std::string_view symbol(Operation operation) {
        type_name(right));
 }
 
-[[noreturn]] void overflow() { fail("an integer does not fit 64 bits"); }
+[[noreturn]] void overflow() {
+  fail("an integer does not fit 64 bits");
+}
 
 Value power(const Value& left, const Value& right) {
   if (left.is_integral() && right.is_integral() && right.as_integer() >= 0) {
@@ -61,12 +70,15 @@ Value integers(Operation operation, int64_t a, int64_t b) {
     case Operation::multiply:
       if (__builtin_mul_overflow(a, b, &result)) overflow();
       return Value::integer(result);
-    default: break;
+    default:
+      break;
   }
   if (b == 0) {
-    fail("{}", operation == Operation::divide ? "division by zero" : "integer division or modulo by zero");
+    fail("{}", operation == Operation::divide ? "division by zero"
+                                              : "integer division or modulo by zero");
   }
-  if (operation == Operation::divide) return Value::floating(static_cast<double>(a) / static_cast<double>(b));
+  if (operation == Operation::divide)
+    return Value::floating(static_cast<double>(a) / static_cast<double>(b));
   if (b == -1) {  // INT64_MIN / -1
     if (operation == Operation::modulo) return Value::integer(0);
     if (__builtin_sub_overflow(int64_t{0}, a, &result)) overflow();
@@ -80,12 +92,17 @@ Value integers(Operation operation, int64_t a, int64_t b) {
 
 Value floats(Operation operation, double a, double b) {
   switch (operation) {
-    case Operation::add: return Value::floating(a + b);
-    case Operation::subtract: return Value::floating(a - b);
-    case Operation::multiply: return Value::floating(a * b);
-    default: break;
+    case Operation::add:
+      return Value::floating(a + b);
+    case Operation::subtract:
+      return Value::floating(a - b);
+    case Operation::multiply:
+      return Value::floating(a * b);
+    default:
+      break;
   }
-  if (b == 0) fail("{}", operation == Operation::modulo ? "float modulo" : "float division by zero");
+  if (b == 0)
+    fail("{}", operation == Operation::modulo ? "float modulo" : "float division by zero");
   if (operation == Operation::divide) return Value::floating(a / b);
   double remainder = std::fmod(a, b);
   if (remainder != 0 && (remainder < 0) != (b < 0)) remainder += b;
@@ -107,7 +124,8 @@ Value repeat(const Value& value, int64_t count, Budget& budget) {
   }
   const auto& items = value.as_sequence().items;
   uint64_t size = 0;
-  if (__builtin_mul_overflow(times, uint64_t{items.size()} * sizeof(Value), &size)) size = UINT64_MAX;
+  if (__builtin_mul_overflow(times, uint64_t{items.size()} * sizeof(Value), &size))
+    size = UINT64_MAX;
   budget.take(size);
   std::vector<Value> result;
   for (uint64_t i = 0; i < times && !items.empty(); ++i) {
@@ -125,9 +143,9 @@ Value add_strings(const Value& left, const Value& right, Budget& budget) {
     text += right.as_string();
     return Value::string(std::move(text), left.is_markup());
   }
+  budget.take((left.as_string().size() + right.as_string().size()) * 5);  // escaped: &#39;
   std::string text = left.is_markup() ? left.as_string() : escape_html(left.as_string());
   text += right.is_markup() ? right.as_string() : escape_html(right.as_string());
-  budget.take(text.size());
   return Value::string(std::move(text), true);
 }
 
@@ -168,12 +186,14 @@ SliceBounds slice_bounds(int64_t size, const Value* start, const Value* stop, co
   int64_t begin = backward ? size - 1 : 0;
   int64_t end = backward ? -1 : size;
   int64_t given = 0;
-  if (bound(start, given)) begin = clamp(given, size, backward ? -1 : 0, backward ? size - 1 : size);
+  if (bound(start, given))
+    begin = clamp(given, size, backward ? -1 : 0, backward ? size - 1 : size);
   if (bound(stop, given)) end = clamp(given, size, backward ? -1 : 0, backward ? size - 1 : size);
   return {begin, end, stride};
 }
 
-std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value* stop, const Value* step) {
+std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value* stop,
+                                   const Value* step) {
   const SliceBounds bounds = slice_bounds(size, start, stop, step);
   std::vector<int64_t> indices;
   for (int64_t i = bounds.begin; bounds.stride < 0 ? i > bounds.end : i < bounds.end;) {
@@ -183,9 +203,10 @@ std::vector<int64_t> slice_indices(int64_t size, const Value* start, const Value
   return indices;
 }
 
-Value slice_string(const Value& object, const Value* start, const Value* stop, const Value* step, Budget& budget) {
+Value slice_string(const Value& object, const Value* start, const Value* stop, const Value* step,
+                   Budget& budget) {
   const std::string& text = object.as_string();
-  budget.take(text.size() / 8 + 64);
+  budget.take(text.size() + 64);
   std::vector<uint32_t> offsets;
   for (size_t i = 0, bytes = 0; i < text.size(); i += bytes) {
     offsets.push_back(static_cast<uint32_t>(i));
@@ -218,20 +239,31 @@ bool own_attribute(const Value& object, const std::string& name, Value& out) {
   const Loop& loop = object.as_loop();
   const auto size = static_cast<int64_t>(loop.items.size());
   const auto index0 = static_cast<int64_t>(loop.index0);
-  if (name == "index") out = Value::integer(index0 + 1);
-  else if (name == "index0") out = Value::integer(index0);
-  else if (name == "revindex") out = Value::integer(size - index0);
-  else if (name == "revindex0") out = Value::integer(size - index0 - 1);
-  else if (name == "first") out = Value::boolean(index0 == 0);
-  else if (name == "last") out = Value::boolean(index0 + 1 == size);
-  else if (name == "length") out = Value::integer(size);
-  else if (name == "depth") out = Value::integer(loop.level);
-  else if (name == "depth0") out = Value::integer(loop.level - 1);
+  if (name == "index")
+    out = Value::integer(index0 + 1);
+  else if (name == "index0")
+    out = Value::integer(index0);
+  else if (name == "revindex")
+    out = Value::integer(size - index0);
+  else if (name == "revindex0")
+    out = Value::integer(size - index0 - 1);
+  else if (name == "first")
+    out = Value::boolean(index0 == 0);
+  else if (name == "last")
+    out = Value::boolean(index0 + 1 == size);
+  else if (name == "length")
+    out = Value::integer(size);
+  else if (name == "depth")
+    out = Value::integer(loop.level);
+  else if (name == "depth0")
+    out = Value::integer(loop.level - 1);
   else if (name == "previtem")
     out = index0 > 0 ? loop.items[loop.index0 - 1] : Value::undefined("there is no previous item");
   else if (name == "nextitem")
-    out = index0 + 1 < size ? loop.items[loop.index0 + 1] : Value::undefined("there is no next item");
-  else return false;
+    out =
+        index0 + 1 < size ? loop.items[loop.index0 + 1] : Value::undefined("there is no next item");
+  else
+    return false;
   return true;
 }
 
@@ -242,9 +274,10 @@ bool find_attribute(const Value& object, const std::string& name, Value& out) {
     return true;
   }
   if (is_mutator(object.kind(), name)) {
-    out = Value::undefined(fmt::format(
-        "access to attribute '{}' of '{}' object is unsafe: values cannot be changed, make new ones",
-        name, type_name(object)));
+    out =
+        Value::undefined(fmt::format("access to attribute '{}' of '{}' object is unsafe: values "
+                                     "cannot be changed, make new ones",
+                                     name, type_name(object)));
     return true;
   }
   return false;
@@ -253,6 +286,7 @@ bool find_attribute(const Value& object, const std::string& name, Value& out) {
 bool find_item(const Value& object, const Value& key, Value& out, Budget& budget) {
   if (object.is(Kind::dict)) {
     if (key.is_sequence() || key.is(Kind::dict)) return false;
+    if (key.is_string()) budget.step(key.as_string().size() / 64);
     const Value* value = object.as_dict().find(key);
     if (value == nullptr) return false;
     out = *value;
@@ -262,8 +296,7 @@ bool find_item(const Value& object, const Value& key, Value& out, Budget& budget
   int64_t index = key.as_integer();
   if (object.is_string()) {
     const std::string& text = object.as_string();
-    budget.step(text.size() / 16);
-    const int64_t size = length(object);
+    const int64_t size = length(object, budget);
     if (index < 0) index += size;
     if (index < 0 || index >= size) return false;
     const size_t offset = byte_offset(text, static_cast<size_t>(index));
@@ -339,14 +372,22 @@ bool compare_as(Comparison comparison, const Value& left, const Value& right, Bu
     }
   }
   switch (comparison) {
-    case Comparison::eq: return equal(left, right, budget);
-    case Comparison::ne: return !equal(left, right, budget);
-    case Comparison::lt: return compare(left, right, "<", budget) < 0;
-    case Comparison::le: return compare(left, right, "<=", budget) <= 0;
-    case Comparison::gt: return compare(left, right, ">", budget) > 0;
-    case Comparison::ge: return compare(left, right, ">=", budget) >= 0;
-    case Comparison::in: return contains(right, left, budget);
-    case Comparison::not_in: return !contains(right, left, budget);
+    case Comparison::eq:
+      return equal(left, right, budget);
+    case Comparison::ne:
+      return !equal(left, right, budget);
+    case Comparison::lt:
+      return compare(left, right, "<", budget) < 0;
+    case Comparison::le:
+      return compare(left, right, "<=", budget) <= 0;
+    case Comparison::gt:
+      return compare(left, right, ">", budget) > 0;
+    case Comparison::ge:
+      return compare(left, right, ">=", budget) >= 0;
+    case Comparison::in:
+      return contains(right, left, budget);
+    case Comparison::not_in:
+      return !contains(right, left, budget);
   }
   return false;
 }
@@ -358,19 +399,23 @@ Value get_attribute(const Value& object, const std::string& name, Budget& budget
   if (object.is(Kind::dict)) {
     if (const Value* value = object.as_dict().find(name)) return *value;
   }
-  return Value::undefined(fmt::format("{} has no attribute '{}'", object_name(object), name));
+  budget.take(128);
+  return Value::undefined(
+      fmt::format("{} has no attribute '{}'", object_name(object), shortened(name)));
 }
 
 Value get_item(const Value& object, const Value& key, Budget& budget) {
   require_defined(object);
   Value result;
   if (find_item(object, key, result, budget)) return result;
+  budget.take(128);
   if (key.is_string()) {
     if (find_attribute(object, key.as_string(), result)) return result;
     return Value::undefined(
-        fmt::format("{} has no attribute '{}'", object_name(object), key.as_string()));
+        fmt::format("{} has no attribute '{}'", object_name(object), shortened(key.as_string())));
   }
-  return Value::undefined(fmt::format("{} has no element {}", object_name(object), to_repr(key, budget)));
+  return Value::undefined(
+      fmt::format("{} has no element {}", object_name(object), shortened(to_repr(key, budget))));
 }
 
 Value get_slice(const Value& object, const Value* start, const Value* stop, const Value* step,

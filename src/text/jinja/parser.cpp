@@ -52,10 +52,14 @@ class Parser {
 
   std::string describe() const {
     switch (current().kind) {
-      case TokenKind::end: return "the end of the template";
-      case TokenKind::block_end: return "the end of the statement";
-      case TokenKind::print_end: return "the end of the expression";
-      default: return fmt::format("'{}'", current().text);
+      case TokenKind::end:
+        return "the end of the template";
+      case TokenKind::block_end:
+        return "the end of the statement";
+      case TokenKind::print_end:
+        return "the end of the expression";
+      default:
+        return fmt::format("'{}'", current().text);
     }
   }
   void expect_symbol(std::string_view text) {
@@ -65,7 +69,8 @@ class Parser {
     if (!skip_name(text)) fail_here(fmt::format("expected '{}', got {}", text, describe()));
   }
   std::string expect_any_name() {
-    if (current().kind != TokenKind::name) fail_here(fmt::format("expected a name, got {}", describe()));
+    if (current().kind != TokenKind::name)
+      fail_here(fmt::format("expected a name, got {}", describe()));
     return next().text;
   }
   void expect_block_end() {
@@ -259,7 +264,8 @@ class Parser {
   ExpressionPtr primary() {
     const Position position = here();
     switch (current().kind) {
-      case TokenKind::name: return name_or_constant();
+      case TokenKind::name:
+        return name_or_constant();
       case TokenKind::string: {
         std::string text;
         while (current().kind == TokenKind::string) text += next().text;
@@ -292,7 +298,8 @@ class Parser {
         if (skip_symbol("[")) return list(position);
         if (skip_symbol("{")) return dict(position);
         break;
-      default: break;
+      default:
+        break;
     }
     fail_here(fmt::format("expected an expression, got {}", describe()));
   }
@@ -304,7 +311,8 @@ class Parser {
       fail_here(fmt::format("expected an expression, got '{}'", name));
     }
     Token token = next();
-    if (token.text == "true" || token.text == "True") return constant(position, Value::boolean(true));
+    if (token.text == "true" || token.text == "True")
+      return constant(position, Value::boolean(true));
     if (token.text == "false" || token.text == "False") {
       return constant(position, Value::boolean(false));
     }
@@ -410,7 +418,8 @@ class Parser {
     }
     if (is_symbol(",")) fail_here("several subscripts in one [] are not supported");
     expect_symbol("]");
-    if (!is_slice) return binary(make(Operation::item, position), std::move(object), std::move(parts[0]));
+    if (!is_slice)
+      return binary(make(Operation::item, position), std::move(object), std::move(parts[0]));
     auto node = make(Operation::slice, position);
     node->operands.push_back(std::move(object));
     for (ExpressionPtr& part : parts) node->operands.push_back(std::move(part));
@@ -510,7 +519,8 @@ class Parser {
     for (;;) {
       const Position position = here();
       switch (current().kind) {
-        case TokenKind::end: return body;
+        case TokenKind::end:
+          return body;
         case TokenKind::data: {
           auto node = statement(Statement::Type::text, position);
           node->text = next().text;
@@ -535,7 +545,8 @@ class Parser {
           if (auto node = tag(position)) body.push_back(std::move(node));
           break;
         }
-        default: fail_here(fmt::format("unexpected {}", describe()));
+        default:
+          fail_here(fmt::format("unexpected {}", describe()));
       }
     }
   }
@@ -545,7 +556,8 @@ class Parser {
     expect_block_end();
     Body body = statements(ends);
     if (current().kind == TokenKind::end) {
-      fail_at(position, fmt::format("'{}' is never closed: '{}' is missing", opened, *(ends.end() - 1)));
+      fail_at(position,
+              fmt::format("'{}' is never closed: '{}' is missing", opened, *(ends.end() - 1)));
     }
     return body;
   }
@@ -597,7 +609,8 @@ class Parser {
       return statement(
           name == "break" ? Statement::Type::loop_break : Statement::Type::loop_continue, position);
     }
-    if (one_of(name, {"block", "extends", "include", "import", "from", "autoescape", "do", "trans"})) {
+    if (one_of(name,
+               {"block", "extends", "include", "import", "from", "autoescape", "do", "trans"})) {
       fail_at(position, fmt::format("the statement '{}' is not supported in chat templates", name));
     }
     fail_at(position, fmt::format("unknown statement '{}'", name));
@@ -711,6 +724,7 @@ class Parser {
         fail_at(position, "a parameter without a default follows one that has a default");
       }
       macro.parameters.emplace_back(std::move(name), std::move(value));
+      if (macro.parameters.size() > 255) fail_at(position, "a macro has more than 255 parameters");
     }
   }
 
@@ -766,7 +780,8 @@ class Parser {
     explicit Nesting(Parser& parser) : parser(parser) {
       if (++parser.depth_ > Limits::syntax_depth) {
         --parser.depth_;
-        parser.fail_here(fmt::format("the template is nested too deeply (limit: {})", Limits::syntax_depth));
+        parser.fail_here(
+            fmt::format("the template is nested too deeply (limit: {})", Limits::syntax_depth));
       }
     }
     ~Nesting() { --parser.depth_; }

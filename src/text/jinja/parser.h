@@ -1,5 +1,6 @@
 // Tokens to a syntax tree. Grammar: the Jinja 3.1 template designer documentation; what chat
-// templates have no use for (inheritance, imports, recursive loops, translations) is refused by name.
+// templates have no use for (inheritance, imports, recursive loops, translations) is refused by
+// name.
 #pragma once
 
 #include <string_view>

@@ -26,7 +26,10 @@ bool compared(Interpreter& interpreter, const Value& subject, Arguments& argumen
 
 int64_t remainder(const Value& subject, int64_t divisor, Budget& budget) {
   const Value result = arithmetic(Operation::modulo, subject, Value::integer(divisor), budget);
-  return result.is_integral() ? result.as_integer() : (result.as_double() == 0 ? 0 : result.as_double() == 1 ? 1 : 2);
+  return result.is_integral() ? result.as_integer()
+                              : (result.as_double() == 0   ? 0
+                                 : result.as_double() == 1 ? 1
+                                                           : 2);
 }
 
 bool odd(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
@@ -57,7 +60,9 @@ bool same_as(Interpreter&, const Value& subject, Arguments& arguments) {
 template <bool wants_upper>
 bool has_case(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   const Value text = Value::string(interpreter.text(subject));
-  return find_method(Kind::string, wants_upper ? "isupper" : "islower")(interpreter, text, arguments).as_bool();
+  return find_method(Kind::string, wants_upper ? "isupper" : "islower")(interpreter, text,
+                                                                        arguments)
+      .as_bool();
 }
 
 bool is_filter(Interpreter& interpreter, const Value& subject, Arguments& arguments) {

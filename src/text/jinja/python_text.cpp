@@ -10,7 +10,9 @@
 namespace impetus::jinja {
 namespace {
 
-utf8proc_category_t category(int32_t point) { return utf8proc_category(point); }
+utf8proc_category_t category(int32_t point) {
+  return utf8proc_category(point);
+}
 
 // Simple mappings by utf8proc; the full mappings that differ and that text really has are here.
 void append_upper(std::string& out, int32_t point) {
@@ -98,7 +100,8 @@ size_t count_points(std::string_view text) {
 
 size_t byte_offset(std::string_view text, size_t index) {
   size_t i = 0;
-  for (size_t bytes = 0; i < text.size() && index > 0; i += bytes, --index) point_at(text, i, bytes);
+  for (size_t bytes = 0; i < text.size() && index > 0; i += bytes, --index)
+    point_at(text, i, bytes);
   return i;
 }
 
@@ -168,7 +171,8 @@ std::string_view strip_right(std::string_view text, std::string_view characters)
 std::string upper(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (size_t i = 0, bytes = 0; i < text.size(); i += bytes) append_upper(out, point_at(text, i, bytes));
+  for (size_t i = 0, bytes = 0; i < text.size(); i += bytes)
+    append_upper(out, point_at(text, i, bytes));
   return out;
 }
 
@@ -210,8 +214,8 @@ std::string title(std::string_view text) {
     } else {
       append_title(out, point);
     }
-    in_word = is_upper_case(point) || is_lower_case(point) ||
-              category(point) == UTF8PROC_CATEGORY_LT;
+    in_word =
+        is_upper_case(point) || is_lower_case(point) || category(point) == UTF8PROC_CATEGORY_LT;
   }
   return out;
 }
@@ -227,11 +231,17 @@ bool is_word(int32_t point) {
          (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
 }
 
-bool is_decimal(int32_t point) { return category(point) == UTF8PROC_CATEGORY_ND; }
+bool is_decimal(int32_t point) {
+  return category(point) == UTF8PROC_CATEGORY_ND;
+}
 
-bool is_upper_case(int32_t point) { return category(point) == UTF8PROC_CATEGORY_LU; }
+bool is_upper_case(int32_t point) {
+  return category(point) == UTF8PROC_CATEGORY_LU;
+}
 
-bool is_lower_case(int32_t point) { return category(point) == UTF8PROC_CATEGORY_LL; }
+bool is_lower_case(int32_t point) {
+  return category(point) == UTF8PROC_CATEGORY_LL;
+}
 
 size_t find_text(std::string_view text, std::string_view part, size_t from) {
   if (from > text.size()) return std::string_view::npos;
@@ -242,17 +252,35 @@ size_t find_text(std::string_view text, std::string_view part, size_t from) {
   return static_cast<size_t>(static_cast<const char*>(hit) - text.data());
 }
 
+std::string shortened(std::string_view text, size_t bytes_max) {
+  if (text.size() <= bytes_max) return std::string(text);
+  size_t end = bytes_max;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return std::string(text.substr(0, end)) + "...";
+}
+
 std::string escape_html(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -262,7 +290,8 @@ std::string float_text(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[64];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific).ptr;
   std::string_view text(buffer, static_cast<size_t>(end - buffer));
   std::string out;
   if (text.front() == '-') {
@@ -281,7 +310,8 @@ std::string float_text(double value) {
     if (digits.size() > 1) out += '.' + digits.substr(1);
     return out + fmt::format("e{}{:02}", exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0)
+    return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   const auto whole = static_cast<size_t>(exponent) + 1;
   if (digits.size() <= whole) {
     return out + digits + std::string(whole - digits.size(), '0') + ".0";
@@ -324,14 +354,29 @@ void append_json_string(std::string& out, std::string_view text, bool ensure_asc
     bytes = 1;
     const char c = text[i];
     switch (c) {
-      case '"': out += "\\\""; continue;
-      case '\\': out += "\\\\"; continue;
-      case '\n': out += "\\n"; continue;
-      case '\r': out += "\\r"; continue;
-      case '\t': out += "\\t"; continue;
-      case '\f': out += "\\f"; continue;
-      case '\b': out += "\\b"; continue;
-      default: break;
+      case '"':
+        out += "\\\"";
+        continue;
+      case '\\':
+        out += "\\\\";
+        continue;
+      case '\n':
+        out += "\\n";
+        continue;
+      case '\r':
+        out += "\\r";
+        continue;
+      case '\t':
+        out += "\\t";
+        continue;
+      case '\f':
+        out += "\\f";
+        continue;
+      case '\b':
+        out += "\\b";
+        continue;
+      default:
+        break;
     }
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || (byte == 0x7F && ensure_ascii)) {

@@ -1,6 +1,7 @@
 // Python's str on UTF-8 bytes: code points, whitespace, case, and how floats and strings print.
 // A byte that belongs to no valid sequence counts as one code point, so nothing here can overrun.
-// Sources: the Python 3 library reference (str, repr, format specification), Unicode 15 by utf8proc.
+// Sources: the Python 3 library reference (str, repr, format specification), Unicode 15 by
+// utf8proc.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,9 @@ bool is_lower_case(int32_t point);
 
 // Linear-time search; npos where absent.
 size_t find_text(std::string_view text, std::string_view part, size_t from = 0);
+
+// At most `bytes_max` bytes and "...", cut between code points: names and values in messages.
+std::string shortened(std::string_view text, size_t bytes_max = 80);
 
 std::string escape_html(std::string_view text);
 std::string float_text(double value);            // repr(float)

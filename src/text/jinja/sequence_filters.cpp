@@ -3,6 +3,7 @@
 #include <array>
 #include <iterator>
 #include <list>
+#include <optional>
 
 #include "text/jinja/builtins.h"
 #include "text/jinja/operators.h"
@@ -19,7 +20,8 @@ class AttributePath {
       parts_.push_back(path);
       return;
     }
-    if (!path.is_string()) fail("an attribute must be a name or an index, not '{}'", type_name(path));
+    if (!path.is_string())
+      fail("an attribute must be a name or an index, not '{}'", type_name(path));
     std::string_view rest = path.as_string();
     for (;;) {
       const size_t dot = rest.find('.');
@@ -36,6 +38,7 @@ class AttributePath {
 
   Value of(Value item, const Value* fallback, Budget& budget) const {
     for (const Value& part : parts_) {
+      budget.step();
       item = get_item(item, part, budget);
       if (fallback != nullptr && item.is_undefined()) item = *fallback;
     }
@@ -46,6 +49,11 @@ class AttributePath {
   std::vector<Value> parts_;
 };
 
+std::optional<AttributePath> optional_path(const Bound& bound, size_t i) {
+  if (bound.is_none(i)) return {};
+  return AttributePath(bound.value(i));
+}
+
 // The key to sort or compare by: an attribute where asked for, lower case unless case matters.
 class SortKey {
  public:
@@ -53,7 +61,8 @@ class SortKey {
     if (attribute == nullptr || attribute->is_none()) return;
     if (attribute->is_string()) {  // "a,b": by several
       std::string_view rest = attribute->as_string();
-      for (size_t comma = 0; comma != std::string_view::npos; rest.remove_prefix(std::min(rest.size(), comma + 1))) {
+      for (size_t comma = 0; comma != std::string_view::npos;
+           rest.remove_prefix(std::min(rest.size(), comma + 1))) {
         comma = rest.find(',');
         paths_.emplace_back(Value::string(std::string(rest.substr(0, comma))));
         if (comma == std::string_view::npos) break;
@@ -67,7 +76,8 @@ class SortKey {
     if (paths_.empty()) return fold(item, budget);
     if (paths_.size() == 1) return fold(paths_[0].of(item, nullptr, budget), budget);
     std::vector<Value> keys;
-    for (const AttributePath& path : paths_) keys.push_back(fold(path.of(item, nullptr, budget), budget));
+    for (const AttributePath& path : paths_)
+      keys.push_back(fold(path.of(item, nullptr, budget), budget));
     return Value::list(std::move(keys));
   }
 
@@ -101,9 +111,11 @@ std::vector<Keyed> with_keys(std::vector<Value> items, const SortKey& key, Budge
 void sort_by_key(std::vector<Keyed>& items, bool reverse, Budget& budget) {
   // A list's merge sort is stable, and safe with any comparison: types without an order among them
   // throw from within it.
-  std::list<Keyed> sorted(std::make_move_iterator(items.begin()), std::make_move_iterator(items.end()));
+  std::list<Keyed> sorted(std::make_move_iterator(items.begin()),
+                          std::make_move_iterator(items.end()));
   sorted.sort([&](const Keyed& a, const Keyed& b) {
-    return reverse ? compare(b.key, a.key, "<", budget) < 0 : compare(a.key, b.key, "<", budget) < 0;
+    return reverse ? compare(b.key, a.key, "<", budget) < 0
+                   : compare(a.key, b.key, "<", budget) < 0;
   });
   items.assign(std::make_move_iterator(sorted.begin()), std::make_move_iterator(sorted.end()));
 }
@@ -130,7 +142,8 @@ Value dict_sort(Interpreter& interpreter, const Value& subject, Arguments& argum
   require_defined(subject);
   if (!subject.is(Kind::dict)) fail("dictsort needs a mapping, not '{}'", type_name(subject));
   std::vector<Value> pairs;
-  for (const auto& [key, value] : subject.as_dict().entries()) pairs.push_back(Value::tuple({key, value}));
+  for (const auto& [key, value] : subject.as_dict().entries())
+    pairs.push_back(Value::tuple({key, value}));
   const Value position = Value::integer(by == "key" ? 0 : 1);
   const SortKey key(bound.boolean(0, false), &position);
   auto items = with_keys(std::move(pairs), key, interpreter.budget());
@@ -176,8 +189,9 @@ Value sum(Interpreter& interpreter, const Value& subject, Arguments& arguments) 
   Budget& budget = interpreter.budget();
   Value total = bound.has(1) ? bound.value(1) : Value::integer(0);
   if (total.is_string()) fail("sum() can't sum strings");
+  const std::optional<AttributePath> path = optional_path(bound, 0);
   for (const Value& item : iterate(subject, budget)) {
-    const Value part = bound.is_none(0) ? item : AttributePath(bound.value(0)).of(item, nullptr, budget);
+    const Value part = path ? path->of(item, nullptr, budget) : item;
     total = arithmetic(Operation::add, total, part, budget);
   }
   return total;
@@ -187,13 +201,13 @@ Value join(Interpreter& interpreter, const Value& subject, Arguments& arguments)
   const Bound bound("join", arguments, {"d", "attribute"});
   Budget& budget = interpreter.budget();
   const std::string separator = bound.has(0) ? interpreter.text(bound.value(0)) : "";
+  const std::optional<AttributePath> path = optional_path(bound, 1);
   std::string result;
   bool first = true;
   for (const Value& item : iterate(subject, budget)) {
     if (!first) result += separator;
     first = false;
-    result += interpreter.text(
-        bound.is_none(1) ? item : AttributePath(bound.value(1)).of(item, nullptr, budget));
+    result += interpreter.text(path ? path->of(item, nullptr, budget) : item);
     budget.take(separator.size());
   }
   return Value::string(std::move(result));
@@ -204,6 +218,7 @@ Value first(Interpreter& interpreter, const Value& subject, Arguments& arguments
   if (subject.is(Kind::generator) && !subject.as_sequence().items.empty()) {
     // Takes one item and leaves the others.
     auto& items = subject.as_generator().items;
+    interpreter.budget().step(items.size() / 16);
     const Value item = items.front();
     items.erase(items.begin());
     return item;
@@ -229,7 +244,9 @@ Value reverse(Interpreter& interpreter, const Value& subject, Arguments& argumen
   if (subject.is_undefined()) fail("argument must be iterable");
   auto items = iterate(subject, interpreter.budget());
   std::reverse(items.begin(), items.end());
-  if (!subject.is_string()) return subject.is(Kind::generator) ? Value::list(std::move(items)) : Value::generator(std::move(items));
+  if (!subject.is_string())
+    return subject.is(Kind::generator) ? Value::list(std::move(items))
+                                       : Value::generator(std::move(items));
   std::string text;
   for (const Value& item : items) text += item.as_string();
   return Value::string(std::move(text), subject.is_markup());
@@ -249,7 +266,8 @@ Value items(Interpreter& interpreter, const Value& subject, Arguments& arguments
 }
 
 // What map, select and reject need of the arguments after a filter's or test's name.
-Arguments rest_of(const Arguments& arguments, size_t skipped) {
+Arguments rest_of(const Arguments& arguments, size_t skipped, Budget& budget) {
+  budget.step(arguments.positional.size() + arguments.named.size());
   Arguments rest;
   rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(skipped),
                          arguments.positional.end());
@@ -266,12 +284,13 @@ Value map(Interpreter& interpreter, const Value& subject, Arguments& arguments) 
     if (!bound.has(0)) fail("map requires a filter's name or attribute=");
     const AttributePath path(bound.value(0));
     const Value* fallback = bound.is_none(1) ? nullptr : &bound.value(1);
-    for (Value& item : iterate(subject, budget)) result.push_back(path.of(std::move(item), fallback, budget));
+    for (Value& item : iterate(subject, budget))
+      result.push_back(path.of(std::move(item), fallback, budget));
   } else {
     const Value& name = arguments.positional[0];
     if (!name.is_string()) fail("map requires a filter's name");
     for (const Value& item : iterate(subject, budget)) {
-      Arguments rest = rest_of(arguments, 1);
+      Arguments rest = rest_of(arguments, 1, budget);
       result.push_back(interpreter.apply_filter(name.as_string(), item, rest));
     }
   }
@@ -287,12 +306,14 @@ Value select(Interpreter& interpreter, const Value& subject, Arguments& argument
   const auto& given = arguments.positional;
   if (by_attribute && given.empty()) fail("Missing parameter for attribute name");
   const size_t skipped = by_attribute ? 1 : 0;
+  std::optional<AttributePath> path;
+  if (by_attribute) path.emplace(given[0]);
   for (Value& item : iterate(subject, budget)) {
-    const Value looked_at = by_attribute ? AttributePath(given[0]).of(item, nullptr, budget) : item;
+    const Value looked_at = path ? path->of(item, nullptr, budget) : item;
     bool holds = false;
     if (given.size() > skipped) {
       if (!given[skipped].is_string()) fail("expected the name of a test");
-      Arguments rest = rest_of(arguments, skipped + 1);
+      Arguments rest = rest_of(arguments, skipped + 1, budget);
       holds = interpreter.apply_test(given[skipped].as_string(), looked_at, rest);
     } else {
       holds = truthy(looked_at);
@@ -305,7 +326,8 @@ Value select(Interpreter& interpreter, const Value& subject, Arguments& argument
 Value batch(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   const Bound bound("batch", arguments, {"linecount", "fill_with"}, 1);
   const int64_t size = bound.integer(0, 1);
-  if (size < 1 || size > Limits::range_items) fail("batch: the size must be 1 to {}", Limits::range_items);
+  if (size < 1 || size > Limits::range_items)
+    fail("batch: the size must be 1 to {}", Limits::range_items);
   std::vector<Value> result;
   std::vector<Value> current;
   for (Value& item : iterate(subject, interpreter.budget())) {
@@ -329,7 +351,7 @@ Value attribute(Interpreter& interpreter, const Value& subject, Arguments& argum
   const std::string name = bound.string(0, "");
   // An item of that name is not an attribute.
   if (subject.is(Kind::dict) && find_method(Kind::dict, name) == nullptr) {
-    return Value::undefined(fmt::format("'dict object' has no attribute '{}'", name));
+    return Value::undefined(fmt::format("'dict object' has no attribute '{}'", shortened(name)));
   }
   return get_attribute(subject, name, interpreter.budget());
 }

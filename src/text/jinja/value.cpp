@@ -90,12 +90,20 @@ void append_text(std::string& out, const Value& value, bool repr, int depth, Bud
     case Kind::undefined:
       if (repr) out += "Undefined";
       return;
-    case Kind::none: out += "None"; return;
-    case Kind::boolean: out += value.as_bool() ? "True" : "False"; return;
-    case Kind::integer: out += std::to_string(value.as_integer()); return;
-    case Kind::floating: out += float_text(value.as_double()); return;
+    case Kind::none:
+      out += "None";
+      return;
+    case Kind::boolean:
+      out += value.as_bool() ? "True" : "False";
+      return;
+    case Kind::integer:
+      out += std::to_string(value.as_integer());
+      return;
+    case Kind::floating:
+      out += float_text(value.as_double());
+      return;
     case Kind::string:
-      budget.take(value.as_string().size());
+      budget.take(value.as_string().size() * (repr ? 4 : 1));
       if (!repr) {
         out += value.as_string();
       } else if (value.is_markup()) {
@@ -116,8 +124,9 @@ void append_text(std::string& out, const Value& value, bool repr, int depth, Bud
       return;
     case Kind::range: {
       const Sequence& range = value.as_sequence();
-      out += range.step == 1 ? fmt::format("range({}, {})", range.start, range.stop)
-                             : fmt::format("range({}, {}, {})", range.start, range.stop, range.step);
+      out += range.step == 1
+                 ? fmt::format("range({}, {})", range.start, range.stop)
+                 : fmt::format("range({}, {}, {})", range.start, range.stop, range.step);
       return;
     }
     case Kind::view:
@@ -126,17 +135,24 @@ void append_text(std::string& out, const Value& value, bool repr, int depth, Bud
       append_items(out, value.as_sequence().items, depth + 1, budget);
       out += "])";
       return;
-    case Kind::generator: out += "<generator object>"; return;
-    case Kind::dict: append_entries(out, value.as_dict(), depth + 1, budget); return;
+    case Kind::generator:
+      out += "<generator object>";
+      return;
+    case Kind::dict:
+      append_entries(out, value.as_dict(), depth + 1, budget);
+      return;
     case Kind::name_space:
       out += "<Namespace ";
       append_entries(out, value.as_namespace().attributes, depth + 1, budget);
       out += '>';
       return;
     case Kind::loop:
-      out += fmt::format("<LoopContext {}/{}>", value.as_loop().index0 + 1, value.as_loop().items.size());
+      out += fmt::format("<LoopContext {}/{}>", value.as_loop().index0 + 1,
+                         value.as_loop().items.size());
       return;
-    case Kind::callable: out += fmt::format("<function {}>", value.as_callable().name); return;
+    case Kind::callable:
+      out += fmt::format("<function {}>", value.as_callable().name);
+      return;
   }
 }
 
@@ -191,8 +207,12 @@ Value Value::undefined(std::string why) {
   return Value::object(Kind::undefined, std::move(object));
 }
 
-Value Value::list(std::vector<Value> items) { return make_sequence(Kind::list, std::move(items)); }
-Value Value::tuple(std::vector<Value> items) { return make_sequence(Kind::tuple, std::move(items)); }
+Value Value::list(std::vector<Value> items) {
+  return make_sequence(Kind::list, std::move(items));
+}
+Value Value::tuple(std::vector<Value> items) {
+  return make_sequence(Kind::tuple, std::move(items));
+}
 Value Value::generator(std::vector<Value> items) {
   return make_sequence(Kind::generator, std::move(items));
 }
@@ -232,13 +252,27 @@ Value Value::object(Kind kind, std::shared_ptr<Object> object) {
   return value;
 }
 
-const std::string& Value::as_string() const { return static_cast<const Text*>(object_.get())->text; }
-const Sequence& Value::as_sequence() const { return *static_cast<const Sequence*>(object_.get()); }
-Sequence& Value::as_generator() const { return *static_cast<Sequence*>(object_.get()); }
-const Dict& Value::as_dict() const { return static_cast<const DictObject*>(object_.get())->entries; }
-Namespace& Value::as_namespace() const { return *static_cast<Namespace*>(object_.get()); }
-Loop& Value::as_loop() const { return *static_cast<Loop*>(object_.get()); }
-Callable& Value::as_callable() const { return *static_cast<Callable*>(object_.get()); }
+const std::string& Value::as_string() const {
+  return static_cast<const Text*>(object_.get())->text;
+}
+const Sequence& Value::as_sequence() const {
+  return *static_cast<const Sequence*>(object_.get());
+}
+Sequence& Value::as_generator() const {
+  return *static_cast<Sequence*>(object_.get());
+}
+const Dict& Value::as_dict() const {
+  return static_cast<const DictObject*>(object_.get())->entries;
+}
+Namespace& Value::as_namespace() const {
+  return *static_cast<Namespace*>(object_.get());
+}
+Loop& Value::as_loop() const {
+  return *static_cast<Loop*>(object_.get());
+}
+Callable& Value::as_callable() const {
+  return *static_cast<Callable*>(object_.get());
+}
 
 std::string Value::why_undefined() const {
   return object_ ? static_cast<const Text*>(object_.get())->text : "a value is undefined";
@@ -291,21 +325,36 @@ void Dict::set(Value key, Value value) {
 
 std::string_view type_name(const Value& value) {
   switch (value.kind()) {
-    case Kind::undefined: return "Undefined";
-    case Kind::none: return "NoneType";
-    case Kind::boolean: return "bool";
-    case Kind::integer: return "int";
-    case Kind::floating: return "float";
-    case Kind::string: return value.is_markup() ? "Markup" : "str";
-    case Kind::list: return "list";
-    case Kind::tuple: return "tuple";
-    case Kind::range: return "range";
-    case Kind::view: return value.as_sequence().label;
-    case Kind::generator: return "generator";
-    case Kind::dict: return "dict";
-    case Kind::name_space: return "Namespace";
-    case Kind::loop: return "LoopContext";
-    case Kind::callable: return "function";
+    case Kind::undefined:
+      return "Undefined";
+    case Kind::none:
+      return "NoneType";
+    case Kind::boolean:
+      return "bool";
+    case Kind::integer:
+      return "int";
+    case Kind::floating:
+      return "float";
+    case Kind::string:
+      return value.is_markup() ? "Markup" : "str";
+    case Kind::list:
+      return "list";
+    case Kind::tuple:
+      return "tuple";
+    case Kind::range:
+      return "range";
+    case Kind::view:
+      return value.as_sequence().label;
+    case Kind::generator:
+      return "generator";
+    case Kind::dict:
+      return "dict";
+    case Kind::name_space:
+      return "Namespace";
+    case Kind::loop:
+      return "LoopContext";
+    case Kind::callable:
+      return "function";
   }
   return "object";
 }
@@ -323,15 +372,19 @@ bool truthy(const Value& value) {
     case Kind::boolean:
     case Kind::integer:
       return value.as_integer() != 0;
-    case Kind::floating: return value.as_double() != 0;
-    case Kind::string: return !value.as_string().empty();
+    case Kind::floating:
+      return value.as_double() != 0;
+    case Kind::string:
+      return !value.as_string().empty();
     case Kind::list:
     case Kind::tuple:
     case Kind::range:
     case Kind::view:
       return !value.as_sequence().items.empty();
-    case Kind::dict: return value.as_dict().size() > 0;
-    default: return true;
+    case Kind::dict:
+      return value.as_dict().size() > 0;
+    default:
+      return true;
   }
 }
 
@@ -387,7 +440,8 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
       }
       return true;
     }
-    default: return a.identity() == b.identity();
+    default:
+      return a.identity() == b.identity();
   }
 }
 
@@ -413,7 +467,8 @@ int compare(const Value& a, const Value& b, std::string_view operator_name, Budg
     const auto& left = a.as_sequence().items;
     const auto& right = b.as_sequence().items;
     for (size_t i = 0; i < std::min(left.size(), right.size()); ++i) {
-      if (!equal(left[i], right[i], budget)) return compare(left[i], right[i], operator_name, budget);
+      if (!equal(left[i], right[i], budget))
+        return compare(left[i], right[i], operator_name, budget);
     }
     return left.size() < right.size() ? -1 : left.size() > right.size();
   }
@@ -428,14 +483,16 @@ bool is_iterable(const Value& value) {
     case Kind::dict:
     case Kind::loop:
       return true;
-    default: return value.is_sequence();
+    default:
+      return value.is_sequence();
   }
 }
 
 std::vector<Value> iterate(const Value& value, Budget& budget) {
   std::vector<Value> items;
   switch (value.kind()) {
-    case Kind::undefined: break;
+    case Kind::undefined:
+      break;
     case Kind::string: {
       const std::string& text = value.as_string();
       budget.take(text.size() * (sizeof(Value) + 48));
@@ -464,37 +521,47 @@ std::vector<Value> iterate(const Value& value, Budget& budget) {
       budget.take(value.as_dict().size() * sizeof(Value));
       for (const auto& entry : value.as_dict().entries()) items.push_back(entry.first);
       break;
-    default: fail("'{}' object is not iterable", type_name(value));
+    default:
+      fail("'{}' object is not iterable", type_name(value));
   }
   budget.step(items.size());
   return items;
 }
 
-int64_t length(const Value& value) {
+int64_t length(const Value& value, Budget& budget) {
   switch (value.kind()) {
-    case Kind::undefined: return 0;
-    case Kind::string: return static_cast<int64_t>(count_points(value.as_string()));
+    case Kind::undefined:
+      return 0;
+    case Kind::string:
+      budget.step(value.as_string().size() / 16);
+      return static_cast<int64_t>(count_points(value.as_string()));
     case Kind::list:
     case Kind::tuple:
     case Kind::range:
     case Kind::view:
       return static_cast<int64_t>(value.as_sequence().items.size());
-    case Kind::dict: return static_cast<int64_t>(value.as_dict().size());
-    case Kind::loop: return static_cast<int64_t>(value.as_loop().items.size());
-    default: fail("object of type '{}' has no len()", type_name(value));
+    case Kind::dict:
+      return static_cast<int64_t>(value.as_dict().size());
+    case Kind::loop:
+      return static_cast<int64_t>(value.as_loop().items.size());
+    default:
+      fail("object of type '{}' has no len()", type_name(value));
   }
 }
 
 bool contains(const Value& container, const Value& item, Budget& budget) {
   switch (container.kind()) {
-    case Kind::undefined: return false;
+    case Kind::undefined:
+      return false;
     case Kind::string:
       if (!item.is_string()) {
         fail("'in <string>' requires string as left operand, not {}", type_name(item));
       }
       budget.step((container.as_string().size() + item.as_string().size()) / 16);
       return find_text(container.as_string(), item.as_string()) != std::string::npos;
-    case Kind::dict: return container.as_dict().find(item) != nullptr;
+    case Kind::dict:
+      if (item.is_string()) budget.step(item.as_string().size() / 64);
+      return container.as_dict().find(item) != nullptr;
     case Kind::list:
     case Kind::tuple:
     case Kind::range:
@@ -506,22 +573,28 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
       return std::any_of(items.begin(), items.end(),
                          [&](const Value& other) { return equal(item, other, budget); });
     }
-    default: fail("argument of type '{}' is not iterable", type_name(container));
+    default:
+      fail("argument of type '{}' is not iterable", type_name(container));
   }
 }
 
 Value from_json(const json::value& value) {
   switch (value.kind()) {
-    case json::kind::null: return Value::none();
-    case json::kind::bool_: return Value::boolean(value.get_bool());
-    case json::kind::int64: return Value::integer(value.get_int64());
+    case json::kind::null:
+      return Value::none();
+    case json::kind::bool_:
+      return Value::boolean(value.get_bool());
+    case json::kind::int64:
+      return Value::integer(value.get_int64());
     case json::kind::uint64:
       if (value.get_uint64() > static_cast<uint64_t>(INT64_MAX)) {
         fail("the integer {} does not fit 64 bits with a sign", value.get_uint64());
       }
       return Value::integer(static_cast<int64_t>(value.get_uint64()));
-    case json::kind::double_: return Value::floating(value.get_double());
-    case json::kind::string: return Value::string(std::string(value.get_string()));
+    case json::kind::double_:
+      return Value::floating(value.get_double());
+    case json::kind::string:
+      return Value::string(std::string(value.get_string()));
     case json::kind::array: {
       std::vector<Value> items;
       items.reserve(value.get_array().size());

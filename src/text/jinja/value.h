@@ -1,9 +1,9 @@
 // The values that templates compute with: Python's, as far as jinja2's sandbox lets them be seen.
 //
-// Everything but namespaces is immutable once made (the sandbox forbids list.append and its kin), so
-// copies share. One render's values belong to one thread. Lists know how deep they nest, which bounds
-// every recursion over them; namespaces and scopes, the only possible cycles, are cleared by the
-// interpreter that made them.
+// Everything but namespaces is immutable once made (the sandbox forbids list.append and its kin),
+// so copies share. One render's values belong to one thread. Lists know how deep they nest, which
+// bounds every recursion over them; namespaces and scopes, the only possible cycles, are cleared by
+// the interpreter that made them.
 #pragma once
 
 #include <cstdint>
@@ -82,7 +82,9 @@ class Value {
   // REQUIRES the kind.
   bool as_bool() const { return integer_ != 0; }
   int64_t as_integer() const { return integer_; }  // booleans too
-  double as_double() const { return kind_ == Kind::floating ? floating_ : static_cast<double>(integer_); }
+  double as_double() const {
+    return kind_ == Kind::floating ? floating_ : static_cast<double>(integer_);
+  }
   const std::string& as_string() const;
   bool is_markup() const { return markup_; }
   const Sequence& as_sequence() const;
@@ -107,7 +109,7 @@ class Value {
 
 struct Sequence : Object {
   std::vector<Value> items;
-  std::string_view label;  // views: the Python type's name
+  std::string_view label;                 // views: the Python type's name
   int64_t start = 0, stop = 0, step = 1;  // ranges
   bool consumed = false;                  // generators
 };
@@ -173,7 +175,7 @@ int compare(const Value& a, const Value& b, std::string_view operator_name, Budg
 std::vector<Value> iterate(const Value& value, Budget& budget);
 bool is_iterable(const Value& value);
 // len(); fails where there is none.
-int64_t length(const Value& value);
+int64_t length(const Value& value, Budget& budget);
 bool contains(const Value& container, const Value& item, Budget& budget);
 
 Value from_json(const json::value& value);
