@@ -54,7 +54,21 @@ void Outbox::end() {
   changed(std::move(lock));
 }
 
+void Outbox::close() {
+  Taken dropped;  // may own answers that own this box: let go of after the lock
+  std::function<void()> ready;
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  dropped = std::exchange(pending_, {});
+  ready = std::exchange(ready_, nullptr);
+}
+
 void Outbox::changed(std::unique_lock<std::mutex> lock) {
+  if (closed_) {
+    Taken dropped = std::exchange(pending_, {});
+    lock.unlock();  // before what was dropped goes
+    return;
+  }
   if (std::exchange(notified_, true) || !ready_) return;
   const auto ready = ready_;
   lock.unlock();

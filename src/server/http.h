@@ -58,6 +58,9 @@ class Outbox {
   Taken take();
   // Called, from the writing thread, when there is something to take after there was not.
   void on_ready(std::function<void()> ready);
+  // Nobody takes any more: what waits is dropped, and so is what comes. Answers may own this box, so it
+  // must not keep them.
+  void close();
 
  private:
   void changed(std::unique_lock<std::mutex> lock);
@@ -65,6 +68,7 @@ class Outbox {
   std::mutex mutex_;
   Taken pending_;
   bool notified_ = false;
+  bool closed_ = false;
   std::function<void()> ready_;
 };
 

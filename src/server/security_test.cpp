@@ -104,5 +104,15 @@ TEST(Outbox, WakesOncePerTake) {
   EXPECT_TRUE(outbox.take().ended);
 }
 
+TEST(Outbox, ClosedKeepsNobodyAlive) {
+  auto outbox = std::make_shared<Outbox>();
+  const std::weak_ptr<Outbox> watch = outbox;
+  outbox->respond_with([outbox] { return HttpResponse{}; });  // as an answer that owns its box does
+  outbox->close();
+  outbox->respond_with([outbox] { return HttpResponse{}; });
+  outbox.reset();
+  EXPECT_TRUE(watch.expired());
+}
+
 }  // namespace
 }  // namespace impetus

@@ -201,6 +201,7 @@ class Session {
     request_.body = std::move(parser_->get().body());
     parser_.reset();
     auto outbox = std::make_shared<Outbox>();
+    const std::shared_ptr<void> closing(nullptr, [outbox](void*) { outbox->close(); });
     Routes::Dispatched dispatched;
     const bool quick = request_.method != "POST";
     const auto dispatch = [&] {
@@ -293,7 +294,6 @@ class Session {
         break;
       }
     }
-    outbox.on_ready([] {});
     stop_watch.emit(net::cancellation_type::all);
     co_return status;
   }
