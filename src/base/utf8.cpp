@@ -44,8 +44,9 @@ std::string repair_utf8(std::string_view bytes) {
 }
 
 size_t complete_utf8_prefix(std::string_view bytes) {
-  // An unfinished sequence has at most three bytes, and the parts before it are whole.
-  for (size_t back = std::min<size_t>(3, bytes.size()); back > 0; --back) {
+  // An unfinished sequence has at most three bytes and begins at the last lead: a lead that another
+  // one follows is finished, whole or not.
+  for (size_t back = 1; back <= std::min<size_t>(3, bytes.size()); ++back) {
     const std::string_view tail = bytes.substr(bytes.size() - back);
     const auto lead = static_cast<uint8_t>(tail[0]);
     if (lead < 0xc0) continue;

@@ -26,6 +26,8 @@ TEST(Utf8, FindsWhatIsUnfinished) {
   EXPECT_EQ(complete_utf8_prefix("a\x80"), 2u);      // invalid, not unfinished
   EXPECT_EQ(complete_utf8_prefix("\xed\xa0"), 2u);   // can never become valid
   EXPECT_EQ(complete_utf8_prefix("\x80\x80\x80\x80"), 4u);
+  EXPECT_EQ(complete_utf8_prefix("\xe0\xf0"), 1u);      // the last lead decides
+  EXPECT_EQ(complete_utf8_prefix("\xe2\x82\xc3"), 2u);
 }
 
 }  // namespace
