@@ -136,7 +136,7 @@ Cut cut_product(int64_t rows, int64_t panels, int64_t k, WeightLayout layout, in
     cut.tile = round_up((rows + cut.tiles - 1) / cut.tiles, 12);
     cut.tiles = (rows + cut.tile - 1) / cut.tile;
     cut.panels = std::clamp<int64_t>(panels * cut.tiles / (threads * 6),
-                                     std::min<int64_t>(8, panels), panels);
+                                     std::min<int64_t>(4, panels), panels);
   }
   // Whole pairs of panels are whole blocks of 32 outputs.
   cut.panels = std::min(panels, round_up(cut.panels, 2));

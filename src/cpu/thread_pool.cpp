@@ -8,6 +8,11 @@ namespace {
 // Longer than the serial work between two loops of a step; short against a step.
 constexpr auto kSpin = std::chrono::microseconds(60);
 
+// loop_ = number * kLoop + (may be entered ? kOpen : 0) + workers inside.
+constexpr uint64_t kInside = 0xffff;
+constexpr uint64_t kOpen = kInside + 1;
+constexpr uint64_t kLoop = 2 * kOpen;
+
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -47,15 +52,13 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
-    stop_ = true;
-    generation_.fetch_add(1);
+    stop_.store(true);
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
 void ThreadPool::take_items(int thread) {
-  // Read once: after the last item of this thread the caller may already set up the next loop.
   const int64_t items = items_;
   for (int64_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items;) {
     function_(context_, item, thread);
@@ -67,10 +70,10 @@ void ThreadPool::run(int64_t items, void* context, Function function) {
   context_ = context;
   items_ = items;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   // Publishes the loop. Sequentially consistent with asleep_: either the worker that goes to sleep
-  // sees the new generation, or it is seen here and woken.
-  generation_.fetch_add(1);
+  // sees the new loop, or it is seen here and woken.
+  const uint64_t number = loop_.load(std::memory_order_relaxed) / kLoop + 1;
+  loop_.store(number * kLoop + kOpen);
   if (asleep_.load() > 0) {
     {
       const std::lock_guard lock(mutex_);
@@ -78,29 +81,37 @@ void ThreadPool::run(int64_t items, void* context, Function function) {
     wake_.notify_all();
   }
   take_items(0);
-  const auto left = [this] { return busy_.load(std::memory_order_acquire) == 0; };
+  // No items are left: who has not come by now need not come. Also takes in what the others wrote.
+  const auto empty = [](uint64_t loop) { return (loop & kInside) == 0; };
+  if (empty(loop_.fetch_and(~kOpen, std::memory_order_acq_rel))) return;
+  const auto left = [&] { return empty(loop_.load(std::memory_order_acquire)); };
   if (spin_until(left)) return;
   std::unique_lock lock(mutex_);
   caller_asleep_.store(true);
-  left_.wait(lock, [this] { return busy_.load() == 0; });
+  left_.wait(lock, [&] { return empty(loop_.load()); });
   caller_asleep_.store(false);
 }
 
 void ThreadPool::work(int thread) {
-  uint64_t seen = 0;
+  uint64_t seen = 0;  // number of the loop entered last
+  uint64_t loop = 0;
+  const auto to_do = [&] {
+    loop = loop_.load();
+    return ((loop & kOpen) != 0 && loop / kLoop != seen) || stop_.load(std::memory_order_relaxed);
+  };
   while (true) {
-    const auto moved = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-    if (!spin_until(moved)) {
+    if (!spin_until(to_do)) {
       std::unique_lock lock(mutex_);
       asleep_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      wake_.wait(lock, to_do);
       asleep_.fetch_sub(1);
     }
-    // Generations move one by one: the caller waits for every worker before the next.
-    ++seen;
-    if (stop_) return;
+    if (stop_.load()) return;
+    if (!loop_.compare_exchange_strong(loop, loop + 1)) continue;  // closed, or another came too
+    seen = loop / kLoop;
     take_items(thread);
-    if (busy_.fetch_sub(1) == 1 && caller_asleep_.load()) {
+    // Only a closed loop has somebody who waits for the last to leave.
+    if ((loop_.fetch_sub(1) & (kInside | kOpen)) == 1 && caller_asleep_.load()) {
       {
         const std::lock_guard lock(mutex_);
       }

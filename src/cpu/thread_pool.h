@@ -2,8 +2,10 @@
 //
 // The thread that calls parallel_for is one of the N, so N = 1 has no worker at all. Items are
 // handed out by an atomic counter, in order. parallel_for returns when every item is done and every
-// worker has left the loop; that is the only barrier there is. Between loops workers spin for a
-// while, so that a loop which follows soon starts at once, then sleep: an idle pool costs nothing.
+// worker that came has left; that is the only barrier there is. A worker that comes too late,
+// asleep or kept off its core by another program, is not waited for. Between loops workers spin for
+// a while, so that a loop which follows soon starts at once, then sleep: an idle pool costs
+// nothing.
 //
 // REQUIRES: one thread at a time calls parallel_for, never from inside a loop; the body does not
 // throw.
@@ -66,16 +68,16 @@ class ThreadPool {
   void stop();
   void take_items(int thread);
 
-  // The loop that runs now: written before `generation_` moves, read after it was seen to.
+  // The loop that runs now: written while it is closed and empty, read by those who entered.
   Function function_ = nullptr;
   void* context_ = nullptr;
   int64_t items_ = 0;
-  bool stop_ = false;
 
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> generation_{0};
-  alignas(64) std::atomic<int> busy_{0};  // workers that have not left the loop
+  // Number of the loop, whether it may be entered, and how many workers are inside (in the .cpp).
+  alignas(64) std::atomic<uint64_t> loop_{0};
   alignas(64) std::atomic<int> asleep_{0};
+  std::atomic<bool> stop_{false};
   std::atomic<bool> caller_asleep_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
