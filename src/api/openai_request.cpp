@@ -159,6 +159,9 @@ Result<void> parse_common(const json::object& body, GenerateRequest& request,
     if (limit) request.tokens_max = *limit;
   }
 
+  IMPETUS_TRY(const auto ignore_eos, bool_field(body, "ignore_eos"));
+  request.ignore_eos = ignore_eos.value_or(false);
+
   IMPETUS_TRY(const auto streaming, bool_field(body, "stream"));
   stream.stream = streaming.value_or(false);
   if (const json::value* options = present(body, "stream_options")) {
@@ -224,6 +227,9 @@ Result<json::array> parse_messages(const json::object& body) {
       return refuse("messages",
                     "messages[{}].role is '{}'; it must be system, developer, user or assistant", i,
                     std::string_view(name));
+    }
+    if (message->if_contains("content") == nullptr && name != "assistant") {
+      return refuse("messages", "messages[{}] needs a 'content'", i);
     }
     json::object turn;
     for (const auto& entry : *message) turn[entry.key()] = entry.value();

@@ -102,6 +102,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Refusal{R"("response_format": {"type": "json_schema", "json_schema": {}})",
                               "response_format"},
                       Refusal{R"("modalities": ["text", "audio"])", "modalities"},
+                      Refusal{R"("ignore_eos": "yes")", "ignore_eos"},
                       Refusal{R"("stream": 1)", "stream"},
                       Refusal{R"("stream_options": true)", "stream_options"},
                       Refusal{R"("repetition_penalty": 0)", "repetition_penalty"},
@@ -110,8 +111,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(ParseChat, RefusesMessagesItWouldMisread) {
   for (const char* messages :
-       {"[]", "null", R"("hi")", "[1]", "[{}]", R"([{"role": "user", "content": 5}])",
-        R"([{"role": "wizard", "content": "x"}])", R"([{"role": "tool", "content": "x"}])",
+       {"[]", "null", R"("hi")", "[1]", "[{}]", R"([{"role": "user"}])", R"([{"role": "system"}])",
+        R"([{"role": "user", "content": 5}])", R"([{"role": "wizard", "content": "x"}])",
+        R"([{"role": "tool", "content": "x"}])",
         R"([{"role": "assistant", "content": null, "tool_calls": [{}]}])",
         R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])",
         R"([{"role": "user", "content": [{"text": "x"}]}])"}) {

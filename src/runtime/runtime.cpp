@@ -290,7 +290,9 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   prototype.sampling = sampling_params(request.sampling, entry->text.defaults);
   prototype.tokens_max =
       std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
-  prototype.stop_tokens = entry->text.tokenizer->special().end_of_generation;
+  if (!request.ignore_eos) {
+    prototype.stop_tokens = entry->text.tokenizer->special().end_of_generation;
+  }
 
   Generation::Setup setup;
   // A chat answer is a text of its own; a completion goes on with its prompt, if that has any text.

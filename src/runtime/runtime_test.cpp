@@ -295,6 +295,20 @@ TEST(Runtime, CancelledWorkEndsOnce) {
   EXPECT_EQ(runtime->metrics().at(0).running, 0);
 }
 
+TEST(Runtime, GoesOnPastTheModelsEndWhereAsked) {
+  const auto runtime = make_runtime();
+  ASSERT_TRUE(runtime->load("impetus-tiny-chat").ok());
+  GenerateRequest request = chat(say("Hello!"));
+  request.tokens_max = 300;
+  const auto ended = answer(*runtime, request);
+  ASSERT_EQ(ended->ends, std::vector{AnswerEnd::stop});  // or this proves nothing
+  request.ignore_eos = true;
+  const auto whole = answer(*runtime, request);
+  EXPECT_EQ(whole->ends, std::vector{AnswerEnd::length});
+  EXPECT_EQ(whole->usage.completion_tokens, 300);
+  EXPECT_TRUE(whole->text.at(0).starts_with(ended->text.at(0)));
+}
+
 TEST(Runtime, OutgrowingTheCacheEndsAsLength) {
   const auto runtime = make_runtime(DType::f16, 64);
   const auto info = runtime->load("impetus-tiny-chat");

@@ -45,7 +45,8 @@ struct GenerateRequest {
   std::optional<int64_t> tokens_max;  // unset: what the context leaves
   std::vector<std::string> stop;
   int32_t n = 1;
-  bool echo = false;  // the prompt's text in front of the answer (completions)
+  bool ignore_eos = false;  // the model's end-of-answer tokens end nothing (measuring)
+  bool echo = false;        // the prompt's text in front of the answer (completions)
 };
 
 enum class AnswerEnd : uint8_t { stop, length, cancelled };
