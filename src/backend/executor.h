@@ -1,9 +1,10 @@
 // The seam between engine and processor: a batch of tokens, not an op.
 //
-// Threads: an Executor or Encoder is driven by one thread at a time (its device's loop); descriptor()
-// may be read from any. Ownership: spans in a batch are the caller's and live until the call returns.
-// Failure: Result; after an error the KV blocks that the batch wrote are undefined and the
-// engine must treat them as lost, everything else stands. No exception leaves a backend.
+// Threads: an Executor or Encoder is driven by one thread at a time (its device's loop);
+// descriptor() may be read from any. Ownership: spans in a batch are the caller's and live until
+// the call returns. Failure: Result; after an error the KV blocks that the batch wrote are
+// undefined and the engine must treat them as lost, everything else stands. No exception leaves a
+// backend.
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
 // prompt, on a cached prefix or on the number of threads, bit for bit.
@@ -64,8 +65,9 @@ struct SequenceStep {
 };
 
 struct SequenceResult {
-  Result<SampledToken> token = SampledToken{};  // for sample; an error fails this sequence alone (NaN)
-  std::vector<float> logits;                    // for logits_*, row-major
+  Result<SampledToken> token =
+      SampledToken{};         // for sample; an error fails this sequence alone (NaN)
+  std::vector<float> logits;  // for logits_*, row-major
 };
 
 class Executor {
@@ -101,11 +103,18 @@ class Encoder {
 
 enum class WeightPrecision : uint8_t { as_is, int8 };
 
+// Threads by kind of step, on processors that have a choice; 0: all that the backend has.
+struct ThreadPlan {
+  int decode = 0;   // steps of at most a token a sequence
+  int prefill = 0;  // all others, and encoders
+};
+
 struct LoadOptions {
   WeightPrecision weights = WeightPrecision::as_is;  // int8: convert to Q8_0 while packing
   DType kv = DType::f16;                             // f16, bf16, f32
-  int64_t kv_tokens = 8192;        // positions over all sequences; rounded up to whole blocks
+  int64_t kv_tokens = 8192;  // positions over all sequences; rounded up to whole blocks
   int64_t step_tokens_max = 512;
+  ThreadPlan threads;
 };
 
 // One processor with its kernels. Loads models; owns the threads they share.

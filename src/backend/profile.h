@@ -1,0 +1,73 @@
+// What a processor does with models, as measured through the seam or written down from a data
+// sheet: the planner's only source of speeds. Plain data; to_json and from_json are inverses.
+//
+// A profile belongs to one backend of one device. Rates are what the backend *achieved* on models
+// of random weights, so they contain its kernels, its barriers and its memory; limits come from
+// data sheets and bound what may be predicted.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "tensor/dtype.h"
+
+namespace impetus {
+
+// Decode runs a row a sequence; prefill and encoder run many rows, and differ by attention.
+enum class ShapeClass : uint8_t { decode, prefill, encoder };
+std::string_view to_string(ShapeClass shape);
+
+// Products of weights of one type with `rows` rows at a time, out of the cache.
+struct MatrixRate {
+  DType weights = DType::f32;
+  bool int8 = false;  // weights converted to 8 bits while packing (WeightPrecision::int8)
+  ShapeClass shape = ShapeClass::decode;
+  int64_t rows = 1;
+  int threads = 1;
+  double ops_per_second = 0;  // multiply and add as two
+};
+
+// Weights read once through, from a working set of this size (caches make small ones faster).
+struct ReadRate {
+  int threads = 1;
+  int64_t working_set_bytes = 0;
+  double bytes_per_second = 0;
+};
+
+struct AttentionRate {
+  ShapeClass shape = ShapeClass::decode;
+  int threads = 1;
+  double ops_per_second = 0;  // 4 x heads x head_dim a query row and visible key
+};
+
+struct DeviceProfile {
+  std::string device;   // "cpu", "gpu0", "npu0"
+  std::string backend;  // "cpu-avx512", "mlx", "coreml", "cuda"
+  std::string source;   // "measured 2026-11-27", or where the figures stand
+  bool measured = false;
+  std::vector<ReadRate> read;
+  std::vector<MatrixRate> matrix;
+  std::vector<AttentionRate> attention;
+  // Of a step, beside its products and attention: the launch of a layer (barriers on a CPU,
+  // kernels on a GPU), and of the step as a whole.
+  struct Overhead {
+    int threads = 1;
+    double layer_seconds = 0;
+    double step_seconds = 0;
+    double row_seconds_per_value = 0;  // elementwise work: a row, a layer, a value of hidden
+  };
+  std::vector<Overhead> overhead;
+  double copy_bytes_per_second = 0;  // between this device's memory and the host's; 0: shared
+  double copy_seconds = 0;           // latency of one copy
+  // Physical limits, where known (0: unknown): no prediction may exceed them.
+  double limit_bytes_per_second = 0;
+  double limit_ops_per_second = 0;  // of the fastest type
+};
+
+json::object to_json(const DeviceProfile& profile);
+Result<DeviceProfile> profile_from_json(const json::value& value);
+
+}  // namespace impetus
