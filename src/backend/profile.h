@@ -20,11 +20,9 @@ namespace impetus {
 enum class ShapeClass : uint8_t { decode, prefill, encoder };
 std::string_view to_string(ShapeClass shape);
 
-// Products of weights of one type with `rows` rows at a time, out of the cache.
+// Products of weights of one type with `rows` rows at a time, beside everything else a step costs.
 struct MatrixRate {
-  DType weights = DType::f32;
-  bool int8 = false;  // weights converted to 8 bits while packing (WeightPrecision::int8)
-  ShapeClass shape = ShapeClass::decode;
+  DType weights = DType::f32;  // as run: 8-bit conversions count as q8_0
   int64_t rows = 1;
   int threads = 1;
   double ops_per_second = 0;  // multiply and add as two
@@ -40,7 +38,16 @@ struct ReadRate {
 struct AttentionRate {
   ShapeClass shape = ShapeClass::decode;
   int threads = 1;
-  double ops_per_second = 0;  // 4 x heads x head_dim a query row and visible key
+  double ops_per_second = 0;  // 4 x heads x head_dim for each query row and visible key
+};
+
+// What a step costs beside products and attention.
+struct Overhead {
+  ShapeClass shape = ShapeClass::decode;  // decode stands for prefill too
+  int threads = 1;
+  double step_seconds = 0;       // once
+  double layer_seconds = 0;      // a layer: barriers on a CPU, launches on a GPU
+  double row_value_seconds = 0;  // elementwise work: a row, a layer, a value of `hidden`
 };
 
 struct DeviceProfile {
@@ -51,14 +58,6 @@ struct DeviceProfile {
   std::vector<ReadRate> read;
   std::vector<MatrixRate> matrix;
   std::vector<AttentionRate> attention;
-  // Of a step, beside its products and attention: the launch of a layer (barriers on a CPU,
-  // kernels on a GPU), and of the step as a whole.
-  struct Overhead {
-    int threads = 1;
-    double layer_seconds = 0;
-    double step_seconds = 0;
-    double row_seconds_per_value = 0;  // elementwise work: a row, a layer, a value of hidden
-  };
   std::vector<Overhead> overhead;
   double copy_bytes_per_second = 0;  // between this device's memory and the host's; 0: shared
   double copy_seconds = 0;           // latency of one copy

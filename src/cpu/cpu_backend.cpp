@@ -103,6 +103,7 @@ CpuPeaks measure_cpu_peaks(Backend& cpu, double seconds) {
   auto* backend = dynamic_cast<cpu::CpuBackend*>(&cpu);
   if (backend == nullptr) return peaks;
   cpu::ThreadPool& pool = backend->machine().pool;
+  pool.set_threads(0);
   const cpu::KernelTable& kernels = *backend->machine().kernels;
   const double part = seconds / 4;
   const auto giga = [&](auto measure) { return cpu::on_all_threads(pool, measure) * 1e-9; };

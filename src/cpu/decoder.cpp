@@ -80,6 +80,7 @@ class CpuDecoder final : public Executor {
   ModelSpec spec_;
   int64_t group_;
   int64_t step_tokens_max_ = 0;
+  ThreadPlan threads_;
   TensorView embedding_;
   std::vector<Layer> layers_;
   std::vector<float> final_norm_;
@@ -130,6 +131,7 @@ Result<void> CpuDecoder::load(const DecoderWeights& tensors, const WeightSet& we
                  options.step_tokens_max);
   }
   step_tokens_max_ = options.step_tokens_max;
+  threads_ = options.threads;
   embedding_ = tensors.embedding->view;
   frequencies_ = spec_.rope_frequencies();
 
@@ -158,7 +160,7 @@ Result<void> CpuDecoder::load(const DecoderWeights& tensors, const WeightSet& we
 
   int64_t bytes = 0;
   carve(nullptr, &bytes);
-  const auto threads = static_cast<size_t>(machine_->pool.threads());
+  const auto threads = static_cast<size_t>(machine_->pool.capacity());
   // Samplers grow to a few arrays of the vocabulary each.
   const int64_t samplers = static_cast<int64_t>(threads) * spec_.vocab * 44;
   const auto purpose =
@@ -183,7 +185,7 @@ void CpuDecoder::carve(std::byte* base, int64_t* bytes) {
   sine_ = carver.take<float>(rows * (spec_.head_dim / 2));
   visible_ = carver.take<int32_t>(rows * group_);
   logits_ = carver.take<float>(std::min(rows, kLogitRows) * head_.columns);
-  hidden_scratch_ = carver.take<float>(machine_->pool.threads() * kHiddenScratch);
+  hidden_scratch_ = carver.take<float>(machine_->pool.capacity() * kHiddenScratch);
   wide_ = Activations(carver, rows, std::max(spec_.hidden, all_heads), forms_);
   hidden_ = Activations(carver, rows, spec_.feed_forward, forms_);
   *bytes = carver.used();
@@ -300,6 +302,8 @@ Result<std::vector<SequenceResult>> CpuDecoder::step(std::span<const SequenceSte
   std::vector<SequenceResult> results(batch.size());
   if (batch.empty()) return results;
   results_ = &results;
+  const bool decodes = std::ranges::all_of(batch, [](const auto& s) { return s.tokens.size() == 1; });
+  machine_->pool.set_threads(decodes ? threads_.decode : threads_.prefill);
   prepare(batch);
   decoder_forward(spec_, *this);
   return results;

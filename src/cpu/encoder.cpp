@@ -69,6 +69,7 @@ class CpuEncoder final : public Encoder {
   std::shared_ptr<Machine> machine_;
   ModelSpec spec_;
   int64_t rows_max_ = 0;
+  int threads_ = 0;
   ActivationFunction activation_ = nullptr;
   TensorView token_embedding_, position_embedding_, type_embedding_;
   LayerNorm embedding_norm_;
@@ -119,6 +120,7 @@ Result<void> CpuEncoder::load(const EncoderWeights& tensors, const WeightSet& we
                  options.step_tokens_max);
   }
   // A text cannot be cut: the longest must fit into one batch.
+  threads_ = options.threads.prefill;
   rows_max_ = std::max(options.step_tokens_max, spec_.context);
   token_embedding_ = tensors.token_embedding->view;
   position_embedding_ = tensors.position_embedding->view;
@@ -146,13 +148,13 @@ Result<void> CpuEncoder::load(const EncoderWeights& tensors, const WeightSet& we
   IMPETUS_TRY(scratch_reservation_, ledger.reserve(bytes, purpose));
   IMPETUS_TRY(scratch_, Memory::map(bytes, purpose, false));
   carve(scratch_.data(), &bytes);
-  thread_states_.resize(static_cast<size_t>(machine_->pool.threads()));
+  thread_states_.resize(static_cast<size_t>(machine_->pool.capacity()));
   return {};
 }
 
 void CpuEncoder::carve(std::byte* base, int64_t* bytes) {
   Carver carver(base);
-  const int64_t threads = machine_->pool.threads();
+  const int64_t threads = machine_->pool.capacity();
   residual_stride_ = round_up(spec_.hidden, kPanel);
   tile_floats_ = round_up(spec_.context, kTile) * spec_.head_dim;
   residual_ = carver.take<float>(rows_max_ * residual_stride_);
@@ -207,6 +209,7 @@ Result<void> CpuEncoder::check(const EncoderBatch& batch) const {
 Result<std::vector<float>> CpuEncoder::run(const EncoderBatch& batch) {
   IMPETUS_CHECK(check(batch));
   batch_ = batch;
+  machine_->pool.set_threads(threads_);
   std::vector<float> results;
   results_ = &results;
   const int64_t vectors = batch.output == EncodeOutput::pooled ? texts() : rows();

@@ -43,6 +43,7 @@ ThreadPool::ThreadPool(int threads) {
     stop();  // the system gives no more threads: those that run must end first
     throw;
   }
+  set_threads(0);
 }
 
 ThreadPool::~ThreadPool() {
@@ -97,7 +98,8 @@ void ThreadPool::work(int thread) {
   uint64_t loop = 0;
   const auto to_do = [&] {
     loop = loop_.load();
-    return ((loop & kOpen) != 0 && loop / kLoop != seen) || stop_.load(std::memory_order_relaxed);
+    return ((loop & kOpen) != 0 && loop / kLoop != seen && thread < threads()) ||
+           stop_.load(std::memory_order_relaxed);
   };
   while (true) {
     if (!spin_until(to_do)) {

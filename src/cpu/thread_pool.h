@@ -30,12 +30,18 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // How many share the loops now, and at most.
+  int threads() const { return active_.load(std::memory_order_relaxed); }
+  int capacity() const { return static_cast<int>(workers_.size()) + 1; }
+  // Loops from now on use `threads` threads; 0 or too many: all. The others sleep meanwhile.
+  void set_threads(int threads) {
+    active_.store(threads < 1 ? capacity() : std::min(threads, capacity()));
+  }
 
   // body(item, thread) for item in [0, items); thread is in [0, threads()), the caller's is 0.
   template <typename Body>
   void parallel_for(int64_t items, Body&& body) {
-    if (items <= 1 || workers_.empty()) {
+    if (items <= 1 || threads() == 1) {
       for (int64_t item = 0; item < items; ++item) body(item, 0);
       return;
     }
@@ -78,6 +84,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint64_t> loop_{0};
   alignas(64) std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<int> active_{1};
   std::atomic<bool> caller_asleep_{false};
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -75,6 +75,25 @@ TEST(ThreadPool, DoesNotWaitForAWorkerThatComesLate) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
+TEST(ThreadPool, FewerThreadsShareTheLoopWhereAsked) {
+  ThreadPool pool(4);
+  for (const int wanted : {2, 1, 3, 0, 9}) {
+    pool.set_threads(wanted);
+    const int threads = wanted == 0 || wanted > 4 ? 4 : wanted;
+    EXPECT_EQ(pool.threads(), threads);
+    EXPECT_EQ(pool.capacity(), 4);
+    std::atomic<int> done = 0, beyond = 0;
+    for (int round = 0; round < 200; ++round) {
+      pool.parallel_for(16, [&](int64_t, int thread) {
+        ++done;
+        if (thread >= threads) ++beyond;
+      });
+    }
+    EXPECT_EQ(done, 200 * 16);
+    EXPECT_EQ(beyond, 0);
+  }
+}
+
 TEST(ThreadPool, IdleCostsNothing) {
   ThreadPool pool(4);
   pool.parallel_for(100, [](int64_t, int) {});

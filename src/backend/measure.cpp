@@ -1,0 +1,343 @@
+#include "backend/measure.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <numeric>
+
+#include "backend/synthetic_model.h"
+
+namespace impetus {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kBlock = 16;  // tokens of one sequence in a step of many rows: little attention
+constexpr int64_t kRowsMax = 512;
+constexpr int64_t kContext = 2304;
+constexpr int64_t kPast = 2048;  // earlier positions, where attention is measured
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Weights that a token is multiplied with, of one layer and of the head.
+int64_t layer_parameters(const ModelSpec& spec) {
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
+  const int64_t matrices = spec.kind == ModelKind::decoder ? 3 : 2;
+  return spec.hidden * (2 * queries + 2 * keys) + matrices * spec.hidden * spec.feed_forward;
+}
+
+int64_t bytes_of_parameters(int64_t parameters, DType type) {
+  return parameters / block_elements(type) * block_bytes(type);
+}
+
+class Measurer {
+ public:
+  Measurer(Backend& backend, MemoryLedger& ledger, const MeasureOptions& options)
+      : backend_(backend), ledger_(ledger), options_(options) {}
+
+  Result<DeviceProfile> run();
+
+ private:
+  struct Loaded {
+    SyntheticModel model;
+    std::unique_ptr<Executor> executor;
+    std::unique_ptr<Encoder> encoder;
+    const ModelSpec& spec() const { return model.spec; }
+  };
+
+  void tell(const std::string& what) {
+    if (options_.progress) options_.progress(what, static_cast<double>(done_++) / planned_);
+  }
+  LoadOptions load_options(int threads, int64_t kv_tokens) const {
+    LoadOptions options;
+    options.kv_tokens = kv_tokens;
+    options.step_tokens_max = kRowsMax;
+    options.threads = {threads, threads};
+    return options;
+  }
+  Result<Loaded> decoder(int64_t layers, int64_t hidden, DType type, int threads,
+                         int64_t kv_tokens = kRowsMax) {
+    Loaded loaded;
+    IMPETUS_TRY(loaded.model, synthetic_decoder(layers, hidden, type, kContext));
+    IMPETUS_TRY(loaded.executor,
+                backend_.load_decoder(loaded.model.spec, *loaded.model.weights,
+                                      load_options(threads, kv_tokens), ledger_));
+    return loaded;
+  }
+  Result<Loaded> encoder(int64_t layers, int64_t hidden, DType type, int threads) {
+    Loaded loaded;
+    IMPETUS_TRY(loaded.model, synthetic_encoder(layers, hidden, type, kRowsMax));
+    IMPETUS_TRY(loaded.encoder, backend_.load_encoder(loaded.model.spec, *loaded.model.weights,
+                                                      load_options(threads, 0), ledger_));
+    return loaded;
+  }
+
+  // The median time of what `once` does; an error ends it.
+  Result<double> time(const std::function<Result<void>()>& once) const;
+  Result<double> decode(Loaded& loaded, int64_t rows) const;           // rows sequences, a token each
+  Result<double> chunk(Loaded& loaded, int64_t rows) const;            // rows / 16 sequences of 16
+  Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
+  Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const;
+
+  Result<void> measure_overhead(int threads);
+  Result<void> measure_read(int threads);
+  Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
+  Result<void> measure_attention(int threads);
+  Result<void> measure_encoder(int threads);
+
+  const Overhead& overhead(int threads) const {
+    return *std::ranges::find_if(profile_.overhead, [&](const Overhead& o) {
+      return o.threads == threads && o.shape == ShapeClass::decode;
+    });
+  }
+  bool fits(int64_t bytes) const {
+    return bytes * 2 + (int64_t{64} << 20) < ledger_.capacity_bytes() - ledger_.used_bytes();
+  }
+
+  Backend& backend_;
+  MemoryLedger& ledger_;
+  const MeasureOptions& options_;
+  DeviceProfile profile_;
+  int done_ = 0;
+  double planned_ = 1;
+};
+
+Result<double> Measurer::time(const std::function<Result<void>()>& once) const {
+  IMPETUS_CHECK(once());  // pages, caches, clocks
+  std::vector<double> times;
+  const auto start = Clock::now();
+  do {
+    const auto from = Clock::now();
+    IMPETUS_CHECK(once());
+    times.push_back(seconds_since(from));
+    // A slow processor gets fewer steps, never fewer than two.
+  } while ((times.size() < 5 && seconds_since(start) < 10 * options_.step_budget_seconds) ||
+           times.size() < 2 || seconds_since(start) < options_.step_budget_seconds);
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
+// Runs `sequences` sequences of `length` tokens each from position `past` on; a token is sampled
+// for each where `sample`.
+Result<void> step(Executor& executor, int64_t sequences, int64_t length, int64_t past,
+                  StepOutput output) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  const std::vector<TokenId> tokens(static_cast<size_t>(length), 1);
+  const int64_t each = (past + length - 1) / executor.kv().block_tokens() + 1;
+  std::vector<BlockId> blocks(static_cast<size_t>(each * sequences));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<SequenceStep> batch(static_cast<size_t>(sequences));
+  for (int64_t s = 0; s < sequences; ++s) {
+    SequenceStep& one = batch[static_cast<size_t>(s)];
+    one.tokens = tokens;
+    one.position = past;
+    one.blocks = std::span(blocks).subspan(static_cast<size_t>(s * each), static_cast<size_t>(each));
+    one.output = output;
+    one.sampling = &greedy;
+    one.context.position = past + length;
+  }
+  IMPETUS_TRY([[maybe_unused]] const auto results, executor.execute(batch));
+  return {};
+}
+
+Result<double> Measurer::decode(Loaded& loaded, int64_t rows) const {
+  return time([&] { return step(*loaded.executor, rows, 1, 0, StepOutput::sample); });
+}
+
+Result<double> Measurer::chunk(Loaded& loaded, int64_t rows) const {
+  return time([&] {
+    return step(*loaded.executor, std::max<int64_t>(1, rows / kBlock), std::min(rows, kBlock), 0,
+                StepOutput::logits_last);
+  });
+}
+
+Result<double> Measurer::at(Loaded& loaded, int64_t rows, int64_t past) const {
+  return time([&] { return step(*loaded.executor, 1, rows, past, StepOutput::logits_last); });
+}
+
+Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) const {
+  const std::vector<TokenId> tokens(static_cast<size_t>(texts * length), 1);
+  std::vector<int32_t> offsets;
+  for (int64_t i = 0; i <= texts; ++i) offsets.push_back(static_cast<int32_t>(i * length));
+  return time([&]() -> Result<void> {
+    IMPETUS_TRY([[maybe_unused]] const auto vectors,
+                loaded.encoder->encode({tokens, offsets, {}}));
+    return {};
+  });
+}
+
+// The same bytes in four layers and in one: what differs is layers. With many rows it is their
+// elementwise work as well.
+Result<void> Measurer::measure_overhead(int threads) {
+  Overhead cost{ShapeClass::decode, threads, 0, 0, 0};
+  IMPETUS_TRY(Loaded narrow, decoder(4, 256, DType::q8_0, threads));
+  IMPETUS_TRY(Loaded wide, decoder(1, 512, DType::q8_0, threads));
+  IMPETUS_TRY(const double narrow_one, decode(narrow, 1));
+  IMPETUS_TRY(const double wide_one, decode(wide, 1));
+  cost.layer_seconds = std::max(0.0, (narrow_one - wide_one) / 3);
+  // A model of two layers less than nothing else tells what a step costs at all.
+  IMPETUS_TRY(Loaded two, decoder(2, 256, DType::q8_0, threads));
+  IMPETUS_TRY(const double two_one, decode(two, 1));
+  cost.step_seconds = std::max(0.0, two_one - (narrow_one - two_one));
+  IMPETUS_TRY(const double narrow_many, chunk(narrow, kRowsMax));
+  IMPETUS_TRY(const double wide_many, chunk(wide, kRowsMax));
+  const double values = static_cast<double>(kRowsMax) * (4 * 256 - 512);
+  cost.row_value_seconds =
+      std::max(0.0, (narrow_many - wide_many - 3 * cost.layer_seconds) / values);
+  profile_.overhead.push_back(cost);
+  return {};
+}
+
+Result<void> Measurer::measure_read(int threads) {
+  // Layers x hidden: from 3 MB, which a second-level cache may hold, to 550 MB of f32 weights.
+  constexpr std::array<std::array<int64_t, 2>, 5> kShapes = {
+      {{1, 256}, {1, 512}, {1, 1024}, {3, 1024}, {3, 2048}}};
+  for (const auto& [layers, hidden] : kShapes) {
+    const int64_t estimate = layers * hidden * hidden * 43 / 4 * 4;
+    if (!fits(estimate)) break;
+    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, DType::f32, threads));
+    IMPETUS_TRY(const double seconds, decode(loaded, 1));
+    const ModelSpec& spec = loaded.spec();
+    const int64_t bytes = (layers * layer_parameters(spec) + spec.vocab * spec.hidden) * 4;
+    const Overhead& cost = overhead(threads);
+    const double rest =
+        std::max(seconds / 2, seconds - cost.step_seconds -
+                                  static_cast<double>(layers) * cost.layer_seconds);
+    profile_.read.push_back({threads, bytes, static_cast<double>(bytes) / rest});
+  }
+  return {};
+}
+
+Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const int64_t> rows) {
+  for (const int64_t m : rows) {
+    // A row at a time from the cache; many rows over matrices as large as real ones.
+    const int64_t hidden = m == 1 ? 512 : 1024;
+    if (!fits(bytes_of_parameters(hidden * hidden * 43 / 4, type))) continue;
+    auto loaded = decoder(1, hidden, type, threads);
+    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
+    if (!loaded.ok()) return std::move(loaded).error();
+    IMPETUS_TRY(const double seconds, m <= kBlock ? decode(*loaded, m) : chunk(*loaded, m));
+    const ModelSpec& spec = loaded->spec();
+    const int64_t sequences = m <= kBlock ? m : m / kBlock;
+    // Past its keys and values the last layer runs for the rows with logits only.
+    const int64_t cached = 2 * spec.hidden * spec.kv_heads * spec.head_dim +
+                           spec.hidden * spec.heads * spec.head_dim;
+    const int64_t rest = layer_parameters(spec) - cached;
+    const double ops = 2.0 * (static_cast<double>(cached * m) +
+                              static_cast<double>((rest + spec.vocab * spec.hidden) * sequences));
+    const Overhead& cost = overhead(threads);
+    const double beside = cost.step_seconds + cost.layer_seconds +
+                          static_cast<double>(m * spec.hidden) * cost.row_value_seconds;
+    profile_.matrix.push_back({type, m, threads, ops / std::max(seconds / 2, seconds - beside)});
+  }
+  return {};
+}
+
+Result<void> Measurer::measure_attention(int threads) {
+  IMPETUS_TRY(Loaded loaded, decoder(3, 512, DType::q8_0, threads, kContext));
+  // The positions before: written for real, or every read would hit one page of zeros.
+  for (int64_t position = 0; position < kContext; position += kRowsMax / 2) {
+    const int64_t count = std::min(kRowsMax / 2, kContext - position);
+    IMPETUS_CHECK(step(*loaded.executor, 1, count, position, StepOutput::none));
+  }
+  const ModelSpec& spec = loaded.spec();
+  const auto rate = [&](ShapeClass shape, int64_t rows) -> Result<void> {
+    IMPETUS_TRY(const double late, at(loaded, rows, kPast));
+    IMPETUS_TRY(const double early, at(loaded, rows, 0));
+    // The last layer runs for the row with logits only.
+    const double pairs = static_cast<double>((spec.layers - 1) * rows + 1) * kPast;
+    const double ops = 4.0 * static_cast<double>(spec.heads * spec.head_dim) * pairs;
+    profile_.attention.push_back({shape, threads, ops / std::max(late - early, late / 50)});
+    return {};
+  };
+  IMPETUS_CHECK(rate(ShapeClass::decode, 1));
+  return rate(ShapeClass::prefill, 128);
+}
+
+Result<void> Measurer::measure_encoder(int threads) {
+  IMPETUS_TRY(Loaded loaded, encoder(2, 384, DType::f32, threads));
+  IMPETUS_TRY(Loaded more, encoder(6, 384, DType::f32, threads));
+  IMPETUS_TRY(const double short_two, encode(loaded, 1, kBlock));
+  IMPETUS_TRY(const double short_six, encode(more, 1, kBlock));
+  IMPETUS_TRY(const double pieces, encode(loaded, kRowsMax / kBlock, kBlock));
+  IMPETUS_TRY(const double whole, encode(loaded, 1, kRowsMax));
+  const ModelSpec& spec = loaded.spec();
+  const auto layers = static_cast<double>(spec.layers);
+  const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
+  const double ops = 4.0 * layers * static_cast<double>(spec.heads * spec.head_dim) * pairs;
+  profile_.attention.push_back(
+      {ShapeClass::encoder, threads, ops / std::max(whole - pieces, whole / 50)});
+
+  Overhead cost{ShapeClass::encoder, threads, 0, 0, 0};
+  const auto rate = [&](int64_t rows) {
+    double nearest = 1;
+    for (const MatrixRate& known : profile_.matrix) {
+      if (known.weights == DType::f32 && known.threads == threads && known.rows <= rows) {
+        nearest = known.ops_per_second;
+      }
+    }
+    return nearest;
+  };
+  const auto products = [&](int64_t rows) {
+    return 2.0 * static_cast<double>(layer_parameters(spec) * rows) / rate(rows);
+  };
+  const double layer = (short_six - short_two) / 4;
+  cost.layer_seconds = std::max(0.0, layer - products(kBlock));
+  cost.step_seconds = std::max(0.0, short_two - layers * layer);
+  cost.row_value_seconds = std::max(
+      0.0, (pieces - cost.step_seconds - layers * (cost.layer_seconds + products(kRowsMax))) /
+               (layers * static_cast<double>(kRowsMax * spec.hidden)));
+  profile_.overhead.push_back(cost);
+  return {};
+}
+
+Result<DeviceProfile> Measurer::run() {
+  const BackendDescriptor& descriptor = backend_.descriptor();
+  profile_.device = descriptor.device;
+  profile_.backend = descriptor.backend;
+  profile_.measured = true;
+  std::vector<int> threads = options_.threads;
+  if (threads.empty()) {
+    for (int t = 1; t < descriptor.threads; t *= 2) threads.push_back(t);
+    threads.push_back(descriptor.threads);
+  }
+  constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
+  constexpr std::array<int64_t, 2> kFewRows = {1, 512};
+  planned_ = static_cast<double>(4 * threads.size() + 2 + descriptor.weights.size());
+  for (const int t : threads) {
+    const bool all = t == threads.back();
+    const std::string with = fmt::format("{} thread{}", t, t == 1 ? "" : "s");
+    tell("layers, " + with);
+    IMPETUS_CHECK(measure_overhead(t));
+    tell("reading, " + with);
+    IMPETUS_CHECK(measure_read(t));
+    tell("attention, " + with);
+    IMPETUS_CHECK(measure_attention(t));
+    tell("products, " + with);
+    for (const DType type : descriptor.weights) {
+      if (!all && type != DType::f32 && type != DType::q8_0) continue;
+      if (all) tell(fmt::format("products of {}, {}", to_string(type), with));
+      IMPETUS_CHECK(measure_matrix(
+          type, t, all ? std::span<const int64_t>(kRows) : std::span<const int64_t>(kFewRows)));
+    }
+    if (all || t == 1) {
+      if (auto encoders = measure_encoder(t); !encoders.ok()) {
+        if (encoders.error().code != ErrorCode::unsupported) return std::move(encoders).error();
+      }
+    }
+  }
+  return std::move(profile_);
+}
+
+}  // namespace
+
+Result<DeviceProfile> measure_backend(Backend& backend, MemoryLedger& ledger,
+                                      const MeasureOptions& options) {
+  return Measurer(backend, ledger, options).run();
+}
+
+}  // namespace impetus

@@ -1,0 +1,35 @@
+// Measures a backend through the seam: models of random weights are loaded and stepped like any
+// other, so every backend present is measured the same way, with all that it does around its
+// products.
+//
+// What is timed, with T threads each:
+//   read       decode steps over f32 weights, from a working set in the caches to one far past them
+//   matrix     steps of 1 to 512 rows over each weight type the backend lists
+//   attention  the difference that 2,000 earlier positions make to a step; texts of 512 tokens
+//   overhead   the same weights in few layers and in many
+// Each figure is the median of at least five steps. REQUIRES: nothing else runs on the backend.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/executor.h"
+#include "backend/profile.h"
+
+namespace impetus {
+
+struct MeasureOptions {
+  // Threads to measure with; empty: 1, 2, 4, ... and all that the backend has. The last is all.
+  std::vector<int> threads;
+  double step_budget_seconds = 0.04;  // of one figure
+  // Told what is measured next, and the share that is done.
+  std::function<void(const std::string& what, double share)> progress;
+};
+
+// insufficient_memory where not even the smallest model fits the ledger. What the backend refuses
+// (no decoders, a type it does not run) is left out.
+Result<DeviceProfile> measure_backend(Backend& backend, MemoryLedger& ledger,
+                                      const MeasureOptions& options);
+
+}  // namespace impetus
