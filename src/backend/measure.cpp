@@ -61,9 +61,8 @@ class Measurer {
                          int64_t kv_tokens = kRowsMax) {
     Loaded loaded;
     IMPETUS_TRY(loaded.model, synthetic_decoder(layers, hidden, type, kContext));
-    IMPETUS_TRY(loaded.executor,
-                backend_.load_decoder(loaded.model.spec, *loaded.model.weights,
-                                      load_options(threads, kv_tokens), ledger_));
+    IMPETUS_TRY(loaded.executor, backend_.load_decoder(loaded.model.spec, *loaded.model.weights,
+                                                       load_options(threads, kv_tokens), ledger_));
     return loaded;
   }
   Result<Loaded> encoder(int64_t layers, int64_t hidden, DType type, int threads) {
@@ -76,8 +75,8 @@ class Measurer {
 
   // The median time of what `once` does; an error ends it.
   Result<double> time(const std::function<Result<void>()>& once) const;
-  Result<double> decode(Loaded& loaded, int64_t rows) const;           // rows sequences, a token each
-  Result<double> chunk(Loaded& loaded, int64_t rows) const;            // rows / 16 sequences of 16
+  Result<double> decode(Loaded& loaded, int64_t rows) const;  // rows sequences, a token each
+  Result<double> chunk(Loaded& loaded, int64_t rows) const;   // rows / 16 sequences of 16
   Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
   Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const;
 
@@ -135,7 +134,8 @@ Result<void> step(Executor& executor, int64_t sequences, int64_t length, int64_t
     SequenceStep& one = batch[static_cast<size_t>(s)];
     one.tokens = tokens;
     one.position = past;
-    one.blocks = std::span(blocks).subspan(static_cast<size_t>(s * each), static_cast<size_t>(each));
+    one.blocks =
+        std::span(blocks).subspan(static_cast<size_t>(s * each), static_cast<size_t>(each));
     one.output = output;
     one.sampling = &greedy;
     one.context.position = past + length;
@@ -164,8 +164,7 @@ Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) c
   std::vector<int32_t> offsets;
   for (int64_t i = 0; i <= texts; ++i) offsets.push_back(static_cast<int32_t>(i * length));
   return time([&]() -> Result<void> {
-    IMPETUS_TRY([[maybe_unused]] const auto vectors,
-                loaded.encoder->encode({tokens, offsets, {}}));
+    IMPETUS_TRY([[maybe_unused]] const auto vectors, loaded.encoder->encode({tokens, offsets, {}}));
     return {};
   });
 }
@@ -204,9 +203,8 @@ Result<void> Measurer::measure_read(int threads) {
     const ModelSpec& spec = loaded.spec();
     const int64_t bytes = (layers * layer_parameters(spec) + spec.vocab * spec.hidden) * 4;
     const Overhead& cost = overhead(threads);
-    const double rest =
-        std::max(seconds / 2, seconds - cost.step_seconds -
-                                  static_cast<double>(layers) * cost.layer_seconds);
+    const double rest = std::max(seconds / 2, seconds - cost.step_seconds -
+                                                  static_cast<double>(layers) * cost.layer_seconds);
     profile_.read.push_back({threads, bytes, static_cast<double>(bytes) / rest});
   }
   return {};
@@ -224,8 +222,8 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
     const ModelSpec& spec = loaded->spec();
     const int64_t sequences = m <= kBlock ? m : m / kBlock;
     // Past its keys and values the last layer runs for the rows with logits only.
-    const int64_t cached = 2 * spec.hidden * spec.kv_heads * spec.head_dim +
-                           spec.hidden * spec.heads * spec.head_dim;
+    const int64_t cached =
+        2 * spec.hidden * spec.kv_heads * spec.head_dim + spec.hidden * spec.heads * spec.head_dim;
     const int64_t rest = layer_parameters(spec) - cached;
     const double ops = 2.0 * (static_cast<double>(cached * m) +
                               static_cast<double>((rest + spec.vocab * spec.hidden) * sequences));

@@ -1,0 +1,162 @@
+#include "planner/model_cost.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+namespace impetus {
+namespace {
+
+int64_t bytes_of_group(const WeightGroup& group) {
+  return group.parameters / block_elements(group.type) * block_bytes(group.type);
+}
+
+ModelCost shape_of(std::string id, const ModelSpec& spec) {
+  ModelCost cost;
+  cost.id = std::move(id);
+  cost.kind = spec.kind;
+  cost.layers = spec.layers;
+  cost.hidden = spec.hidden;
+  cost.heads = spec.heads;
+  cost.kv_heads = spec.kv_heads;
+  cost.head_dim = spec.head_dim;
+  cost.vocab = spec.vocab;
+  cost.context = spec.context;
+  return cost;
+}
+
+// Gathers matrices by type.
+class Groups {
+ public:
+  void add(const Linear& linear) {
+    if (linear.weight == nullptr) return;
+    parameters_[linear.weight->view.dtype] += linear.weight->view.shape.elements();
+  }
+  std::vector<WeightGroup> list() const {
+    std::vector<WeightGroup> all;
+    for (const auto& [type, count] : parameters_) all.push_back({type, count});
+    std::ranges::sort(all,
+                      [](const auto& a, const auto& b) { return a.parameters > b.parameters; });
+    return all;
+  }
+
+ private:
+  std::map<DType, int64_t> parameters_;
+};
+
+struct KnownShape {
+  const char* name;
+  ModelSpec spec;
+};
+
+ModelSpec shape(ModelKind kind, int64_t layers, int64_t hidden, int64_t heads, int64_t kv_heads,
+                int64_t feed_forward, int64_t vocab, int64_t context, int64_t head_dim = 0) {
+  ModelSpec spec;
+  spec.kind = kind;
+  spec.family = kind == ModelKind::decoder ? "llama" : "bert";
+  spec.layers = layers;
+  spec.hidden = hidden;
+  spec.heads = heads;
+  spec.kv_heads = kv_heads;
+  spec.head_dim = head_dim > 0 ? head_dim : hidden / heads;
+  spec.feed_forward = feed_forward;
+  spec.vocab = vocab;
+  spec.context = context;
+  return spec;
+}
+
+}  // namespace
+
+int64_t ModelCost::kv_token_bytes(DType kv) const {
+  return 2 * layers * kv_heads * head_dim * block_bytes(kv);
+}
+
+int64_t ModelCost::weight_bytes() const {
+  int64_t bytes = bytes_of_group(head);
+  for (const WeightGroup& group : layer_weights) bytes += bytes_of_group(group);
+  return bytes;
+}
+
+ModelCost ModelCost::in(DType type) const {
+  ModelCost other = *this;
+  int64_t parameters = 0;
+  for (const WeightGroup& group : layer_weights) parameters += group.parameters;
+  other.layer_weights = {{type, parameters}};
+  other.head.type = type;
+  other.precision = std::string(to_string(type));
+  other.file_bytes = file_bytes - weight_bytes() + other.weight_bytes();
+  return other;
+}
+
+Result<ModelCost> model_cost(std::string id, const ModelSpec& spec, const WeightSet& weights) {
+  ModelCost cost = shape_of(std::move(id), spec);
+  Groups groups;
+  if (spec.kind == ModelKind::decoder) {
+    IMPETUS_TRY(const DecoderWeights tensors, resolve_decoder(spec, weights));
+    for (const auto& layer : tensors.layers) {
+      for (const Linear& l :
+           {layer.q, layer.k, layer.v, layer.output, layer.gate, layer.up, layer.down}) {
+        groups.add(l);
+      }
+    }
+    cost.head = {tensors.head.weight->view.dtype, tensors.head.weight->view.shape.elements()};
+  } else {
+    IMPETUS_TRY(const EncoderWeights tensors, resolve_encoder(spec, weights));
+    for (const auto& layer : tensors.layers) {
+      for (const Linear& l : {layer.q, layer.k, layer.v, layer.output, layer.up, layer.down}) {
+        groups.add(l);
+      }
+    }
+  }
+  cost.layer_weights = groups.list();
+  cost.precision =
+      cost.layer_weights.empty() ? "none" : std::string(to_string(cost.layer_weights.front().type));
+  cost.file_bytes = weights.bytes();
+  return cost;
+}
+
+ModelCost model_cost(std::string id, const ModelSpec& spec, DType type) {
+  ModelCost cost = shape_of(std::move(id), spec);
+  const bool decoder = spec.kind == ModelKind::decoder;
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
+  const int64_t layer =
+      spec.hidden * (2 * queries + 2 * keys) + (decoder ? 3 : 2) * spec.hidden * spec.feed_forward;
+  cost.layer_weights = {{type, layer * spec.layers}};
+  if (decoder) cost.head = {type, spec.vocab * spec.hidden};
+  cost.precision = std::string(to_string(type));
+  const WeightGroup embedding{type, spec.vocab * spec.hidden};
+  cost.file_bytes =
+      cost.weight_bytes() + (decoder && spec.tied_embeddings ? 0 : bytes_of_group(embedding));
+  return cost;
+}
+
+const ModelSpec* known_shape(std::string_view name) {
+  constexpr auto kDecoder = ModelKind::decoder;
+  constexpr auto kEncoder = ModelKind::encoder;
+  // From the models' own config.json.
+  static const std::array kShapes = {
+      KnownShape{"llama-2-7b", shape(kDecoder, 32, 4096, 32, 32, 11008, 32000, 4096)},
+      KnownShape{"llama-2-13b", shape(kDecoder, 40, 5120, 40, 40, 13824, 32000, 4096)},
+      KnownShape{"llama-2-70b", shape(kDecoder, 80, 8192, 64, 8, 28672, 32000, 4096)},
+      KnownShape{"llama-3.1-8b", shape(kDecoder, 32, 4096, 32, 8, 14336, 128256, 131072)},
+      KnownShape{"llama-3.1-70b", shape(kDecoder, 80, 8192, 64, 8, 28672, 128256, 131072)},
+      KnownShape{"llama-3.2-1b", shape(kDecoder, 16, 2048, 32, 8, 8192, 128256, 131072)},
+      KnownShape{"llama-3.2-3b", shape(kDecoder, 28, 3072, 24, 8, 8192, 128256, 131072)},
+      KnownShape{"mistral-7b", shape(kDecoder, 32, 4096, 32, 8, 14336, 32000, 32768)},
+      KnownShape{"qwen2.5-0.5b", shape(kDecoder, 24, 896, 14, 2, 4864, 151936, 32768)},
+      KnownShape{"qwen2.5-1.5b", shape(kDecoder, 28, 1536, 12, 2, 8960, 151936, 32768)},
+      KnownShape{"qwen2.5-7b", shape(kDecoder, 28, 3584, 28, 4, 18944, 152064, 32768)},
+      KnownShape{"qwen3-1.7b", shape(kDecoder, 28, 2048, 16, 8, 6144, 151936, 40960, 128)},
+      KnownShape{"qwen3-4b", shape(kDecoder, 36, 2560, 32, 8, 9728, 151936, 40960, 128)},
+      KnownShape{"qwen3-8b", shape(kDecoder, 36, 4096, 32, 8, 12288, 151936, 40960, 128)},
+      KnownShape{"qwen3-14b", shape(kDecoder, 40, 5120, 40, 8, 17408, 151936, 40960, 128)},
+      KnownShape{"tinyllama-1.1b", shape(kDecoder, 22, 2048, 32, 4, 5632, 32000, 2048)},
+      KnownShape{"minilm-l6", shape(kEncoder, 6, 384, 12, 12, 1536, 30522, 512)},
+      KnownShape{"distilbert", shape(kEncoder, 6, 768, 12, 12, 3072, 30522, 512)},
+      KnownShape{"bert-base", shape(kEncoder, 12, 768, 12, 12, 3072, 30522, 512)},
+  };
+  const auto found = std::ranges::find_if(kShapes, [&](const auto& s) { return s.name == name; });
+  return found == kShapes.end() ? nullptr : &found->spec;
+}
+
+}  // namespace impetus

@@ -1,0 +1,60 @@
+// How long a step takes on a processor: a roofline over what its profile says it achieves. Pure.
+//
+//   step = overhead + sum over weight types of products + attention + keys and values read
+// where products of one type take the p-norm of the time to compute them and the time to read their
+// weights (p = 4: the larger decides, and where both are alike neither hides the other whole). The
+// read rate is that of the model's working set, the compute rate that of the step's rows; both are
+// interpolated between the profile's figures. Nothing exceeds the profile's physical limits.
+#pragma once
+
+#include "backend/profile.h"
+#include "planner/model_cost.h"
+
+namespace impetus {
+
+// One step of a model: `rows` tokens of `sequences` sequences.
+struct StepShape {
+  ShapeClass shape = ShapeClass::decode;
+  int64_t rows = 1;
+  int64_t sequences = 1;
+  int64_t outputs = 1;       // rows whose logits are wanted
+  int64_t visible_keys = 0;  // summed over the rows
+  int64_t keys_read = 0;     // summed over the sequences
+  DType kv = DType::f16;
+};
+
+struct PhaseTime {
+  double seconds = 0;
+  bool limited_by_memory = false;
+};
+
+class Predictor {
+ public:
+  // Borrows both. `threads` is clamped to what the profile has.
+  Predictor(const DeviceProfile& profile, const ModelCost& model, int threads);
+
+  PhaseTime step(const StepShape& shape) const;
+  // Seconds to decode one token for each of `batch` sequences of `context` positions.
+  PhaseTime decode(int64_t batch, int64_t context, DType kv) const;
+  // Seconds to prefill `tokens` from position `past` on, in chunks.
+  PhaseTime prefill(int64_t tokens, int64_t past, int64_t chunk, DType kv) const;
+  // Seconds to encode `texts` texts of `length` tokens at once.
+  PhaseTime encode(int64_t texts, int64_t length) const;
+
+  int threads() const { return threads_; }
+
+ private:
+  double compute_rate(DType type, int64_t rows) const;
+  double read_rate(int64_t working_set_bytes) const;
+  double attention_rate(ShapeClass shape, double items) const;
+  const Overhead& overhead(ShapeClass shape) const;
+
+  const DeviceProfile& profile_;
+  const ModelCost& model_;
+  int threads_;
+};
+
+// The thread counts the profile has figures for, rising.
+std::vector<int> thread_counts(const DeviceProfile& profile);
+
+}  // namespace impetus
