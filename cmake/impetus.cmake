@@ -99,4 +99,5 @@ if(NOT APPLE)
   if(IMPETUS_LLD)
     add_link_options(-fuse-ld=${IMPETUS_LLD})
   endif()
+  add_link_options(LINKER:--build-id=sha1)  # what was measured is kept under it
 endif()

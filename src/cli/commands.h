@@ -31,6 +31,7 @@ void add_serve(Commands& commands);
 void add_run(Commands& commands);
 void add_embed(Commands& commands);
 void add_bench(Commands& commands);
+void add_plan(Commands& commands);
 void add_inspect(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   cli::add_run(commands);
   cli::add_embed(commands);
   cli::add_bench(commands);
+  cli::add_plan(commands);
   cli::add_inspect(commands);
   cli::add_tokenize(commands);
   cli::add_detokenize(commands);

@@ -1,0 +1,343 @@
+#include <algorithm>
+#include <fstream>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "hardware/known_machines.h"
+#include "planner/paper.h"
+#include "planner/plan.h"
+#include "planner/predict.h"
+#include "runtime/benchmark.h"
+#include "runtime/profiles.h"
+
+namespace impetus::cli {
+namespace {
+
+struct Options {
+  std::vector<std::string> models;
+  ModelOptions load;
+  std::string hardware, macos = "26.2";
+  std::vector<std::string> devices;
+  int64_t prompt = 512, answer = 128;
+  bool explain = false, verify = false, json = false;
+};
+
+std::optional<DType> weight_type(std::string_view name) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0}) {
+    if (to_string(type) == name) return type;
+  }
+  return std::nullopt;
+}
+
+// A model on this disk, or SHAPE:TYPE for one that is planned on paper.
+Result<ModelCost> cost_of(const std::string& name) {
+  const size_t colon = name.rfind(':');
+  if (colon != std::string::npos) {
+    const ModelSpec* spec = known_shape(std::string_view(name).substr(0, colon));
+    const auto type = weight_type(std::string_view(name).substr(colon + 1));
+    if (spec != nullptr && type) return model_cost(name, *spec, *type);
+  }
+  auto location = locate(name);
+  if (!location.ok()) {
+    Error failure = std::move(location).error();
+    failure.message +=
+        "; or a shape with a type, to plan on paper: llama-3.1-8b:q4_0, minilm-l6:f16, ...";
+    return failure;
+  }
+  IMPETUS_TRY(const ModelFiles files, open_model_files(*location));
+  return model_cost(location->id, files.spec, *files.weights);
+}
+
+// What `impetus hardware --json` wrote on another machine.
+Result<PlanMachine> machine_from_file(const std::string& path) {
+  IMPETUS_TRY(const json::value value, read_json_file(path));
+  const json::object* object = value.if_object();
+  const json::value* profiles = object ? object->if_contains("profiles") : nullptr;
+  const json::value* memory = object ? object->if_contains("memory") : nullptr;
+  if (profiles == nullptr || !profiles->is_array() || memory == nullptr || !memory->is_object()) {
+    return error(ErrorCode::invalid_argument,
+                 "{}: no 'profiles' and 'memory' in it; `impetus hardware --measure --json` writes "
+                 "such a file",
+                 path);
+  }
+  PlanMachine machine;
+  machine.name = path;
+  IMPETUS_TRY(const auto usable, int_field(memory->get_object(), "usable_bytes"));
+  machine.host_memory_bytes = std::max<int64_t>(0, usable.value_or(0));
+  for (const json::value& entry : profiles->get_array()) {
+    auto profile = profile_from_json(entry);
+    if (!profile.ok()) return std::move(profile).error().within(path);
+    Processor& one = machine.processors.emplace_back();
+    one.device = profile->device;
+    one.name = profile->backend;
+    one.profile = std::move(*profile);
+    one.memory_bytes = machine.host_memory_bytes;
+    one.shares_host_memory = true;
+  }
+  return machine;
+}
+
+Result<PaperOptions> paper_options(const Options& options) {
+  PaperOptions paper;
+  char rest = 0;
+  const int fields =
+      std::sscanf(options.macos.c_str(), "%d.%d%c", &paper.macos_major, &paper.macos_minor, &rest);
+  if (fields == 1) paper.macos_minor = 0;
+  if (fields < 1 || fields > 2) {
+    return error(ErrorCode::invalid_argument, "--macos '{}' is no version such as 26.2",
+                 options.macos);
+  }
+  return paper;
+}
+
+Result<PlanMachine> machine_on_paper(const Options& options) {
+  if (const KnownMachine* known = find_known_machine(options.hardware)) {
+    IMPETUS_TRY(const PaperOptions paper, paper_options(options));
+    return paper_machine(*known, paper);
+  }
+  std::error_code code;
+  if (std::filesystem::is_regular_file(options.hardware, code)) {
+    return machine_from_file(options.hardware);
+  }
+  std::vector<std::string_view> names;
+  for (const KnownMachine& known : known_machines()) names.push_back(known.id);
+  return error(ErrorCode::not_found,
+               "no machine '{}' is known, and there is no such file; known: {}", options.hardware,
+               fmt::join(names, ", "));
+}
+
+std::string seconds_text(double seconds) {
+  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.1f} ms", seconds * 1e3);
+  return fmt::format("{:.2f} s", seconds);
+}
+
+std::string rate_text(double rate) {
+  return rate >= 100 ? fmt::format("{:.0f} tokens/s", rate) : fmt::format("{:.1f} tokens/s", rate);
+}
+
+std::string place_text(const std::string& device, const std::string& backend) {
+  return backend.starts_with(device) ? backend : fmt::format("{} ({})", device, backend);
+}
+
+void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
+  fmt::print("\n{}  {}, {}, {:.1f} MB\n", model.model,
+             model.kind == ModelKind::decoder ? "decoder" : "encoder", cost.precision,
+             static_cast<double>(cost.file_bytes) / 1e6);
+  if (!model.possible) {
+    fmt::print("  cannot run: {}\n", model.reason);
+  }
+  for (const Placement& one : model.placements) {
+    fmt::print("  {:<10} {:<14} {}{:<12} {}\n", to_string(one.phase),
+               place_text(one.device, one.backend), one.precision,
+               one.threads > 1 ? fmt::format(", {} threads", one.threads) : "",
+               one.phase == Phase::embeddings ? seconds_text(one.predicted.seconds) + " a text"
+                                              : rate_text(one.predicted.tokens_per_second));
+    fmt::print("             {}\n", one.reason);
+    if (!explain) continue;
+    for (const auto& bucket : one.buckets) {
+      fmt::print("             up to {:>3} tokens: {:<14} {}\n", bucket.length,
+                 place_text(bucket.device, bucket.backend), seconds_text(bucket.predicted.seconds));
+    }
+  }
+  if (model.kind == ModelKind::decoder && model.possible) {
+    fmt::print("  prompts in chunks of {}, room for {} positions, {} sequences at once\n",
+               model.chunk_tokens, model.kv_tokens, model.batch_max);
+  }
+  if (!explain) return;
+  fmt::print("  candidates\n");
+  for (const Candidate& one : model.candidates) {
+    const std::string phase = one.phase == Phase::embeddings ? fmt::format("embed {}", one.length)
+                                                             : std::string(to_string(one.phase));
+    fmt::print("  {} {:<10} {:<14} {:<5} {:<11} {:>14} {:>9.0f} MB  {}\n", one.chosen ? '*' : ' ',
+               phase, place_text(one.device, one.backend), one.precision,
+               one.threads > 0 ? fmt::format("{} threads", one.threads) : "",
+               one.possible || one.predicted.tokens_per_second > 0
+                   ? rate_text(one.predicted.tokens_per_second)
+                   : "",
+               static_cast<double>(one.predicted.memory_bytes) / 1e6, one.reason);
+  }
+}
+
+// One line of --verify.
+struct Check {
+  std::string model, phase, backend;
+  double predicted = 0, measured = 0;  // tokens a second
+  double error() const { return predicted / measured - 1; }
+};
+
+// Runs what the plan speaks of on each backend that can, and sets it beside the prediction.
+Result<std::vector<Check>> verify(const Options& options, const PlanMachine& machine,
+                                  std::span<const std::unique_ptr<Backend>> backends) {
+  std::vector<Check> checks;
+  for (const std::string& name : options.models) {
+    IMPETUS_TRY(const ModelLocation location, locate(name));
+    for (size_t b = 0; b < backends.size(); ++b) {
+      const DeviceProfile& profile = machine.processors[b].profile;
+      MemoryLedger ledger(machine.host_memory_bytes);
+      const int64_t generate = std::min<int64_t>(options.answer, 64);
+      LoadOptions load = options.load.load();
+      load.threads = {options.load.threads, options.load.threads};
+      auto model = load_model(location, *backends[b], load, options.prompt + generate + 1, ledger);
+      if (!model.ok()) {
+        fmt::print(stderr, "{} on {}: {}\n", location.id, backends[b]->descriptor().backend,
+                   model.error().message);
+        continue;
+      }
+      IMPETUS_TRY(const ModelFiles files, open_model_files(location));
+      IMPETUS_TRY(ModelCost cost, model_cost(location.id, files.spec, *files.weights));
+      if (options.load.weights == "int8") cost = cost.in(DType::q8_0);
+      const int threads = backends[b]->descriptor().threads;
+      const Predictor predictor(profile, cost, threads);
+      const auto add = [&](const char* phase, double seconds, double tokens, double measured) {
+        checks.push_back({location.id, phase, profile.backend, tokens / seconds, measured});
+      };
+      BenchmarkOptions bench;
+      bench.prompt =
+          model->executor ? std::min(options.prompt, model->context - generate) : options.prompt;
+      bench.generate = generate;
+      bench.repeat = 5;
+      IMPETUS_TRY(const BenchmarkResult result, benchmark(*model, bench));
+      if (model->executor) {
+        const auto prompt = static_cast<double>(bench.prompt);
+        add("prefill",
+            predictor.prefill(bench.prompt, 0, model->executor->step_tokens_max(), load.kv).seconds,
+            prompt, result.prefill_tokens_per_second->median);
+        add("decode", predictor.decode(1, bench.prompt + generate / 2, load.kv).seconds, 1,
+            result.decode_tokens_per_second->median);
+      } else {
+        const auto length = static_cast<double>(result.tokens_per_text);
+        add("embed one", predictor.encode(1, result.tokens_per_text).seconds, length,
+            length * 1e3 / result.latency_ms->median);
+        add("embed many", predictor.encode(result.texts_per_batch, result.tokens_per_text).seconds,
+            length * static_cast<double>(result.texts_per_batch), result.tokens_per_second->median);
+      }
+    }
+  }
+  return checks;
+}
+
+double median_error(const std::vector<Check>& checks) {
+  std::vector<double> errors;
+  for (const Check& check : checks) errors.push_back(std::abs(check.error()));
+  if (errors.empty()) return 0;
+  std::ranges::sort(errors);
+  const size_t n = errors.size();
+  return n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
+}
+
+Result<void> run_plan(const Options& options) {
+  std::vector<ModelCost> models;
+  for (const std::string& name : options.models) {
+    IMPETUS_TRY(ModelCost cost, cost_of(name));
+    models.push_back(std::move(cost));
+  }
+  Policy policy;
+  policy.prompt_tokens = options.prompt;
+  policy.answer_tokens = options.answer;
+  policy.kv = options.load.load().kv;
+  policy.threads = options.load.threads;
+  policy.devices = options.devices;
+  if (options.load.weights == "int8") policy.weights = DType::q8_0;
+  if (options.load.kv_tokens > 0) policy.kv_tokens = options.load.kv_tokens;
+
+  std::vector<std::unique_ptr<Backend>> backends;
+  PlanMachine machine;
+  bool estimated = false;
+  if (options.hardware.empty()) {
+    IMPETUS_TRY(backends, options.load.backends());
+    const Inventory inventory = probe_inventory();
+    machine = plan_machine(inventory, backends, ProfileStore(), usable_memory_bytes());
+    estimated = std::ranges::any_of(machine.processors, [](const Processor& one) {
+      return one.unavailable.empty() && !one.profile.measured;
+    });
+  } else {
+    IMPETUS_TRY(machine, machine_on_paper(options));
+  }
+  const Plan plan = make_plan(machine, models, policy);
+  json::object report = to_json(plan);
+  std::vector<Check> checks;
+  if (options.verify) {
+    if (!options.hardware.empty()) {
+      return error(ErrorCode::invalid_argument,
+                   "--verify measures this machine; leave --hardware out");
+    }
+    IMPETUS_TRY(checks, verify(options, machine, backends));
+  }
+  if (options.json) {
+    report["measured"] = options.hardware.empty() && !estimated;
+    json::array verified;
+    for (const Check& check : checks) {
+      verified.push_back(json::object{{"model", check.model},
+                                      {"phase", check.phase},
+                                      {"backend", check.backend},
+                                      {"predicted_tokens_per_second", check.predicted},
+                                      {"measured_tokens_per_second", check.measured},
+                                      {"error", check.error()}});
+    }
+    if (options.verify) {
+      report["verified"] = std::move(verified);
+      report["median_error"] = median_error(checks);
+    }
+    print_json(report);
+    return {};
+  }
+  fmt::print(
+      "{}{}\n", plan.hardware,
+      options.hardware.empty()
+          ? (estimated ? ": estimates; `impetus hardware --measure` replaces them" : ": measured")
+          : ": on paper");
+  for (const Processor& one : machine.processors) {
+    if (options.explain || !one.unavailable.empty()) {
+      fmt::print("  {:<6} {}{}\n", one.device, one.name,
+                 one.unavailable.empty() ? "" : ": " + one.unavailable);
+    }
+  }
+  for (size_t i = 0; i < models.size(); ++i)
+    print_model(plan.models[i], models[i], options.explain);
+  if (options.verify) {
+    fmt::print("\n  {:<24} {:<11} {:<14} {:>12} {:>12} {:>8}\n", "model", "phase", "backend",
+               "predicted", "measured", "error");
+    for (const Check& check : checks) {
+      fmt::print("  {:<24} {:<11} {:<14} {:>12.1f} {:>12.1f} {:>+7.0f}%\n", check.model,
+                 check.phase, check.backend, check.predicted, check.measured, check.error() * 100);
+    }
+    fmt::print("  median error {:.0f} %\n", median_error(checks) * 100);
+  }
+  return {};
+}
+
+}  // namespace
+
+void add_plan(Commands& commands) {
+  auto options = std::make_shared<Options>();
+  auto* app =
+      commands.add("plan", "Show which processor would do what, how fast, and why",
+                   "impetus plan impetus-tiny-chat impetus-tiny-embed --explain\n  impetus plan "
+                   "llama-3.1-8b:q4_0 --hardware m4-max",
+                   [options] { return run_plan(*options); });
+  app->add_option("models", options->models,
+                  "Paths or names; or SHAPE:TYPE, to plan on paper (llama-3.1-8b:q4_0)")
+      ->required()
+      ->type_name("MODEL");
+  app->add_option(
+         "--hardware", options->hardware,
+         "Another machine: a known one (m1 ... m5-max, h200, ...), or a file that `impetus "
+         "hardware --measure --json` wrote")
+      ->type_name("NAME|FILE");
+  app->add_option("--macos", options->macos, "The macOS of a Mac on paper")->capture_default_str();
+  app->add_option("--device", options->devices, "Only these devices or backends")->delimiter(',');
+  app->add_option("--prompt", options->prompt, "Tokens of the prompt that is planned for")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app->add_option("--answer", options->answer, "Tokens of the answer that is planned for")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app->add_flag("--explain", options->explain, "Every candidate, with the reason it won or lost");
+  app->add_flag("--verify", options->verify, "Measure what was predicted, here and now");
+  app->add_flag("--json", options->json, "As JSON");
+  options->load.add_to(*app, true);
+}
+
+}  // namespace impetus::cli

@@ -1,0 +1,140 @@
+#include "runtime/profiles.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+#include <unistd.h>
+
+#include "base/build_id.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "planner/paper.h"
+
+namespace impetus {
+namespace {
+
+namespace fs = std::filesystem;
+
+// All that a profile depends on, as text: its hash names the file, the text itself stands inside.
+std::string identity(const Inventory& inventory, const BackendDescriptor& descriptor) {
+  return fmt::format("{}\nbackend {} threads {}\nbuild {}", fingerprint(inventory),
+                     descriptor.backend, descriptor.threads, build_id());
+}
+
+// FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv): a name, not a secret.
+uint64_t hash_of(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+fs::path state_folder() {
+  if (const char* folder = std::getenv("IMPETUS_STATE_DIR"); folder && *folder) return folder;
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return fs::path(home) / ".impetus/state";
+  return {};
+}
+
+fs::path ProfileStore::file_of(const Inventory& inventory,
+                               const BackendDescriptor& descriptor) const {
+  return folder_ / "profiles" /
+         fmt::format("{}-{:016x}.json", descriptor.backend,
+                     hash_of(identity(inventory, descriptor)));
+}
+
+std::optional<DeviceProfile> ProfileStore::find(const Inventory& inventory,
+                                                const BackendDescriptor& descriptor) const {
+  if (folder_.empty()) return std::nullopt;
+  const fs::path path = file_of(inventory, descriptor);
+  std::error_code code;
+  if (!fs::exists(path, code)) return std::nullopt;
+  const auto read = [&]() -> Result<DeviceProfile> {
+    IMPETUS_TRY(const json::value value, read_json_file(path.string()));
+    const json::object* object = value.if_object();
+    const json::value* profile = object ? object->if_contains("profile") : nullptr;
+    if (profile == nullptr) return error(ErrorCode::corrupt, "there is no 'profile' in it");
+    IMPETUS_TRY(const auto of, string_field(*object, "of"));
+    if (of != identity(inventory, descriptor)) {
+      return error(ErrorCode::corrupt, "it belongs to another machine or build");
+    }
+    return profile_from_json(*profile);
+  }();
+  if (read.ok()) return *read;
+  log::warn("{}: {}; measured figures are not used", path.string(), read.error().message);
+  return std::nullopt;
+}
+
+Result<void> ProfileStore::put(const Inventory& inventory, const BackendDescriptor& descriptor,
+                               const DeviceProfile& profile) const {
+  if (folder_.empty()) {
+    return error(ErrorCode::io, "there is no folder to keep a profile in: set IMPETUS_STATE_DIR");
+  }
+  const fs::path path = file_of(inventory, descriptor);
+  std::error_code code;
+  fs::create_directories(path.parent_path(), code);
+  if (code) {
+    return error(ErrorCode::io, "{} cannot be made: {}", path.parent_path().string(),
+                 code.message());
+  }
+  const fs::path fresh = path.string() + fmt::format(".{}", ::getpid());
+  {
+    std::ofstream file(fresh);
+    file << json::serialize(
+        json::object{{"of", identity(inventory, descriptor)}, {"profile", to_json(profile)}});
+    file.close();
+    if (!file) {
+      fs::remove(fresh, code);
+      return error(ErrorCode::io, "{} cannot be written", fresh.string());
+    }
+  }
+  fs::rename(fresh, path, code);
+  if (code) return error(ErrorCode::io, "{} cannot be written: {}", path.string(), code.message());
+  return {};
+}
+
+PlanMachine plan_machine(const Inventory& inventory,
+                         std::span<const std::unique_ptr<Backend>> backends,
+                         const ProfileStore& profiles, int64_t memory_bytes) {
+  PlanMachine machine;
+  machine.name = inventory.cpu.model.empty() ? "this machine" : inventory.cpu.model;
+  machine.host_memory_bytes = memory_bytes;
+  std::vector<std::string> driven;
+  for (const auto& backend : backends) {
+    const BackendDescriptor& descriptor = backend->descriptor();
+    Processor& one = machine.processors.emplace_back();
+    one.device = descriptor.device;
+    one.name = descriptor.name;
+    if (auto kept = profiles.find(inventory, descriptor)) {
+      one.profile = std::move(*kept);
+    } else {
+      one.profile = estimated_cpu_profile(inventory.cpu, descriptor.backend, descriptor.threads);
+    }
+    one.profile.device = descriptor.device;
+    one.memory_bytes = memory_bytes;
+    one.shares_host_memory = descriptor.device == "cpu" || inventory.memory.unified;
+    one.weights = descriptor.weights;
+    driven.push_back(descriptor.device);
+  }
+  const auto undriven = [&](const std::string& id, const std::string& name, std::string why) {
+    if (std::ranges::find(driven, id) != driven.end()) return;
+    Processor& one = machine.processors.emplace_back();
+    one.device = id;
+    one.name = name;
+    one.profile.device = id;
+    one.profile.backend = "none";
+    one.unavailable = std::move(why);
+  };
+  for (const GpuInfo& gpu : inventory.gpus) {
+    undriven(gpu.id, gpu.name,
+             fmt::format("this build has no {} backend for {}", gpu.api, gpu.name));
+  }
+  for (const NpuInfo& npu : inventory.npus) {
+    undriven(npu.id, npu.name, fmt::format("this build has no backend for {}", npu.name));
+  }
+  return machine;
+}
+
+}  // namespace impetus
