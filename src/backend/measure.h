@@ -7,7 +7,7 @@
 //   matrix     steps of 1 to 512 rows over each weight type the backend lists
 //   attention  the difference that 2,000 earlier positions make to a step; texts of 512 tokens
 //   overhead   the same weights in few layers and in many
-// Each figure is the median of at least five steps. REQUIRES: nothing else runs on the backend.
+// Each figure is the lower quartile of at least five steps. REQUIRES: nothing else runs on the backend.
 #pragma once
 
 #include <functional>

@@ -105,8 +105,7 @@ class Builder {
 
 }  // namespace
 
-Result<SyntheticModel> synthetic_decoder(int64_t layers, int64_t hidden, DType type,
-                                         int64_t context) {
+ModelSpec synthetic_decoder_spec(int64_t layers, int64_t hidden, int64_t context) {
   ModelSpec spec;
   spec.family = "llama";
   spec.kind = ModelKind::decoder;
@@ -118,27 +117,10 @@ Result<SyntheticModel> synthetic_decoder(int64_t layers, int64_t hidden, DType t
   spec.feed_forward = hidden * 11 / 4;
   spec.vocab = kVocab;
   spec.context = context;
-  Builder builder(spec, type);
-  builder.table("model.embed_tokens", spec.vocab, hidden);
-  for (int64_t i = 0; i < layers; ++i) {
-    const std::string p = fmt::format("model.layers.{}.", i);
-    builder.vector(p + "input_layernorm.weight", hidden, 1);
-    builder.vector(p + "post_attention_layernorm.weight", hidden, 1);
-    builder.matrix(p + "self_attn.q_proj", hidden, hidden);
-    builder.matrix(p + "self_attn.k_proj", spec.kv_heads * kHeadDim, hidden);
-    builder.matrix(p + "self_attn.v_proj", spec.kv_heads * kHeadDim, hidden);
-    builder.matrix(p + "self_attn.o_proj", hidden, hidden);
-    builder.matrix(p + "mlp.gate_proj", spec.feed_forward, hidden);
-    builder.matrix(p + "mlp.up_proj", spec.feed_forward, hidden);
-    builder.matrix(p + "mlp.down_proj", hidden, spec.feed_forward);
-  }
-  builder.vector("model.norm.weight", hidden, 1);
-  builder.matrix("lm_head", spec.vocab, hidden);
-  return builder.finish();
+  return spec;
 }
 
-Result<SyntheticModel> synthetic_encoder(int64_t layers, int64_t hidden, DType type,
-                                         int64_t context) {
+ModelSpec synthetic_encoder_spec(int64_t layers, int64_t hidden, int64_t context) {
   ModelSpec spec;
   spec.family = "bert";
   spec.kind = ModelKind::encoder;
@@ -149,33 +131,59 @@ Result<SyntheticModel> synthetic_encoder(int64_t layers, int64_t hidden, DType t
   spec.feed_forward = hidden * 4;
   spec.vocab = kVocab;
   spec.context = context;
-  spec.norm_eps = 1e-12f;
-  spec.activation = Activation::gelu_erf;
-  spec.token_types = 2;
-  spec.pooling = Pooling::mean;
-  spec.sequence_length_max = context;
+  return spec;
+}
+
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type) {
+  const bool decoder = spec.kind == ModelKind::decoder;
+  if (!decoder) {
+    spec.norm_eps = 1e-12f;
+    spec.activation = Activation::gelu_erf;
+    spec.token_types = 2;
+    spec.pooling = Pooling::mean;
+    spec.sequence_length_max = spec.context;
+  }
   Builder builder(spec, type);
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
+  if (decoder) {
+    builder.table("model.embed_tokens", spec.vocab, spec.hidden);
+    for (int64_t i = 0; i < spec.layers; ++i) {
+      const std::string p = fmt::format("model.layers.{}.", i);
+      builder.vector(p + "input_layernorm.weight", spec.hidden, 1);
+      builder.vector(p + "post_attention_layernorm.weight", spec.hidden, 1);
+      builder.matrix(p + "self_attn.q_proj", queries, spec.hidden);
+      builder.matrix(p + "self_attn.k_proj", keys, spec.hidden);
+      builder.matrix(p + "self_attn.v_proj", keys, spec.hidden);
+      builder.matrix(p + "self_attn.o_proj", spec.hidden, queries);
+      builder.matrix(p + "mlp.gate_proj", spec.feed_forward, spec.hidden);
+      builder.matrix(p + "mlp.up_proj", spec.feed_forward, spec.hidden);
+      builder.matrix(p + "mlp.down_proj", spec.hidden, spec.feed_forward);
+    }
+    builder.vector("model.norm.weight", spec.hidden, 1);
+    builder.matrix("lm_head", spec.vocab, spec.hidden);
+    return builder.finish();
+  }
   const auto biased = [&](const std::string& name, int64_t rows, int64_t columns) {
     builder.matrix(name, rows, columns);
     builder.vector(name + ".bias", rows, 0.1f);
   };
   const auto norm = [&](const std::string& name) {
-    builder.vector(name + ".weight", hidden, 1);
-    builder.vector(name + ".bias", hidden, 0.1f);
+    builder.vector(name + ".weight", spec.hidden, 1);
+    builder.vector(name + ".bias", spec.hidden, 0.1f);
   };
-  builder.table("embeddings.word_embeddings", spec.vocab, hidden);
-  builder.table("embeddings.position_embeddings", context, hidden);
-  builder.table("embeddings.token_type_embeddings", spec.token_types, hidden);
+  builder.table("embeddings.word_embeddings", spec.vocab, spec.hidden);
+  builder.table("embeddings.position_embeddings", spec.context, spec.hidden);
+  builder.table("embeddings.token_type_embeddings", spec.token_types, spec.hidden);
   norm("embeddings.LayerNorm");
-  for (int64_t i = 0; i < layers; ++i) {
+  for (int64_t i = 0; i < spec.layers; ++i) {
     const std::string p = fmt::format("encoder.layer.{}.", i);
-    biased(p + "attention.self.query", hidden, hidden);
-    biased(p + "attention.self.key", hidden, hidden);
-    biased(p + "attention.self.value", hidden, hidden);
-    biased(p + "attention.output.dense", hidden, hidden);
+    biased(p + "attention.self.query", queries, spec.hidden);
+    biased(p + "attention.self.key", keys, spec.hidden);
+    biased(p + "attention.self.value", keys, spec.hidden);
+    biased(p + "attention.output.dense", spec.hidden, queries);
     norm(p + "attention.output.LayerNorm");
-    biased(p + "intermediate.dense", spec.feed_forward, hidden);
-    biased(p + "output.dense", hidden, spec.feed_forward);
+    biased(p + "intermediate.dense", spec.feed_forward, spec.hidden);
+    biased(p + "output.dense", spec.hidden, spec.feed_forward);
     norm(p + "output.LayerNorm");
   }
   return builder.finish();

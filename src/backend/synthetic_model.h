@@ -18,12 +18,13 @@ struct SyntheticModel {
   std::unique_ptr<WeightSet> weights;  // borrows from storage
 };
 
-// A Llama of `layers` layers whose matrices are of one type. hidden is a multiple of 64; four query
-// heads of 64 share a key head where hidden allows; feed_forward is 2.75 x hidden.
-Result<SyntheticModel> synthetic_decoder(int64_t layers, int64_t hidden, DType type,
-                                         int64_t context);
-// A BERT of heads of 64; feed_forward is 4 x hidden.
-Result<SyntheticModel> synthetic_encoder(int64_t layers, int64_t hidden, DType type,
-                                         int64_t context);
+// Weights for a spec (family "llama" or "bert"; qwen's shapes run as Llamas), matrices of one type.
+// The head is a matrix of its own, whether the spec ties it or not.
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type);
+
+// Specs to measure with. hidden is a multiple of 64; heads are of 64. A Llama's four query heads
+// share a key head where hidden allows, and its feed_forward is 2.75 x hidden; a BERT's is 4 x.
+ModelSpec synthetic_decoder_spec(int64_t layers, int64_t hidden, int64_t context);
+ModelSpec synthetic_encoder_spec(int64_t layers, int64_t hidden, int64_t context);
 
 }  // namespace impetus

@@ -168,7 +168,7 @@ PhaseTime Predictor::step(const StepShape& shape) const {
     reading += memory;
     ops_total += ops;
     bytes_total += bytes;
-    seconds += std::pow(std::pow(compute, 4) + std::pow(memory, 4), 0.25);
+    seconds += std::hypot(compute, memory);
   };
   for (const WeightGroup& group : model_.layer_weights) products(group, shape.rows);
   products(model_.head, shape.outputs);

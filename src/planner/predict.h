@@ -1,8 +1,8 @@
 // How long a step takes on a processor: a roofline over what its profile says it achieves. Pure.
 //
 //   step = overhead + sum over weight types of products + attention + keys and values read
-// where products of one type take the p-norm of the time to compute them and the time to read their
-// weights (p = 4: the larger decides, and where both are alike neither hides the other whole). The
+// where products of one type take the root of the squared times to compute them and to read their
+// weights: the larger decides, and where both are alike neither hides the other whole. The
 // read rate is that of the model's working set, the compute rate that of the step's rows; both are
 // interpolated between the profile's figures. Nothing exceeds the profile's physical limits.
 #pragma once
