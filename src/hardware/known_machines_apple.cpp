@@ -55,24 +55,28 @@ namespace {
   "for M1 and M2; later generations, estimate: the same); no int8 dot products. "
 #define GPU_BF16_NONE "bf16: emulated, so 0. "
 #define GPU_BF16 "bf16, estimate: as f16. "
-#define GPU_M5                                                                       \
-  "f32 and f16, estimate: " NEURAL_ACCELERATORS                                      \
-  " measured an A19's GPU and gives "                                                \
-  "18 and 30 TFLOPS for 40 cores of the M5 generation without neural accelerators, " \
-  "here by core; bf16, estimate: as f16. "
+#define GPU_M5                                                                      \
+  "f32 and f16, estimate: " NEURAL_ACCELERATORS                                     \
+  " measured an A19's GPU and gives "                                               \
+  "18 and 30 TFLOPS for 40 cores of the M5 generation without neural accelerators " \
+  "and 70 TFLOPS fp16 and 130 TOPS int8 with them, here by core; bf16, estimate: as f16. "
 #define NPU_F16_BASIS                                                      \
   "Apple's TOPS of this generation are fp16 (https://github.com/hollance/" \
   "neural-engine); int8 runs at the rate of fp16. "
 #define NPU_INT8_BASIS                                                      \
   "Apple's 38 TOPS are int8, fp16 is half (https://maderix.substack.com/p/" \
   "inside-the-m4-apple-neural-engine-615 measures about 19 TFLOPS). "
-#define NPU_M5                                                                      \
-  "Apple prints no TOPS for M5. fp16, estimate: 12.3 TFLOPS, as measured on M5 by " \
-  "direct access (https://github.com/sbryngelson/ANEForge); int8, estimate: twice " \
-  "that. "
-#define NPU_BANDWIDTH                                                    \
-  "bandwidth, estimate: 57 GB/s, as measured on M5 (https://github.com/" \
-  "sbryngelson/ANEForge); 45 to 60 GB/s are seen on other chips. "
+#define NPU_M5                                                                       \
+  "Apple prints no TOPS for M5: 18.2 TFLOPS fp16 and 34.2 TOPS int8 measured on an " \
+  "M5, https://gist.github.com/Anemll/49e219448ad350ef67ff4bfdcb9ebd8c; M5 Pro and " \
+  "Max, estimate: the same. "
+#define NPU_BANDWIDTH                                                              \
+  "bandwidth: 57 GB/s measured on an M4 (https://pypi.org/project/torch-ane) and " \
+  "fitted on an M5 (https://github.com/sbryngelson/ANEForge); other chips, "       \
+  "estimate: the same. "
+#define NPU_BANDWIDTH_M5_PRO                                                          \
+  "bandwidth, estimate: what 62 tokens a second of TinyLlama in fp16 need, measured " \
+  "on an M5 Pro (https://huggingface.co/aneforge/llm-text-generation). "
 #define NPU_BANDWIDTH_ULTRA "bandwidth, estimate: two engines of 57 GB/s. "
 
 constexpr KnownProcessor cpu(const char* name, int cores, double ghz, CyclesOps ops,
@@ -219,24 +223,26 @@ constexpr KnownProcessor m5[] = {cpu("Apple M5, 4 performance cores", 4, 4.6, ne
                                      M5_PAGE "; " CPU_PEAK CPU_BANDWIDTH_BASE),
                                  gpu("Apple M5 GPU, 10 cores", 10, 153, 10 * m5_f32, 10 * m5_f16,
                                      10 * m5_f16, M5_PAGE ": 153 GB/s; " GPU_M5),
-                                 npu(16, 57, 12.3, 24.6, M5_PAGE ". " NPU_M5 NPU_BANDWIDTH)};
+                                 npu(16, 57, 18.2, 34.2, M5_PAGE ". " NPU_M5 NPU_BANDWIDTH)};
 #define M5_PRO_CPU "6 super and 12 performance cores, here at 4.3 GHz on average; "
-constexpr KnownProcessor m5_pro[] = {cpu("Apple M5 Pro, 18 cores", 18, 4.3, neon_4_bf16, 264,
-                                         M5_SPECS ": " M5_PRO_CPU CPU_PEAK CPU_BANDWIDTH_BASE),
-                                     gpu("Apple M5 Pro GPU, 20 cores", 20, 307, 20 * m5_f32,
-                                         20 * m5_f16, 20 * m5_f16, M5_SPECS ": 307 GB/s; " GPU_M5),
-                                     npu(16, 57, 12.3, 24.6, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH)};
+constexpr KnownProcessor m5_pro[] = {
+    cpu("Apple M5 Pro, 18 cores", 18, 4.3, neon_4_bf16, 264,
+        M5_SPECS ": " M5_PRO_CPU CPU_PEAK CPU_BANDWIDTH_BASE),
+    gpu("Apple M5 Pro GPU, 20 cores", 20, 307, 20 * m5_f32, 20 * m5_f16, 20 * m5_f16,
+        M5_SPECS ": 307 GB/s; " GPU_M5),
+    npu(16, 130, 18.2, 34.2, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH_M5_PRO)};
 constexpr KnownProcessor m5_max_32[] = {
     cpu("Apple M5 Max, 18 cores", 18, 4.3, neon_4_bf16, 280,
         M5_SPECS ": " M5_PRO_CPU CPU_PEAK CPU_BANDWIDTH_MAX),
     gpu("Apple M5 Max GPU, 32 cores", 32, 460, 32 * m5_f32, 32 * m5_f16, 32 * m5_f16,
         M5_SPECS ": 460 GB/s; " GPU_M5),
-    npu(16, 57, 12.3, 24.6, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH)};
-constexpr KnownProcessor m5_max[] = {cpu("Apple M5 Max, 18 cores", 18, 4.3, neon_4_bf16, 373,
-                                         M5_SPECS ": " M5_PRO_CPU CPU_PEAK CPU_BANDWIDTH_MAX),
-                                     gpu("Apple M5 Max GPU, 40 cores", 40, 614, 40 * m5_f32,
-                                         40 * m5_f16, 40 * m5_f16, M5_SPECS ": 614 GB/s; " GPU_M5),
-                                     npu(16, 57, 12.3, 24.6, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH)};
+    npu(16, 130, 18.2, 34.2, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH_M5_PRO)};
+constexpr KnownProcessor m5_max[] = {
+    cpu("Apple M5 Max, 18 cores", 18, 4.3, neon_4_bf16, 373,
+        M5_SPECS ": " M5_PRO_CPU CPU_PEAK CPU_BANDWIDTH_MAX),
+    gpu("Apple M5 Max GPU, 40 cores", 40, 614, 40 * m5_f32, 40 * m5_f16, 40 * m5_f16,
+        M5_SPECS ": 614 GB/s; " GPU_M5),
+    npu(16, 130, 18.2, 34.2, M5_SPECS ". " NPU_M5 NPU_BANDWIDTH_M5_PRO)};
 
 constexpr KnownMachine apple(const char* id, const char* name, int64_t memory, int generation,
                              char suffix, std::span<const KnownProcessor> processors) {

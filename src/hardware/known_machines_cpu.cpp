@@ -70,7 +70,7 @@ constexpr KnownProcessor core_ultra[] = {
                   80 * giga,
                   LUNAR_PAGE ": 4 P-cores, AVX2 with VNNI; clock, estimate: 3.7 GHz at 28 W; the 4 "
                              "E-cores are not counted; bandwidth: about 80 GB/s measured, "
-                             "https://chipsandcheese.com/p/lunar-lakes-igpu-debut-of-intels"),
+                             "as quoted in https://www.reddit.com/r/LocalLLaMA/comments/1gheslj/"),
     idle("gpu0", "Intel Arc 140V", 8, 136.5, 4.0, 33.5, 33.5, 67,
          "no backend of Impetus drives it. " LUNAR_PAGE
          ": 67 TOPS int8, LPDDR5X-8533; f16 half; f32: 8 Xe cores x 128 lanes x 2 x 1.95 GHz"),

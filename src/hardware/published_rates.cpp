@@ -13,9 +13,9 @@ namespace {
 #define CALM "https://github.com/zeux/calm"
 #define IK "https://github.com/ikawrakow/ik_llama.cpp/pull/"
 #define STRIX "https://llm-tracker.info/AMD-Strix-Halo-(Ryzen-AI-Max+-395)-GPU-Performance"
-#define LUNAR                                                                                   \
-  "https://www.reddit.com/r/LocalLLaMA: Testing llama.cpp with Intel's Xe2 iGPU (Core Ultra 7 " \
-  "258V)"
+#define LUNAR                                             \
+  "https://www.reddit.com/r/LocalLLaMA/comments/1gheslj/" \
+  "testing_llamacpp_with_intels_xe2_igpu_core_ultra/"
 #define SPARK_BENCHES \
   "https://github.com/ggml-org/llama.cpp/blob/master/benches/dgx-spark/dgx-spark.md"
 #define ULTRA_BENCHES \
@@ -23,8 +23,8 @@ namespace {
 #define MATMUL "https://justine.lol/matmul/"
 #define MEASURED "measured for this project with "
 
-// Llama 2 7B on Apple GPUs: prefill of 512 and decode of 128 tokens; 0: not printed. M1 to M4 by
-// one build of 2023, M5 by one of 2026.
+// Llama 2 7B on Apple GPUs: prefill of 512 and decode of 128 tokens; 0: not printed. M1 to M4
+// by one build of 2023, M5 by one of 2026.
 struct MetalRow {
   const char* machine;
   double f16_prefill, f16_decode, q8_0_prefill, q8_0_decode, q4_0_prefill, q4_0_decode;
@@ -220,6 +220,10 @@ constexpr PublishedRate others[] = {
      "https://github.com/guruswami-ai/mlx-benchmarks"},
     {"m3-ultra", "gpu0", "llama-3.1-8b", "mlx-8bit", "decode", 1024, 1, 73.85, "MLX 0.30.7",
      "https://github.com/guruswami-ai/mlx-benchmarks"},
+
+    // A Neural Engine, by direct access.
+    {"m5-pro", "npu0", "tinyllama-1.1b", "f16", "decode", 0, 1, 62, "ANEForge",
+     "https://huggingface.co/aneforge/llm-text-generation"},
 
     // CPUs.
     {"ryzen-7950x", "cpu", "llama-3.1-8b", "q4_0", "prefill", 512, 1, 165.26,
