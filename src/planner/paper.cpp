@@ -8,25 +8,27 @@ namespace {
 
 // Shares of a data sheet's peaks, and costs of launches, by what drives the processor.
 struct Shares {
-  std::string_view backend;  // as a beginning: "cpu" is every table
+  std::string_view backend;  // as a beginning: "cpu" is every table that has no row of its own
   double read;               // of memory bandwidth, decoding
-  double prefill;            // of the type's peak rate, many rows
+  double row;                // of the type's peak rate, one row
+  double some, many;         // 16 rows; 512
   double attention;          // of the f16 (CPU: f32) peak, many rows
   double step_seconds, layer_seconds;
 };
 
 constexpr std::array kShares = {
-    Shares{"cpu", 0.80, 0.45, 0.15, 20e-6, 12e-6},
-    Shares{"mlx", 0.78, 0.62, 0.25, 150e-6, 25e-6},
-    Shares{"cuda", 0.72, 0.40, 0.30, 60e-6, 14e-6},
-    Shares{"coreml", 0.50, 0.35, 0.20, 400e-6, 25e-6},
+    Shares{"cpu-neon", 0.60, 0.40, 0.50, 0.60, 0.15, 20e-6, 12e-6},
+    Shares{"cpu", 0.80, 0.35, 0.40, 0.48, 0.15, 20e-6, 12e-6},
+    Shares{"mlx", 0.84, 0.30, 0.40, 0.72, 0.25, 150e-6, 25e-6},
+    Shares{"cuda", 0.92, 0.10, 0.25, 0.42, 0.30, 60e-6, 45e-6},
+    Shares{"coreml", 0.90, 0.30, 0.30, 0.35, 0.20, 400e-6, 25e-6},
 };
 
 const Shares& shares_of(std::string_view backend) {
   for (const Shares& shares : kShares) {
     if (backend.starts_with(shares.backend)) return shares;
   }
-  return kShares.front();
+  return kShares[1];
 }
 
 constexpr std::array kTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
@@ -36,14 +38,17 @@ constexpr std::array kTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0,
 double peak_of(const KnownProcessor& processor, DType type) {
   const bool cpu = std::string_view(processor.backend).starts_with("cpu");
   const double half = std::max(processor.f16_ops, processor.bf16_ops);
+  // Vectors' dot products, not matrix units such as AMX: no kernel of the CPU backend uses those.
+  const double ints = std::clamp(processor.int8_ops, processor.f32_ops, 4 * processor.f32_ops);
+  const double brains = std::clamp(processor.bf16_ops, processor.f32_ops, 2 * processor.f32_ops);
   switch (type) {
     case DType::f16:
-      return cpu ? std::max(processor.f32_ops, 0.0) : half;
+      return cpu ? processor.f32_ops : half;
     case DType::bf16:
-      return cpu ? std::max(processor.bf16_ops, processor.f32_ops) : half;
+      return cpu ? brains : half;
     case DType::q8_0:
     case DType::q4_0:
-      return cpu ? std::max(processor.int8_ops, processor.f32_ops) * 0.75 : half;
+      return cpu ? ints * 0.75 : half;
     default:
       return processor.f32_ops > 0 ? processor.f32_ops : half;
   }
@@ -62,9 +67,9 @@ DeviceProfile paper_profile(const KnownProcessor& processor) {
     const double peak = peak_of(processor, type);
     if (peak <= 0) continue;
     // A row alone uses vectors, not matrix units; what it reads takes longer in any case.
-    profile.matrix.push_back({type, 1, threads, peak * (cpu ? 0.35 : 0.05)});
-    profile.matrix.push_back({type, 16, threads, peak * (cpu ? 0.40 : 0.25)});
-    profile.matrix.push_back({type, 512, threads, peak * shares.prefill});
+    profile.matrix.push_back({type, 1, threads, peak * shares.row});
+    profile.matrix.push_back({type, 16, threads, peak * shares.some});
+    profile.matrix.push_back({type, 512, threads, peak * shares.many});
     profile.limit_ops_per_second = std::max(profile.limit_ops_per_second, peak);
   }
   const double many = peak_of(processor, cpu ? DType::f32 : DType::f16) * shares.attention;

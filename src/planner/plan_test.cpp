@@ -136,9 +136,9 @@ TEST(Plan, HonoursThePolicysDevicesAndPrecision) {
 TEST(Plan, TakesTheThreadsThatAreFastestForEachPhase) {
   Processor cpu = processor("cpu", 0, 0, 64 * kGiB);
   cpu.profile.read = {{1, 1, 12e9}, {4, 1, 40e9}, {8, 1, 36e9}};  // memory is saturated by four
-  cpu.profile.matrix = {{DType::q4_0, 1, 1, 60e9},  {DType::q4_0, 512, 1, 200e9},
-                        {DType::q4_0, 1, 4, 240e9}, {DType::q4_0, 512, 4, 800e9},
-                        {DType::q4_0, 1, 8, 480e9}, {DType::q4_0, 512, 8, 1500e9}};
+  cpu.profile.matrix = {{DType::q4_0, 1, 1, 600e9},  {DType::q4_0, 512, 1, 200e9},
+                        {DType::q4_0, 1, 4, 2400e9}, {DType::q4_0, 512, 4, 800e9},
+                        {DType::q4_0, 1, 8, 4800e9}, {DType::q4_0, 512, 8, 1500e9}};
   const std::vector models{decoder()};
   const Plan plan = make_plan({"cpu", 0, {cpu}}, models, {});
   EXPECT_EQ(placement(plan, Phase::decode).threads, 4);
