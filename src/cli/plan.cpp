@@ -128,7 +128,7 @@ void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
   if (!model.possible) {
     fmt::print("  cannot run: {}\n", model.reason);
   }
-  for (const Placement& one : model.placements) {
+  for (const PhasePlan& one : model.placements) {
     fmt::print("  {:<10} {:<14} {}{:<12} {}\n", to_string(one.phase),
                place_text(one.device, one.backend), one.precision,
                one.threads > 1 ? fmt::format(", {} threads", one.threads) : "",

@@ -357,7 +357,7 @@ void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
     }
     return best;
   };
-  Placement token;
+  PhasePlan token;
   token.phase = Phase::decode;
   token.device = decode.processor->device;
   token.backend = decode.processor->profile.backend;
@@ -379,7 +379,7 @@ void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
   }
   plan.placements.push_back(token);
 
-  Placement whole = token;
+  PhasePlan whole = token;
   whole.phase = Phase::prefill;
   whole.device = prefill.processor->device;
   whole.backend = prefill.processor->profile.backend;
@@ -413,7 +413,7 @@ void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
 
 void Planner::describe_encoder(ModelPlan& plan, std::span<const Rated> rated,
                                const Option& option) const {
-  Placement placement;
+  PhasePlan placement;
   placement.phase = Phase::embeddings;
   std::map<int, int> times;
   for (size_t b = 0; b < option.buckets.size(); ++b) {
@@ -586,8 +586,8 @@ std::string correction_key(std::string_view model, Phase phase, std::string_view
   return fmt::format("{}/{}/{}", model, to_string(phase), backend);
 }
 
-const Placement* ModelPlan::placement(Phase phase) const {
-  const auto found = std::ranges::find(placements, phase, &Placement::phase);
+const PhasePlan* ModelPlan::placement(Phase phase) const {
+  const auto found = std::ranges::find(placements, phase, &PhasePlan::phase);
   return found == placements.end() ? nullptr : &*found;
 }
 

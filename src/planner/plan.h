@@ -81,7 +81,7 @@ struct Candidate {
   std::string reason;  // why it won, lost, or cannot be
 };
 
-struct Placement {
+struct PhasePlan {
   Phase phase = Phase::decode;
   std::string device, backend, precision;
   int threads = 0;
@@ -101,14 +101,14 @@ struct ModelPlan {
   ModelKind kind = ModelKind::decoder;
   bool possible = false;
   std::string reason;  // where it is not
-  std::vector<Placement> placements;
+  std::vector<PhasePlan> placements;
   std::vector<Candidate> candidates;
   double handoff_seconds = 0;  // prefill to decode, for the policy's prompt
   int64_t kv_tokens = 0;       // decoders
   int64_t chunk_tokens = 0;
   int64_t batch_max = 0;  // sequences at once (decoders), texts at once (encoders)
 
-  const Placement* placement(Phase phase) const;  // null where there is none
+  const PhasePlan* placement(Phase phase) const;  // null where there is none
 };
 
 struct Plan {

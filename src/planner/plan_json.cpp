@@ -9,7 +9,7 @@ json::object predicted_json(const Predicted& predicted) {
           {"memory_bytes", predicted.memory_bytes}};
 }
 
-json::object placement_json(const Placement& placement) {
+json::object placement_json(const PhasePlan& placement) {
   json::object object{{"device", placement.device},
                       {"backend", placement.backend},
                       {"precision", placement.precision},
@@ -46,7 +46,7 @@ json::object to_json(const Plan& plan, bool candidates) {
   json::array models;
   for (const ModelPlan& model : plan.models) {
     json::object placements;
-    for (const Placement& placement : model.placements) {
+    for (const PhasePlan& placement : model.placements) {
       placements[to_string(placement.phase)] = placement_json(placement);
     }
     json::object entry{{"model", model.model},

@@ -38,10 +38,10 @@ ModelCost encoder(std::string id = "embed", DType type = DType::f16) {
   return model_cost(std::move(id), *known_shape("minilm-l6"), type);
 }
 
-const Placement& placement(const Plan& plan, Phase phase, size_t model = 0) {
-  const Placement* found = plan.models.at(model).placement(phase);
+const PhasePlan& placement(const Plan& plan, Phase phase, size_t model = 0) {
+  const PhasePlan* found = plan.models.at(model).placement(phase);
   EXPECT_NE(found, nullptr);
-  static const Placement none;
+  static const PhasePlan none;
   return found ? *found : none;
 }
 
@@ -382,9 +382,9 @@ TEST(Plan, EqualsExhaustiveEnumerationOnAThousandMachines) {
     for (const ModelPlan& model : plan.models) {
       placed += model.possible ? 1 : 0;
       left_out += model.possible ? 0 : 1;
-      const Placement* prefill = model.placement(Phase::prefill);
+      const PhasePlan* prefill = model.placement(Phase::prefill);
       if (prefill && prefill->device != model.placement(Phase::decode)->device) ++split;
-      if (const Placement* embed = model.placement(Phase::embeddings)) {
+      if (const PhasePlan* embed = model.placement(Phase::embeddings)) {
         for (const auto& bucket : embed->buckets) elsewhere += bucket.device != embed->device;
       }
     }
