@@ -135,6 +135,7 @@ Result<json::object> bench_decoder(Model& model, const Options& options, Progres
       step.sampling = &greedy;
       step.output = StepOutput::sample;
       step.context.position = step.position + 1;
+      step.phase = StepPhase::decode;
       IMPETUS_TRY(auto results, executor.execute({&step, 1}));
       IMPETUS_TRY(const SampledToken token, std::move(results.front().token));
       next = token.id;
@@ -202,8 +203,9 @@ Result<void> bench(const Options& options) {
   IMPETUS_TRY(const auto backends, options.load.backends());
   Backend& cpu = *backends.front();
   MemoryLedger ledger(usable_memory_bytes());
-  IMPETUS_TRY(Model model, load_model(location, cpu, options.load.load(),
-                                      options.prompt + options.generate + 1, ledger));
+  IMPETUS_TRY(Model model,
+              load_model(location, Ladders::only(cpu), Fallback::forbid, options.load.load(),
+                         options.prompt + options.generate + 1, ledger));
   if (model.executor && options.prompt + options.generate > model.context) {
     return error(ErrorCode::context_length, "{} + {} tokens; '{}' has a context of {}",
                  options.prompt, options.generate, location.id, model.context);
