@@ -283,6 +283,23 @@ TEST(Runtime, SeedsDecideNotCompany) {
   }
 }
 
+TEST(Runtime, AnAnswerSaysWhoRanIt) {
+  const auto runtime = make_runtime();
+  ASSERT_TRUE(runtime->load("impetus-tiny-chat").ok());
+  GenerateRequest request = chat(say("Hi"));
+  request.tokens_max = 1;
+  const auto short_one = answer(*runtime, request);
+  EXPECT_EQ(short_one->devices.prefill.size(), 1u);
+  EXPECT_TRUE(short_one->devices.decode.empty());  // the prompt's last step gave the only token
+  request.tokens_max = 8;
+  request.n = 3;
+  const auto longer = answer(*runtime, request);
+  EXPECT_EQ(longer->devices.prefill, short_one->devices.prefill);
+  EXPECT_EQ(longer->devices.decode, short_one->devices.prefill);
+  EXPECT_TRUE(longer->devices.text().starts_with("cpu-")) << longer->devices.text();
+  EXPECT_EQ(longer->timings.handoff_seconds, 0);
+}
+
 TEST(Runtime, CancelledWorkEndsOnce) {
   const auto runtime = make_runtime();
   ASSERT_TRUE(runtime->load("impetus-tiny-chat").ok());

@@ -34,10 +34,10 @@ std::vector<std::string> tables() {
 }
 
 std::unique_ptr<Executor> load(Loaded& into, const ModelSpec& spec, const WeightSet& weights,
-                               const std::string& isa, DType kv) {
+                               const std::string& isa, DType kv, int64_t kv_tokens) {
   LoadOptions options;
   options.kv = kv;
-  options.kv_tokens = 1024;
+  options.kv_tokens = kv_tokens;
   options.step_tokens_max = 64;
   into.backends.push_back(std::move(*make_cpu_backend({.threads = 2, .isa = isa})));
   auto executor = into.backends.back()->load_decoder(spec, weights, options, *into.ledger);
@@ -45,17 +45,19 @@ std::unique_ptr<Executor> load(Loaded& into, const ModelSpec& spec, const Weight
   return std::move(*executor);
 }
 
-Loaded alone(const ModelSpec& spec, const WeightSet& weights, const std::string& isa, DType kv) {
+Loaded alone(const ModelSpec& spec, const WeightSet& weights, const std::string& isa, DType kv,
+             int64_t kv_tokens = 1024) {
   Loaded loaded;
-  loaded.executor = load(loaded, spec, weights, isa, kv);
+  loaded.executor = load(loaded, spec, weights, isa, kv, kv_tokens);
   return loaded;
 }
 
 Loaded split(const ModelSpec& spec, const WeightSet& weights, const std::string& prefill,
-             const std::string& decode, DType prefill_kv, DType decode_kv) {
+             const std::string& decode, DType prefill_kv, DType decode_kv,
+             int64_t kv_tokens = 1024) {
   Loaded loaded;
-  auto first = load(loaded, spec, weights, prefill, prefill_kv);
-  auto second = load(loaded, spec, weights, decode, decode_kv);
+  auto first = load(loaded, spec, weights, prefill, prefill_kv, kv_tokens);
+  auto second = load(loaded, spec, weights, decode, decode_kv, kv_tokens);
   auto pair = SplitExecutor::create(std::move(first), std::move(second));
   EXPECT_TRUE(pair.ok());
   loaded.executor = std::move(*pair);
@@ -88,34 +90,41 @@ std::vector<float> forced(Executor& executor, std::span<const TokenId> tokens, s
   return logits;
 }
 
-// Greedy ids after the prompt, through a lane as the server drives it.
-std::vector<TokenId> greedy(Loaded loaded, const std::vector<TokenId>& prompt, size_t total) {
-  struct Sink final : TokenSink {
-    std::promise<void> ended;
-    std::vector<TokenId> tokens;
-    RanOn ran_on;
-    void on_prefilled(int64_t, const RanOn&) override {}
-    bool on_token(const SampledToken& token) override {
-      tokens.push_back(token.id);
-      return true;
-    }
-    void on_finished(FinishReason reason, const Error& error, const TokenUsage& usage) override {
-      EXPECT_EQ(reason, FinishReason::length) << error.message;
-      EXPECT_EQ(usage.ran_on.prefill.size(), 1u);
-      EXPECT_EQ(usage.ran_on.decode.size(), 1u);
-      ended.set_value();
-    }
-  };
+// One sequence's tokens, through a lane as the server drives it.
+struct Sink final : TokenSink {
+  std::promise<void> ended;
+  std::vector<TokenId> tokens;
+  void on_prefilled(int64_t, const RanOn&) override {}
+  bool on_token(const SampledToken& token) override {
+    tokens.push_back(token.id);
+    return true;
+  }
+  void on_finished(FinishReason reason, const Error& error, const TokenUsage& usage) override {
+    EXPECT_EQ(reason, FinishReason::length) << error.message;
+    EXPECT_EQ(usage.ran_on.prefill.size(), 1u);
+    EXPECT_EQ(usage.ran_on.decode.size(), 1u);
+    ended.set_value();
+  }
+};
+
+std::shared_ptr<Sink> submit(GenerationLane& lane, const std::vector<TokenId>& prompt,
+                             int64_t tokens_max, float temperature, uint64_t seed) {
   auto sink = std::make_shared<Sink>();
-  auto ended = sink->ended.get_future();
-  DeviceLoop loop;
-  GenerationLane lane(loop, std::move(loaded.executor), {}, 1);
   SequenceRequest request;
   request.prompt = prompt;
-  request.sampling.temperature = 0;
-  request.tokens_max = static_cast<int64_t>(total - prompt.size());
+  request.sampling.temperature = temperature;
+  request.sampling.seed = seed;
+  request.tokens_max = tokens_max;
   EXPECT_TRUE(lane.submit(std::move(request), sink).ok());
-  ended.wait();
+  return sink;
+}
+
+// Greedy ids, the prompt's included.
+std::vector<TokenId> greedy(Loaded loaded, const std::vector<TokenId>& prompt, size_t total) {
+  DeviceLoop loop;
+  GenerationLane lane(loop, std::move(loaded.executor), {}, 1);
+  const auto sink = submit(lane, prompt, static_cast<int64_t>(total - prompt.size()), 0, 0);
+  sink->ended.get_future().wait();
   std::vector<TokenId> all = prompt;
   all.insert(all.end(), sink->tokens.begin(), sink->tokens.end());
   return all;
@@ -150,6 +159,51 @@ TEST(Split, EqualKernelsAreOneExecutorBitForBit) {
         EXPECT_EQ(forced(*two.executor, tokens, 75), wanted) << isa << " " << to_string(kv);
       }
     }
+  }
+}
+
+// Two turns of several conversations at once, in a cache too small for them: the second turns find
+// blocks that the decoding side computed, and some sequences are sent back and computed again.
+std::vector<std::vector<TokenId>> conversations(Loaded loaded, int64_t* preemptions,
+                                                int64_t* cached) {
+  DeviceLoop loop;
+  GenerationLane lane(loop, std::move(loaded.executor), {.step_tokens_max = 40}, 1);
+  std::vector<std::vector<TokenId>> prompts, answers;
+  for (int i = 0; i < 8; ++i) {
+    std::vector<TokenId> prompt(35 + static_cast<size_t>(i));
+    for (size_t p = 0; p < prompt.size(); ++p) {
+      prompt[p] = static_cast<TokenId>(p < 20 ? p : (p * 7 + static_cast<size_t>(i) * 13) % 101);
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  for (int turn = 0; turn < 2; ++turn) {
+    std::vector<std::shared_ptr<Sink>> sinks;
+    for (size_t i = 0; i < prompts.size(); ++i) sinks.push_back(submit(lane, prompts[i], 40, 1, i));
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      sinks[i]->ended.get_future().wait();
+      answers.push_back(sinks[i]->tokens);
+      prompts[i].insert(prompts[i].end(), sinks[i]->tokens.begin(), sinks[i]->tokens.end());
+      prompts[i].insert(prompts[i].end(), {1, 2, 3});
+    }
+  }
+  *preemptions = lane.counts().preemptions;
+  *cached = lane.counts().cached_tokens;
+  return answers;
+}
+
+TEST(Split, EqualKernelsAnswerAsOneUnderPressure) {
+  const auto model = random_model(DType::f32);
+  for (const DType kv : {DType::f32, DType::f16}) {
+    int64_t preemptions = 0, cached = 0;
+    const auto wanted = conversations(alone(model.spec, *model.weights, tables().back(), kv, 4096),
+                                      &preemptions, &cached);
+    EXPECT_EQ(preemptions, 0);
+    const auto got = conversations(
+        split(model.spec, *model.weights, tables().back(), tables().back(), kv, kv, 448),
+        &preemptions, &cached);
+    EXPECT_EQ(got, wanted);
+    EXPECT_GT(preemptions, 0);
+    EXPECT_GT(cached, 0);
   }
 }
 
