@@ -77,6 +77,42 @@ TEST(SplitExecutor, CopiesWhatIsMissingAndNothingTwice) {
   EXPECT_EQ(pair.split->positions_handed_over(), 11);
 }
 
+TEST(SplitExecutor, ABlockUsedAgainIsReadAsItIsNow) {
+  Pair pair;
+  const std::vector<TokenId> others = {50, 51, 52, 53, 54, 55, 56, 57};
+  const auto run = [&](std::span<const TokenId> all, int64_t from, int64_t to, StepPhase phase) {
+    const auto step = step_of(all, from, to, kBlocks, phase);
+    auto results = pair.split->execute({&step, 1});
+    EXPECT_TRUE(results.ok()) << results.error().message;
+    return results.ok() ? (*results)[0].logits : std::vector<float>{};
+  };
+  run(kTokens, 0, 7, StepPhase::prefill);
+  run(kTokens, 7, 8, StepPhase::decode);  // now both sides have all of it
+  run(others, 0, 6, StepPhase::prefill);
+  EXPECT_EQ(run(others, 6, 8, StepPhase::decode), fake_logits(others, 97));
+  run(kTokens, 0, 5, StepPhase::decode);
+  EXPECT_EQ(run(kTokens, 5, 8, StepPhase::prefill), right(8));
+}
+
+TEST(SplitExecutor, WhatAFailureOverwroteIsLost) {
+  for (const StepPhase phase : {StepPhase::prefill, StepPhase::decode}) {
+    Pair pair;
+    const auto first = step_of(kTokens, 0, 8, kBlocks, phase);
+    ASSERT_TRUE(pair.split->execute({&first, 1}).ok());
+    (phase == StepPhase::prefill ? pair.prefill : pair.decode)
+        ->fail_next(error(ErrorCode::unavailable, "lost"));
+    const auto again = step_of(kTokens, 4, 8, kBlocks, phase);
+    ASSERT_FALSE(pair.split->execute({&again, 1}).ok());
+    for (const StepPhase reader : {StepPhase::prefill, StepPhase::decode}) {
+      const auto after = step_of(kTokens, 8, 9, kBlocks, reader);
+      const auto refused = pair.split->execute({&after, 1});
+      ASSERT_FALSE(refused.ok());
+      EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+    }
+    ASSERT_TRUE(pair.split->execute({&again, 1}).ok());  // what stood before it still stands
+  }
+}
+
 TEST(SplitExecutor, AMixedBatchKeepsItsOrder) {
   Pair pair;
   const std::vector<BlockId> other_blocks = {0, 2};
