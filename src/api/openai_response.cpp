@@ -84,11 +84,19 @@ json::object usage_object(const Usage& usage) {
           {"prompt_tokens_details", json::object{{"cached_tokens", usage.cached_tokens}}}};
 }
 
-json::object own_object(const Timings& timings, const std::string& device) {
-  return {{"device", device},
+json::array name_list(const std::vector<std::string>& names) {
+  return json::array(names.begin(), names.end());
+}
+
+// Who ran an answer: all of them in one line, and by what they did.
+json::object own_object(const Timings& timings, const Devices& devices) {
+  return {{"device", devices.text()},
+          {"devices", json::object{{"prefill", name_list(devices.prefill)},
+                                   {"decode", name_list(devices.decode)}}},
           {"timings", json::object{{"queue_ms", timings.queue_seconds * 1e3},
                                    {"first_token_ms", timings.prefill_seconds * 1e3},
-                                   {"decode_ms", timings.decode_seconds * 1e3}}}};
+                                   {"decode_ms", timings.decode_seconds * 1e3},
+                                   {"handoff_ms", timings.handoff_seconds * 1e3}}}};
 }
 
 json::object base_object(const AnswerHead& head, const char* object) {
@@ -102,7 +110,7 @@ json::object base_object(const AnswerHead& head, const char* object) {
 }  // namespace
 
 std::string answer_body(const AnswerHead& head, const std::vector<ChoiceText>& choices,
-                        const Usage& usage, const Timings& timings, const std::string& device) {
+                        const Usage& usage, const Timings& timings, const Devices& devices) {
   const bool chat = head.kind == AnswerKind::chat;
   json::object body = base_object(head, chat ? "chat.completion" : "text_completion");
   json::array list;
@@ -121,7 +129,7 @@ std::string answer_body(const AnswerHead& head, const std::vector<ChoiceText>& c
   }
   body["choices"] = std::move(list);
   body["usage"] = usage_object(usage);
-  body["impetus"] = own_object(timings, device);
+  body["impetus"] = own_object(timings, devices);
   return json::serialize(body);
 }
 
@@ -156,7 +164,7 @@ std::string AnswerStream::delta(const AnswerDelta& delta) {
   return json::serialize(chunk({std::move(entry)}));
 }
 
-std::string AnswerStream::choice_end(int32_t choice, AnswerEnd end) const {
+json::object AnswerStream::end_chunk(int32_t choice, AnswerEnd end) const {
   json::object entry{{"index", choice}};
   if (head_.kind == AnswerKind::chat) {
     entry["delta"] = json::object{};
@@ -165,14 +173,25 @@ std::string AnswerStream::choice_end(int32_t choice, AnswerEnd end) const {
   }
   entry["logprobs"] = nullptr;
   entry["finish_reason"] = finish_reason(end);
-  return json::serialize(chunk({std::move(entry)}));
+  return chunk({std::move(entry)});
+}
+
+std::string AnswerStream::choice_end(int32_t choice, AnswerEnd end) const {
+  return json::serialize(end_chunk(choice, end));
+}
+
+std::string AnswerStream::last_choice_end(int32_t choice, AnswerEnd end, const Timings& timings,
+                                          const Devices& devices) const {
+  json::object body = end_chunk(choice, end);
+  body["impetus"] = own_object(timings, devices);
+  return json::serialize(body);
 }
 
 std::string AnswerStream::usage(const Usage& usage, const Timings& timings,
-                                const std::string& device) const {
+                                const Devices& devices) const {
   json::object body = chunk({});
   body["usage"] = usage_object(usage);
-  body["impetus"] = own_object(timings, device);
+  body["impetus"] = own_object(timings, devices);
   return json::serialize(body);
 }
 
@@ -192,13 +211,16 @@ std::string embedding_body(const std::string& model, const EmbedAnswer& answer, 
     data.push_back(
         json::object{{"object", "embedding"}, {"index", i}, {"embedding", std::move(embedding)}});
   }
-  return json::serialize(
-      json::object{{"object", "list"},
-                   {"data", std::move(data)},
-                   {"model", model},
-                   {"usage", json::object{{"prompt_tokens", answer.prompt_tokens},
-                                          {"total_tokens", answer.prompt_tokens}}},
-                   {"impetus", json::object{{"device", answer.device}}}});
+  return json::serialize(json::object{
+      {"object", "list"},
+      {"data", std::move(data)},
+      {"model", model},
+      {"usage", json::object{{"prompt_tokens", answer.prompt_tokens},
+                             {"total_tokens", answer.prompt_tokens}}},
+      {"impetus",
+       json::object{
+           {"device", answer.devices.text()},
+           {"devices", json::object{{"embeddings", name_list(answer.devices.embeddings)}}}}}});
 }
 
 std::string legacy_embedding_body(const EmbedAnswer& answer) {
@@ -208,6 +230,15 @@ std::string legacy_embedding_body(const EmbedAnswer& answer) {
 }
 
 json::object model_object(const ModelInfo& info) {
+  json::object devices;
+  if (info.kind == "decoder") {
+    devices = {{"prefill", name_list(info.devices.prefill)},
+               {"decode", name_list(info.devices.decode)}};
+  } else {
+    devices = {{"embeddings", name_list(info.devices.embeddings)}};
+  }
+  json::value reason = nullptr;
+  if (!info.fallback_reason.empty()) reason = json::string(info.fallback_reason);
   return {{"id", info.id},
           {"object", "model"},
           {"created", info.created},
@@ -219,7 +250,9 @@ json::object model_object(const ModelInfo& info) {
                                    {"weight_bytes", info.weight_bytes},
                                    {"context", info.context},
                                    {"dimension", info.dimension},
-                                   {"device", info.device},
+                                   {"device", info.devices.text()},
+                                   {"devices", std::move(devices)},
+                                   {"fallback_reason", std::move(reason)},
                                    {"precision", info.precision},
                                    {"kv", info.kv},
                                    {"chat_template", info.has_chat_template}}}};

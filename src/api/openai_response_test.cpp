@@ -41,7 +41,8 @@ TEST(AnswerBody, HasWhatClientsRead) {
   choice.text = "Hi";
   choice.tokens = {{{5, "Hi", -0.5f}, {{6, "\xf0\x9f", -1.0f}}}};
   choice.end = AnswerEnd::length;
-  const auto body = object(answer_body(head(), {choice}, {10, 4, 1}, {}, "cpu-avx2"));
+  const auto body = object(
+      answer_body(head(), {choice}, {10, 4, 1}, {}, {{"npu", "cpu-avx2"}, {"cpu-avx2"}, {}}));
   EXPECT_EQ(body.at("object"), "chat.completion");
   const auto& first = only_choice(body);
   EXPECT_EQ(first.at("message").at("content"), "Hi");
@@ -53,7 +54,11 @@ TEST(AnswerBody, HasWhatClientsRead) {
   EXPECT_EQ(top.at("bytes").as_array().size(), 2u);
   EXPECT_EQ(body.at("usage").at("total_tokens"), 11);
   EXPECT_EQ(body.at("usage").at("prompt_tokens_details").at("cached_tokens"), 4);
-  EXPECT_EQ(body.at("impetus").at("device"), "cpu-avx2");
+  const auto& own = body.at("impetus").as_object();
+  EXPECT_EQ(own.at("device"), "npu, cpu-avx2");
+  EXPECT_EQ(own.at("devices").at("prefill"), (json::array{"npu", "cpu-avx2"}));
+  EXPECT_EQ(own.at("devices").at("decode"), (json::array{"cpu-avx2"}));
+  EXPECT_TRUE(own.at("timings").at("handoff_ms").is_double());
 }
 
 TEST(AnswerStream, KeepsTheOrderClientsExpect) {
@@ -66,9 +71,15 @@ TEST(AnswerStream, KeepsTheOrderClientsExpect) {
   EXPECT_TRUE(only_choice(delta).at("finish_reason").is_null());
   const auto end = object(stream.choice_end(0, AnswerEnd::stop));
   EXPECT_EQ(only_choice(end).at("finish_reason"), "stop");
-  const auto usage = object(stream.usage({1, 0, 2}, {}, "cpu"));
+  const auto usage = object(stream.usage({1, 0, 2}, {}, {{"cpu"}, {}, {}}));
   EXPECT_TRUE(usage.at("choices").as_array().empty());
   EXPECT_EQ(usage.at("usage").at("completion_tokens"), 2);
+  EXPECT_EQ(usage.at("impetus").at("device"), "cpu");
+  EXPECT_TRUE(usage.at("impetus").at("devices").at("decode").as_array().empty());
+  const auto last = object(stream.last_choice_end(0, AnswerEnd::stop, {}, {{"cpu"}, {"gpu"}, {}}));
+  EXPECT_EQ(only_choice(last).at("finish_reason"), "stop");
+  EXPECT_EQ(last.at("impetus").at("device"), "cpu, gpu");
+  EXPECT_FALSE(end.contains("impetus"));
 }
 
 TEST(AnswerStream, SaysNothingOfUsageWhereNotAsked) {

@@ -8,8 +8,12 @@
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
 // prompt, on a cached prefix or on the number of threads, bit for bit.
+//
+// Proof: whoever computes a result says so in it (`ran_on`). Nobody else does, and nobody copies it
+// from a plan.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -37,7 +41,21 @@ struct BackendDescriptor {
   int threads = 1;
 };
 
+// What one position of a sequence is in KV, the same for every processor that runs the model.
+struct KvShape {
+  int64_t layers = 0, kv_heads = 0, head_dim = 0;
+
+  int64_t elements() const { return layers * 2 * kv_heads * head_dim; }  // of one position
+  bool operator==(const KvShape&) const = default;
+};
+
 // Physical KV memory, in blocks of `block_tokens` positions over all layers.
+//
+// Handoff: KV leaves one storage and enters another in a neutral layout, packed without padding,
+//   [layers][2: keys, then values][kv_heads][end - begin][head_dim], little-endian,
+// keys as attention reads them (normed and rotated). Between storages of one dtype the values pass
+// bit for bit; else they are rounded to nearest even once, on their way in. By the thread that
+// drives the executor, and not while it runs; the other methods may be called from any.
 class KvStorage {
  public:
   virtual ~KvStorage() = default;
@@ -45,6 +63,16 @@ class KvStorage {
   virtual int32_t block_tokens() const = 0;
   virtual int64_t block_bytes() const = 0;  // keys and values of all layers
   virtual DType dtype() const = 0;
+  virtual KvShape shape() const = 0;
+
+  // Positions [begin, end) of a block, in the storage's own dtype. REQUIRES (else
+  // invalid_argument): a block of this storage, 0 <= begin < end <= block_tokens(), and `out` of
+  // exactly the bytes that kv_bytes(shape(), end - begin, dtype()) says.
+  virtual Result<void> export_block(BlockId block, int32_t begin, int32_t end,
+                                    std::span<std::byte> out) const = 0;
+  // The same positions from values of `type` (f32, f16, bf16; else unsupported); others stand.
+  virtual Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                                    std::span<const std::byte> in) = 0;
 };
 
 enum class StepOutput : uint8_t {
@@ -54,6 +82,10 @@ enum class StepOutput : uint8_t {
   logits_all,   // [tokens, vocab]
 };
 
+// Which kind of work a step is. Its border is the prompt's end and nothing else, so that a position
+// is computed as the same kind whatever the chunking, and again after a preemption.
+enum class StepPhase : uint8_t { prefill, decode };
+
 // One sequence's part of a step.
 struct SequenceStep {
   std::span<const TokenId> tokens;  // to run now, at positions [position, position + tokens.size())
@@ -62,12 +94,17 @@ struct SequenceStep {
   StepOutput output = StepOutput::none;
   const SamplingParams* sampling = nullptr;  // REQUIRED for sample
   SamplingContext context;                   // for sample: the history before the drawn token
+  StepPhase phase = StepPhase::prefill;  // prefill: all tokens are the prompt's; decode: none is
 };
 
 struct SequenceResult {
   Result<SampledToken> token =
       SampledToken{};         // for sample; an error fails this sequence alone (NaN)
   std::vector<float> logits;  // for logits_*, row-major
+  // Who computed this part of the sequence; set whether it came out well or not, and valid as long
+  // as the executor.
+  const BackendDescriptor* ran_on = nullptr;
+  double handoff_seconds = 0;  // spent on bringing this sequence's KV to where it ran
 };
 
 class Executor {
@@ -75,6 +112,7 @@ class Executor {
   virtual ~Executor() = default;
   virtual const BackendDescriptor& descriptor() const = 0;
   virtual const KvStorage& kv() const = 0;
+  virtual KvStorage& kv() = 0;
   // Most tokens in one step, over all sequences.
   virtual int64_t step_tokens_max() const = 0;
   // Runs the batch; results stand in the order of `batch`. An error is of the whole step.
@@ -91,14 +129,19 @@ struct EncoderBatch {
   EncodeOutput output = EncodeOutput::pooled;
 };
 
+struct Encoded {
+  // pooled: [n, hidden], pooled and normalised as the spec says. hidden: [tokens, hidden].
+  std::vector<float> values;
+  const BackendDescriptor* ran_on = nullptr;  // who computed them; valid as long as the encoder
+};
+
 class Encoder {
  public:
   virtual ~Encoder() = default;
   virtual const BackendDescriptor& descriptor() const = 0;
   virtual int64_t batch_tokens_max() const = 0;  // over all texts of one call
   // Values that are not finite stay in their text's vector: the caller judges each text alone.
-  // pooled: [n, hidden], pooled and normalised as the spec says. hidden: [tokens, hidden]. f32.
-  virtual Result<std::vector<float>> encode(const EncoderBatch& batch) = 0;
+  virtual Result<Encoded> encode(const EncoderBatch& batch) = 0;
 };
 
 enum class WeightPrecision : uint8_t { as_is, int8 };

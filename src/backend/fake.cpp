@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <thread>
+
+#include "backend/kv_handoff.h"
 
 namespace impetus {
 namespace {
@@ -27,10 +30,10 @@ float unit(uint64_t hash) {
   return static_cast<float>(hash >> 40) * 0x1.0p-24f;
 }
 
-BackendDescriptor fake_descriptor() {
+BackendDescriptor fake_descriptor(const std::string& name) {
   BackendDescriptor descriptor;
-  descriptor.device = "fake";
-  descriptor.backend = "fake";
+  descriptor.device = name;
+  descriptor.backend = name;
   descriptor.name = "fake device";
   descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
   descriptor.kv = {DType::f32};
@@ -74,12 +77,37 @@ std::vector<float> fake_embedding(std::span<const TokenId> tokens, int64_t dimen
   return vector;
 }
 
+Result<void> FakeKvStorage::export_block(BlockId block, int32_t begin, int32_t end,
+                                         std::span<std::byte> out) const {
+  IMPETUS_CHECK(check_handoff(*this, block, begin, end, dtype(), out.size()));
+  std::vector<float> values;
+  for (int part = 0; part < 2; ++part) {
+    for (int32_t slot = begin; slot < end; ++slot) {
+      values.push_back(static_cast<float>(at(block, slot)));
+    }
+  }
+  std::memcpy(out.data(), values.data(), out.size());
+  return {};
+}
+
+Result<void> FakeKvStorage::import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                                         std::span<const std::byte> in) {
+  IMPETUS_CHECK(check_handoff(*this, block, begin, end, type, in.size()));
+  const auto count = static_cast<size_t>(end - begin);
+  std::vector<float> values(2 * count);
+  convert_kv(type, in, DType::f32, std::as_writable_bytes(std::span(values)));
+  for (size_t i = 0; i < count; ++i) {
+    // A key without its value is no token.
+    at(block, begin + static_cast<int32_t>(i)) =
+        values[i] == values[count + i] ? static_cast<TokenId>(values[i]) : -3;
+  }
+  return {};
+}
+
 FakeExecutor::FakeExecutor(const FakeOptions& options)
     : options_(options),
-      descriptor_(fake_descriptor()),
-      kv_(options.blocks, options.block_tokens),
-      memory_(static_cast<size_t>(options.blocks) * static_cast<size_t>(options.block_tokens), -1) {
-}
+      descriptor_(fake_descriptor(options.name)),
+      kv_(options.blocks, options.block_tokens) {}
 
 Result<void> FakeExecutor::check(std::span<const SequenceStep> batch) const {
   constexpr auto kBad = ErrorCode::invalid_argument;
@@ -135,8 +163,7 @@ std::vector<TokenId> FakeExecutor::read_back(const SequenceStep& step, int64_t l
   std::vector<TokenId> tokens(static_cast<size_t>(length));
   for (int64_t p = 0; p < length; ++p) {
     const BlockId block = step.blocks[static_cast<size_t>(p / options_.block_tokens)];
-    tokens[static_cast<size_t>(p)] = memory_[static_cast<size_t>(
-        int64_t{block} * options_.block_tokens + p % options_.block_tokens)];
+    tokens[static_cast<size_t>(p)] = kv_.at(block, p % options_.block_tokens);
   }
   return tokens;
 }
@@ -151,8 +178,7 @@ Result<std::vector<SequenceResult>> FakeExecutor::execute(std::span<const Sequen
     for (size_t i = 0; i < step.tokens.size(); ++i) {
       const int64_t p = step.position + static_cast<int64_t>(i);
       const BlockId block = step.blocks[static_cast<size_t>(p / options_.block_tokens)];
-      memory_[static_cast<size_t>(int64_t{block} * options_.block_tokens +
-                                  p % options_.block_tokens)] = fails ? -2 : step.tokens[i];
+      kv_.at(block, p % options_.block_tokens) = fails ? -2 : step.tokens[i];
       ++tokens_run_;
     }
   }
@@ -164,6 +190,7 @@ Result<std::vector<SequenceResult>> FakeExecutor::execute(std::span<const Sequen
   std::vector<SequenceResult> results(batch.size());
   for (size_t s = 0; s < batch.size(); ++s) {
     const SequenceStep& step = batch[s];
+    results[s].ran_on = &descriptor_;
     const int64_t end = step.position + static_cast<int64_t>(step.tokens.size());
     const auto tokens = read_back(step, end);
     const auto after = [&](int64_t length) {
@@ -191,9 +218,9 @@ Result<std::vector<SequenceResult>> FakeExecutor::execute(std::span<const Sequen
 }
 
 FakeEncoder::FakeEncoder(const FakeOptions& options)
-    : options_(options), descriptor_(fake_descriptor()) {}
+    : options_(options), descriptor_(fake_descriptor(options.name)) {}
 
-Result<std::vector<float>> FakeEncoder::encode(const EncoderBatch& batch) {
+Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
   ++batches_;
   if (hook_) hook_(batch);
   linger(options_.step_time);
@@ -223,10 +250,11 @@ Result<std::vector<float>> FakeEncoder::encode(const EncoderBatch& batch) {
       out.insert(out.end(), vector.begin(), vector.end());
     }
   }
-  return out;
+  return Encoded{std::move(out), &descriptor_};
 }
 
-FakeBackend::FakeBackend(FakeOptions options) : options_(options), descriptor_(fake_descriptor()) {}
+FakeBackend::FakeBackend(FakeOptions options)
+    : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {}
 
 Result<std::unique_ptr<Executor>> FakeBackend::load_decoder(const ModelSpec& spec, const WeightSet&,
                                                             const LoadOptions& options,

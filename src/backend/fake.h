@@ -28,17 +28,35 @@ std::vector<TokenId> fake_answer(std::span<const TokenId> prompt, const Sampling
 // The fake encoder's vector for one text: [dimension], of length 1.
 std::vector<float> fake_embedding(std::span<const TokenId> tokens, int64_t dimension);
 
+// A position's token, as the one element of its key and of its value.
 class FakeKvStorage : public KvStorage {
  public:
-  FakeKvStorage(int32_t blocks, int32_t block_tokens) : blocks_(blocks), tokens_(block_tokens) {}
+  FakeKvStorage(int32_t blocks, int32_t block_tokens)
+      : blocks_(blocks),
+        tokens_(block_tokens),
+        memory_(static_cast<size_t>(blocks) * static_cast<size_t>(block_tokens), -1) {}
   int32_t blocks() const override { return blocks_; }
   int32_t block_tokens() const override { return tokens_; }
   int64_t block_bytes() const override { return int64_t{tokens_} * 4; }
   DType dtype() const override { return DType::f32; }
+  KvShape shape() const override { return {1, 1, 1}; }
+  Result<void> export_block(BlockId block, int32_t begin, int32_t end,
+                            std::span<std::byte> out) const override;
+  Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                            std::span<const std::byte> in) override;
+
+  // -1: never written.
+  TokenId& at(BlockId block, int64_t slot) {
+    return memory_[static_cast<size_t>(int64_t{block} * tokens_ + slot)];
+  }
+  TokenId at(BlockId block, int64_t slot) const {
+    return memory_[static_cast<size_t>(int64_t{block} * tokens_ + slot)];
+  }
 
  private:
   int32_t blocks_;
   int32_t tokens_;
+  std::vector<TokenId> memory_;  // [blocks, block_tokens]
 };
 
 struct FakeOptions {
@@ -48,6 +66,7 @@ struct FakeOptions {
   int64_t step_tokens_max = 64;
   int64_t dimension = 8;                   // encoder
   std::chrono::microseconds step_time{0};  // each call sleeps this long
+  std::string name = "fake";               // of device and backend
 };
 
 class FakeExecutor : public Executor {
@@ -56,6 +75,7 @@ class FakeExecutor : public Executor {
 
   const BackendDescriptor& descriptor() const override { return descriptor_; }
   const KvStorage& kv() const override { return kv_; }
+  KvStorage& kv() override { return kv_; }
   int64_t step_tokens_max() const override { return options_.step_tokens_max; }
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
@@ -78,7 +98,6 @@ class FakeExecutor : public Executor {
   FakeOptions options_;
   BackendDescriptor descriptor_;
   FakeKvStorage kv_;
-  std::vector<TokenId> memory_;  // [blocks, block_tokens]; -1: never written
   std::deque<Error> failures_;
   std::function<bool(std::span<const TokenId>)> nan_;
   std::function<void(std::span<const SequenceStep>)> hook_;
@@ -93,7 +112,7 @@ class FakeEncoder : public Encoder {
 
   const BackendDescriptor& descriptor() const override { return descriptor_; }
   int64_t batch_tokens_max() const override { return options_.step_tokens_max; }
-  Result<std::vector<float>> encode(const EncoderBatch& batch) override;
+  Result<Encoded> encode(const EncoderBatch& batch) override;
 
   void fail_next(Error error) { failures_.push_back(std::move(error)); }
   void on_batch(std::function<void(const EncoderBatch&)> hook) { hook_ = std::move(hook); }

@@ -107,7 +107,7 @@ TEST(FakeEncoder, TextsAreIndependent) {
   const auto both = encoder.encode({tokens, offsets, {}, EncodeOutput::pooled});
   ASSERT_TRUE(both.ok());
   const auto second = fake_embedding(std::span(tokens).subspan(2), 8);
-  EXPECT_EQ(std::vector<float>(both->begin() + 8, both->end()), second);
+  EXPECT_EQ(std::vector<float>(both->values.begin() + 8, both->values.end()), second);
   double square = 0;
   for (const float x : second) square += static_cast<double>(x) * static_cast<double>(x);
   EXPECT_NEAR(square, 1, 1e-5);

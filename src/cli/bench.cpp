@@ -1,8 +1,13 @@
 #include <CLI/CLI.hpp>
 
+#include "base/log.h"
 #include "cli/commands.h"
+#include "cli/processors.h"
 #include "cpu/cpu_backend.h"
-#include "runtime/benchmark.h"
+#include "hardware/inventory.h"
+#include "hardware/memory.h"
+#include "runtime/benchmark_records.h"
+#include "runtime/profiles.h"
 
 namespace impetus::cli {
 namespace {
@@ -12,6 +17,7 @@ struct Options {
   ModelOptions load;
   int64_t prompt = 512, generate = 64;
   int repeat = 3;
+  std::vector<std::string> devices;
   bool json = false;
 };
 
@@ -42,30 +48,121 @@ json::object report_of(const BenchmarkResult& result) {
   return report;
 }
 
+// Keeps what was measured; a history that cannot be written costs the answer nothing.
+void keep(const std::vector<BenchmarkRecord>& records) {
+  const auto kept = [&]() -> Result<void> {
+    IMPETUS_TRY(const auto history, History::open(state_folder() / "history.db"));
+    return history->add(records);
+  }();
+  if (!kept.ok()) log::warn("the history is not written: {}", kept.error().message);
+}
+
+struct Measured {
+  const Backend* backend = nullptr;
+  std::string precision;
+  bool decodes = false;
+  BenchmarkResult result;
+  std::vector<BenchmarkRecord> records;
+};
+
+Result<Measured> measure(const Options& options, const ModelLocation& location, Backend& backend,
+                         const Processor& processor) {
+  MemoryLedger ledger(usable_memory_bytes());
+  const LoadOptions load = options.load.load();
+  IMPETUS_TRY(Model model, load_model(location, Ladders::only(backend), Fallback::forbid, load,
+                                      options.prompt + options.generate + 1, ledger));
+  const BenchmarkOptions benchmark{options.prompt, options.generate, options.repeat};
+  IMPETUS_TRY(Benchmark run, Benchmark::create(model, benchmark));
+  Progress progress("measuring " + location.id, options.repeat);
+  while (!run.done()) {
+    IMPETUS_CHECK(run.step());
+    progress.step(run.rounds_done());
+  }
+  Measured measured;
+  measured.backend = &backend;
+  measured.precision = model.info.precision;
+  measured.decodes = model.executor != nullptr;
+  measured.result = run.result();
+  measured.records = benchmark_records(model, backend.descriptor(), processor.profile, load,
+                                       benchmark, measured.result);
+  return measured;
+}
+
+// Every processor in one table, with the plan's prediction beside each.
+Result<void> side_by_side(const Options& options, const ModelLocation& location) {
+  std::vector<std::string> names = options.devices;
+  const bool all = names == std::vector<std::string>{"all"};
+  if (all) names = every_processor();
+  IMPETUS_TRY(Processors found, find_processors(names, options.load.threads));
+  const PlanMachine machine =
+      plan_machine(probe_inventory(), found.backends, ProfileStore(), usable_memory_bytes());
+  json::array rows, refused;
+  std::vector<BenchmarkRecord> records;
+  if (!options.json) {
+    fmt::print("{}: prompt {}, answer {}, {} rounds\n", location.id, options.prompt,
+               options.generate, options.repeat);
+    fmt::print("  {:<14} {:<11} {:>7} {:>12} {:>19} {:>12} {:>7}\n", "processor", "phase",
+               "threads", "tokens/s", "from - to", "planned", "error");
+  }
+  for (size_t b = 0; b < found.backends.size(); ++b) {
+    auto measured = measure(options, location, *found.backends[b], machine.processors[b]);
+    const std::string& name = found.backends[b]->descriptor().backend;
+    if (!measured.ok()) {
+      refused.push_back(json::object{{"backend", name}, {"reason", measured.error().message}});
+      if (!options.json) fmt::print("  {:<14} {}\n", name, measured.error().message);
+      continue;
+    }
+    for (const BenchmarkRecord& one : measured->records) {
+      rows.push_back(to_json(one));
+      records.push_back(one);
+      if (options.json) continue;
+      fmt::print("  {:<14} {:<11} {:>7} {:>12.1f} {:>19} {:>12.1f} {:>+6.0f}%\n", one.backend,
+                 one.phase, one.threads, one.measured,
+                 fmt::format("{:.1f} - {:.1f}", one.least, one.most), one.predicted,
+                 (one.predicted / one.measured - 1) * 100);
+    }
+  }
+  for (const Processor& one : machine.processors) {
+    if (one.unavailable.empty()) continue;
+    refused.push_back(json::object{{"backend", one.device}, {"reason", one.unavailable}});
+    if (!options.json) fmt::print("  {:<14} {}\n", one.device, one.unavailable);
+  }
+  if (records.empty()) {
+    return error(ErrorCode::unsupported, "no processor could run {}", location.id);
+  }
+  keep(records);
+  if (options.json) {
+    print_json(json::object{{"model", location.id},
+                            {"results", std::move(rows)},
+                            {"refused", std::move(refused)},
+                            {"median_prediction_error", median_prediction_error(records)}});
+    return {};
+  }
+  const bool estimated = std::ranges::any_of(
+      records, [](const BenchmarkRecord& one) { return !one.profile_measured; });
+  fmt::print("  median error of the plan: {:.0f} %{}\n", median_prediction_error(records) * 100,
+             estimated ? "; some of it is estimated: run `impetus hardware --measure`" : "");
+  return {};
+}
+
 Result<void> bench(const Options& options) {
   IMPETUS_TRY(const ModelLocation location, locate(options.model));
+  if (!options.devices.empty()) return side_by_side(options, location);
   IMPETUS_TRY(const auto backends, options.load.backends());
   Backend& cpu = *backends.front();
-  MemoryLedger ledger(usable_memory_bytes());
-  IMPETUS_TRY(Model model, load_model(location, cpu, options.load.load(),
-                                      options.prompt + options.generate + 1, ledger));
+  const PlanMachine machine =
+      plan_machine(probe_inventory(), backends, ProfileStore(), usable_memory_bytes());
+  IMPETUS_TRY(const Measured measured, measure(options, location, cpu, machine.processors.front()));
+  keep(measured.records);
   json::object report{{"model", location.id},
                       {"device", cpu.descriptor().name},
                       {"backend", cpu.descriptor().backend},
                       {"threads", cpu.descriptor().threads},
-                      {"precision", model.info.precision},
+                      {"precision", measured.precision},
                       {"prompt", options.prompt},
-                      {"generate", model.executor ? options.generate : 0},
+                      {"generate", measured.decodes ? options.generate : 0},
                       {"repeat", options.repeat}};
-  {
-    Progress progress("measuring " + location.id, options.repeat);
-    IMPETUS_TRY(const BenchmarkResult result,
-                benchmark(model, {.prompt = options.prompt,
-                                  .generate = options.generate,
-                                  .repeat = options.repeat,
-                                  .progress = [&](int done) { progress.step(done); }}));
-    for (auto& entry : report_of(result)) report[entry.key()] = entry.value();
-  }
+  for (auto& entry : report_of(measured.result)) report[entry.key()] = entry.value();
   const CpuPeaks peaks = measure_cpu_peaks(cpu, 1.0);
   report["peak"] = json::object{{"read_gigabytes_per_second", peaks.read_gigabytes_per_second},
                                 {"int8_gigaops_per_second", peaks.int8_gigaops_per_second},
@@ -75,7 +172,7 @@ Result<void> bench(const Options& options) {
     print_json(report);
     return {};
   }
-  fmt::print("{} ({}) on {}\n", location.id, model.info.precision, cpu.descriptor().name);
+  fmt::print("{} ({}) on {}\n", location.id, measured.precision, cpu.descriptor().name);
   const auto line = [&](const char* label, const char* key, const char* unit) {
     if (!report.contains(key)) return;
     const std::string name = key;
@@ -87,10 +184,10 @@ Result<void> bench(const Options& options) {
     fmt::print("  {:<10} {:>10.1f} {} ({:.0f} % of {:.1f} measured)\n", "", report[key].as_double(),
                unit, peak > 0 ? 100 * report[key].as_double() / peak : 0, peak);
   };
-  const bool quantized = options.load.weights == "int8" || model.info.precision.starts_with('q');
-  const double matrix_peak = quantized                        ? peaks.int8_gigaops_per_second
-                             : model.info.precision == "bf16" ? peaks.bf16_gigaflops_per_second
-                                                              : peaks.f32_gigaflops_per_second;
+  const bool quantized = options.load.weights == "int8" || measured.precision.starts_with('q');
+  const double matrix_peak = quantized                      ? peaks.int8_gigaops_per_second
+                             : measured.precision == "bf16" ? peaks.bf16_gigaflops_per_second
+                                                            : peaks.f32_gigaflops_per_second;
   line("prefill", "prefill_tokens_per_second", "tokens/s");
   share("prefill_gigaops_per_second", "GOP/s", matrix_peak);
   line("decode", "decode_tokens_per_second", "tokens/s");
@@ -118,6 +215,10 @@ void add_bench(Commands& commands) {
   app->add_option("--repeat", options->repeat, "Rounds; the median is reported")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  app->add_option("--device", options->devices,
+                  "These processors in one table beside the plan; all: every one there is")
+      ->delimiter(',')
+      ->type_name("LIST|all");
   app->add_flag("--json", options->json, "As JSON");
   options->load.add_to(*app, true);
 }

@@ -44,11 +44,17 @@ struct ModelOptions {
   std::string kv = "f16";
   std::string weights = "as-is";
   int64_t kv_tokens = 0;  // 0: planned
+  std::vector<std::string> devices;
+  std::string fallback = "warn";
 
   void add_to(CLI::App& app, bool decoders);
+  void add_placement_to(CLI::App& app);
   LoadOptions load() const;
   RuntimeOptions runtime() const;
+  // The best processor alone.
   Result<std::vector<std::unique_ptr<Backend>>> backends() const;
+  // A runtime on the processors that --device names.
+  Result<std::unique_ptr<Runtime>> make_runtime(RuntimeOptions options) const;
 };
 
 Result<ModelLocation> locate(const std::string& model);

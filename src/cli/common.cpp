@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/processors.h"
 #include "cpu/cpu_backend.h"
 
 namespace impetus::cli {
@@ -38,6 +39,21 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
       ->check(CLI::NonNegativeNumber);
 }
 
+void ModelOptions::add_placement_to(CLI::App& app) {
+  app.add_option("--device", devices,
+                 "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference; "
+                 "by phase: prefill=NAME,decode=NAME,embeddings=NAME (default: the best)")
+      ->envname("IMPETUS_DEVICE")
+      ->delimiter(',')
+      ->type_name("LIST");
+  app.add_option("--fallback", fallback,
+                 "Where a processor is absent or refuses the model: forbid fails, warn takes the "
+                 "next and logs why, allow takes the next")
+      ->envname("IMPETUS_FALLBACK")
+      ->check(CLI::IsMember({"forbid", "warn", "allow"}))
+      ->capture_default_str();
+}
+
 LoadOptions ModelOptions::load() const {
   LoadOptions options;
   options.weights = weights == "int8" ? WeightPrecision::int8 : WeightPrecision::as_is;
@@ -50,6 +66,9 @@ RuntimeOptions ModelOptions::runtime() const {
   options.load = load();
   if (kv_tokens > 0) options.kv_tokens = kv_tokens;
   options.model_folders = default_model_folders();
+  options.fallback = fallback == "forbid"  ? Fallback::forbid
+                     : fallback == "allow" ? Fallback::allow
+                                           : Fallback::warn;
   return options;
 }
 
@@ -58,6 +77,12 @@ Result<std::vector<std::unique_ptr<Backend>>> ModelOptions::backends() const {
   std::vector<std::unique_ptr<Backend>> all;
   all.push_back(std::move(cpu));
   return all;
+}
+
+Result<std::unique_ptr<Runtime>> ModelOptions::make_runtime(RuntimeOptions options) const {
+  IMPETUS_TRY(Processors processors, find_processors(devices, threads));
+  options.placement = std::move(processors.placement);
+  return Runtime::create(std::move(options), std::move(processors.backends));
 }
 
 Result<ModelLocation> locate(const std::string& model) {

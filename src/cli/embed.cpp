@@ -15,8 +15,7 @@ struct Options {
 };
 
 Result<void> embed(const Options& options) {
-  IMPETUS_TRY(auto backends, options.load.backends());
-  IMPETUS_TRY(const auto runtime, Runtime::create(options.load.runtime(), std::move(backends)));
+  IMPETUS_TRY(const auto runtime, options.load.make_runtime(options.load.runtime()));
   IMPETUS_TRY(const ModelInfo info, runtime->load(options.model));
   EmbedRequest request;
   request.model = info.id;
@@ -37,7 +36,7 @@ Result<void> embed(const Options& options) {
     print_json(json::object{{"embeddings", std::move(embeddings)},
                             {"model", info.id},
                             {"prompt_tokens", result.prompt_tokens},
-                            {"device", result.device}});
+                            {"device", result.devices.text()}});
     return {};
   }
   for (const auto& vector : result.vectors) {
@@ -60,6 +59,7 @@ void add_embed(Commands& commands) {
   app->add_flag("--json", options->json,
                 "{\"embeddings\": [[...]]} instead of a line of numbers each");
   options->load.add_to(*app, false);
+  options->load.add_placement_to(*app);
 }
 
 }  // namespace impetus::cli

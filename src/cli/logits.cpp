@@ -19,7 +19,8 @@ Result<std::vector<std::vector<float>>> rows_of(Model& model, const std::vector<
   std::vector<float> values;
   if (model.encoder) {
     const std::vector<int32_t> offsets{0, static_cast<int32_t>(ids.size())};
-    IMPETUS_TRY(values, model.encoder->encode({ids, offsets, types, EncodeOutput::hidden}));
+    IMPETUS_TRY(auto encoded, model.encoder->encode({ids, offsets, types, EncodeOutput::hidden}));
+    values = std::move(encoded.values);
   } else {
     const KvStorage& kv = model.executor->kv();
     std::vector<BlockId> blocks((ids.size() + static_cast<size_t>(kv.block_tokens()) - 1) /
@@ -50,8 +51,9 @@ Result<void> logits(const Options& options) {
   IMPETUS_TRY(const ModelLocation location, locate(options.model));
   IMPETUS_TRY(const auto backends, options.load.backends());
   MemoryLedger ledger(usable_memory_bytes());
-  IMPETUS_TRY(Model model, load_model(location, *backends.front(), options.load.load(),
-                                      static_cast<int64_t>(ids.size()), ledger));
+  IMPETUS_TRY(Model model,
+              load_model(location, Ladders::only(*backends.front()), Fallback::forbid,
+                         options.load.load(), static_cast<int64_t>(ids.size()), ledger));
   if (static_cast<int64_t>(ids.size()) > model.spec.context) {
     return error(ErrorCode::context_length, "{} ids; the model has {} positions", ids.size(),
                  model.spec.context);

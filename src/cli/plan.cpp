@@ -3,12 +3,16 @@
 
 #include <CLI/CLI.hpp>
 
+#include "backend/synthetic_model.h"
 #include "cli/commands.h"
+#include "cli/processors.h"
 #include "hardware/known_machines.h"
+#include "hardware/memory.h"
 #include "planner/paper.h"
 #include "planner/plan.h"
 #include "planner/predict.h"
-#include "runtime/benchmark.h"
+#include "planner/published.h"
+#include "runtime/benchmark_records.h"
 #include "runtime/profiles.h"
 
 namespace impetus::cli {
@@ -20,7 +24,7 @@ struct Options {
   std::string hardware, macos = "26.2";
   std::vector<std::string> devices;
   int64_t prompt = 512, answer = 128;
-  bool explain = false, verify = false, json = false;
+  bool explain = false, verify = false, published = false, json = false;
 };
 
 std::optional<DType> weight_type(std::string_view name) {
@@ -30,13 +34,19 @@ std::optional<DType> weight_type(std::string_view name) {
   return std::nullopt;
 }
 
-// A model on this disk, or SHAPE:TYPE for one that is planned on paper.
-Result<ModelCost> cost_of(const std::string& name) {
+// SHAPE:TYPE, for a model that there are no files of.
+std::optional<std::pair<const ModelSpec*, DType>> shape_and_type(std::string_view name) {
   const size_t colon = name.rfind(':');
-  if (colon != std::string::npos) {
-    const ModelSpec* spec = known_shape(std::string_view(name).substr(0, colon));
-    const auto type = weight_type(std::string_view(name).substr(colon + 1));
-    if (spec != nullptr && type) return model_cost(name, *spec, *type);
+  if (colon == name.npos) return std::nullopt;
+  const ModelSpec* spec = known_shape(name.substr(0, colon));
+  const auto type = weight_type(name.substr(colon + 1));
+  if (spec == nullptr || !type) return std::nullopt;
+  return std::pair(spec, *type);
+}
+
+Result<ModelCost> cost_of(const std::string& name) {
+  if (const auto shape = shape_and_type(name)) {
+    return model_cost(name, *shape->first, shape->second);
   }
   auto location = locate(name);
   if (!location.ok()) {
@@ -160,74 +170,113 @@ void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
   }
 }
 
-// One line of --verify.
-struct Check {
-  std::string model, phase, backend;
-  double predicted = 0, measured = 0;  // tokens a second
-  double error() const { return predicted / measured - 1; }
-};
-
-// Runs what the plan speaks of on each backend that can, and sets it beside the prediction.
-Result<std::vector<Check>> verify(const Options& options, const PlanMachine& machine,
-                                  std::span<const std::unique_ptr<Backend>> backends) {
-  std::vector<Check> checks;
-  for (const std::string& name : options.models) {
+// A model to run: from its files, or of random weights where only a shape is named.
+Result<Model> model_to_run(const std::string& name, Backend& backend, const LoadOptions& load,
+                           int64_t kv_tokens, MemoryLedger& ledger) {
+  const auto shape = shape_and_type(name);
+  if (!shape) {
     IMPETUS_TRY(const ModelLocation location, locate(name));
+    return load_model(location, Ladders::only(backend), Fallback::forbid, load, kv_tokens, ledger);
+  }
+  ModelSpec spec = *shape->first;
+  spec.context = std::min<int64_t>(spec.context, 4096);
+  IMPETUS_TRY(SyntheticModel made, synthetic_model(spec, shape->second));
+  auto kept = std::make_shared<SyntheticModel>(std::move(made));
+  Model model;
+  model.info.id = name;
+  model.info.precision = std::string(to_string(shape->second));
+  model.spec = kept->spec;
+  model.context = spec.context;
+  model.weights = std::shared_ptr<const WeightSet>(kept, kept->weights.get());
+  LoadOptions options = load;
+  options.kv_tokens = kv_tokens;
+  if (spec.kind == ModelKind::decoder) {
+    IMPETUS_TRY(model.executor, backend.load_decoder(model.spec, *model.weights, options, ledger));
+  } else {
+    IMPETUS_TRY(model.encoder, backend.load_encoder(model.spec, *model.weights, options, ledger));
+  }
+  return model;
+}
+
+// Runs what the plan speaks of on each backend, and sets it beside the prediction.
+Result<std::vector<BenchmarkRecord>> verify(const Options& options, const PlanMachine& machine,
+                                            std::span<const std::unique_ptr<Backend>> backends) {
+  std::vector<BenchmarkRecord> records;
+  const int64_t generate = std::min<int64_t>(options.answer, 64);
+  LoadOptions load = options.load.load();
+  load.threads = {options.load.threads, options.load.threads};
+  Progress progress("measuring", static_cast<int64_t>(options.models.size() * backends.size()));
+  int64_t done = 0;
+  for (const std::string& name : options.models) {
     for (size_t b = 0; b < backends.size(); ++b) {
-      const DeviceProfile& profile = machine.processors[b].profile;
+      const BackendDescriptor& descriptor = backends[b]->descriptor();
       MemoryLedger ledger(machine.host_memory_bytes);
-      const int64_t generate = std::min<int64_t>(options.answer, 64);
-      LoadOptions load = options.load.load();
-      load.threads = {options.load.threads, options.load.threads};
-      auto model = load_model(location, *backends[b], load, options.prompt + generate + 1, ledger);
+      auto model = model_to_run(name, *backends[b], load, options.prompt + generate + 1, ledger);
+      progress.step(++done);
       if (!model.ok()) {
-        fmt::print(stderr, "{} on {}: {}\n", location.id, backends[b]->descriptor().backend,
-                   model.error().message);
+        fmt::print(stderr, "{} on {}: {}\n", name, descriptor.backend, model.error().message);
         continue;
       }
-      IMPETUS_TRY(const ModelFiles files, open_model_files(location));
-      IMPETUS_TRY(ModelCost cost, model_cost(location.id, files.spec, *files.weights));
-      if (options.load.weights == "int8") cost = cost.in(DType::q8_0);
-      const int threads = backends[b]->descriptor().threads;
-      const Predictor predictor(profile, cost, threads);
-      const auto add = [&](const char* phase, double seconds, double tokens, double measured) {
-        checks.push_back({location.id, phase, profile.backend, tokens / seconds, measured});
-      };
-      BenchmarkOptions bench;
-      bench.prompt =
+      BenchmarkOptions run;
+      run.prompt =
           model->executor ? std::min(options.prompt, model->context - generate) : options.prompt;
-      bench.generate = generate;
-      bench.repeat = 5;
-      IMPETUS_TRY(const BenchmarkResult result, benchmark(*model, bench));
-      if (model->executor) {
-        const auto prompt = static_cast<double>(bench.prompt);
-        add("prefill",
-            predictor.prefill(bench.prompt, 0, model->executor->step_tokens_max(), load.kv).seconds,
-            prompt, result.prefill_tokens_per_second->median);
-        add("decode", predictor.decode(1, bench.prompt + generate / 2, load.kv).seconds, 1,
-            result.decode_tokens_per_second->median);
-      } else {
-        const auto length = static_cast<double>(result.tokens_per_text);
-        add("embed one", predictor.encode(1, result.tokens_per_text).seconds, length,
-            length * 1e3 / result.latency_ms->median);
-        add("embed many", predictor.encode(result.texts_per_batch, result.tokens_per_text).seconds,
-            length * static_cast<double>(result.texts_per_batch), result.tokens_per_second->median);
+      run.generate = generate;
+      run.repeat = 5;
+      IMPETUS_TRY(const BenchmarkResult result, benchmark(*model, run));
+      for (BenchmarkRecord& record : benchmark_records(
+               *model, descriptor, machine.processors[b].profile, load, run, result)) {
+        records.push_back(std::move(record));
       }
     }
   }
-  return checks;
+  return records;
 }
 
-double median_error(const std::vector<Check>& checks) {
-  std::vector<double> errors;
-  for (const Check& check : checks) errors.push_back(std::abs(check.error()));
-  if (errors.empty()) return 0;
-  std::ranges::sort(errors);
-  const size_t n = errors.size();
-  return n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
+// How near plans on paper come to what others published.
+Result<void> print_published(const Options& options) {
+  const auto checks = check_published();
+  json::array rows;
+  if (!options.json) {
+    fmt::print("{:<22} {:<5} {:<14} {:<9} {:<10} {:>11} {:>11} {:>6}  {}\n", "machine", "on",
+               "model", "weights", "phase", "published", "planned", "error", "by");
+  }
+  for (const PublishedCheck& check : checks) {
+    const PublishedRate& rate = *check.published;
+    const std::string phase =
+        rate.batch > 1 ? fmt::format("{} x{}", rate.phase, rate.batch) : rate.phase;
+    if (options.json) {
+      rows.push_back(json::object{{"machine", rate.machine},
+                                  {"device", rate.device},
+                                  {"model", rate.model},
+                                  {"weights", rate.weights},
+                                  {"phase", rate.phase},
+                                  {"batch", rate.batch},
+                                  {"published_tokens_per_second", rate.tokens_per_second},
+                                  {"planned_tokens_per_second", check.predicted},
+                                  {"error", check.error()},
+                                  {"program", rate.program},
+                                  {"source", rate.source}});
+      continue;
+    }
+    fmt::print("{:<22} {:<5} {:<14} {:<9} {:<10} {:>11.1f} {:>11.1f} {:>+5.0f}%  {}\n",
+               rate.machine, rate.device, rate.model, rate.weights, phase, rate.tokens_per_second,
+               check.predicted, check.error() * 100, rate.program);
+  }
+  if (options.json) {
+    print_json(
+        json::object{{"published", std::move(rows)}, {"median_error", median_error(checks)}});
+  } else {
+    fmt::print("{} published speeds, median error {:.0f} %\n", checks.size(),
+               median_error(checks) * 100);
+  }
+  return {};
 }
 
 Result<void> run_plan(const Options& options) {
+  if (options.published) return print_published(options);
+  if (options.models.empty()) {
+    return error(ErrorCode::invalid_argument, "plan what? Name a model, or SHAPE:TYPE");
+  }
   std::vector<ModelCost> models;
   for (const std::string& name : options.models) {
     IMPETUS_TRY(ModelCost cost, cost_of(name));
@@ -238,7 +287,7 @@ Result<void> run_plan(const Options& options) {
   policy.answer_tokens = options.answer;
   policy.kv = options.load.load().kv;
   policy.threads = options.load.threads;
-  policy.devices = options.devices;
+  if (!options.hardware.empty()) policy.devices = options.devices;
   if (options.load.weights == "int8") policy.weights = DType::q8_0;
   if (options.load.kv_tokens > 0) policy.kv_tokens = options.load.kv_tokens;
 
@@ -246,7 +295,8 @@ Result<void> run_plan(const Options& options) {
   PlanMachine machine;
   bool estimated = false;
   if (options.hardware.empty()) {
-    IMPETUS_TRY(backends, options.load.backends());
+    IMPETUS_TRY(Processors found, find_processors(options.devices, options.load.threads));
+    backends = std::move(found.backends);
     const Inventory inventory = probe_inventory();
     machine = plan_machine(inventory, backends, ProfileStore(), usable_memory_bytes());
     estimated = std::ranges::any_of(machine.processors, [](const Processor& one) {
@@ -257,7 +307,7 @@ Result<void> run_plan(const Options& options) {
   }
   const Plan plan = make_plan(machine, models, policy);
   json::object report = to_json(plan);
-  std::vector<Check> checks;
+  std::vector<BenchmarkRecord> checks;
   if (options.verify) {
     if (!options.hardware.empty()) {
       return error(ErrorCode::invalid_argument,
@@ -267,18 +317,11 @@ Result<void> run_plan(const Options& options) {
   }
   if (options.json) {
     report["measured"] = options.hardware.empty() && !estimated;
-    json::array verified;
-    for (const Check& check : checks) {
-      verified.push_back(json::object{{"model", check.model},
-                                      {"phase", check.phase},
-                                      {"backend", check.backend},
-                                      {"predicted_tokens_per_second", check.predicted},
-                                      {"measured_tokens_per_second", check.measured},
-                                      {"error", check.error()}});
-    }
     if (options.verify) {
+      json::array verified;
+      for (const BenchmarkRecord& check : checks) verified.push_back(to_json(check));
       report["verified"] = std::move(verified);
-      report["median_error"] = median_error(checks);
+      report["median_prediction_error"] = median_prediction_error(checks);
     }
     print_json(report);
     return {};
@@ -298,12 +341,14 @@ Result<void> run_plan(const Options& options) {
     print_model(plan.models[i], models[i], options.explain);
   if (options.verify) {
     fmt::print("\n  {:<24} {:<11} {:<14} {:>12} {:>12} {:>8}\n", "model", "phase", "backend",
-               "predicted", "measured", "error");
-    for (const Check& check : checks) {
+               "planned", "measured", "error");
+    for (const BenchmarkRecord& check : checks) {
       fmt::print("  {:<24} {:<11} {:<14} {:>12.1f} {:>12.1f} {:>+7.0f}%\n", check.model,
-                 check.phase, check.backend, check.predicted, check.measured, check.error() * 100);
+                 check.phase, check.backend, check.predicted, check.measured,
+                 (check.predicted / check.measured - 1) * 100);
     }
-    fmt::print("  median error {:.0f} %\n", median_error(checks) * 100);
+    fmt::print("  median error {:.0f} %, in tokens a second\n",
+               median_prediction_error(checks) * 100);
   }
   return {};
 }
@@ -319,7 +364,6 @@ void add_plan(Commands& commands) {
                    [options] { return run_plan(*options); });
   app->add_option("models", options->models,
                   "Paths or names; or SHAPE:TYPE, to plan on paper (llama-3.1-8b:q4_0)")
-      ->required()
       ->type_name("MODEL");
   app->add_option(
          "--hardware", options->hardware,
@@ -327,7 +371,9 @@ void add_plan(Commands& commands) {
          "hardware --measure --json` wrote")
       ->type_name("NAME|FILE");
   app->add_option("--macos", options->macos, "The macOS of a Mac on paper")->capture_default_str();
-  app->add_option("--device", options->devices, "Only these devices or backends")->delimiter(',');
+  app->add_option("--device", options->devices,
+                  "Only these devices or backends (here: as in `serve`)")
+      ->delimiter(',');
   app->add_option("--prompt", options->prompt, "Tokens of the prompt that is planned for")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
@@ -336,6 +382,8 @@ void add_plan(Commands& commands) {
       ->capture_default_str();
   app->add_flag("--explain", options->explain, "Every candidate, with the reason it won or lost");
   app->add_flag("--verify", options->verify, "Measure what was predicted, here and now");
+  app->add_flag("--published", options->published,
+                "Plans on paper beside the speeds that others published");
   app->add_flag("--json", options->json, "As JSON");
   options->load.add_to(*app, true);
 }

@@ -29,6 +29,7 @@ class Printer final : public AnswerSink {
  public:
   explicit Printer(bool print) : print_(print) {}
 
+  void on_started(const Devices&) override {}
   void on_delta(AnswerDelta delta) override {
     if (print_) {
       std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
@@ -37,10 +38,10 @@ class Printer final : public AnswerSink {
     text_ += delta.text;
   }
   void on_choice_end(int32_t, AnswerEnd end) override { end_ = end; }
-  void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
+  void on_done(const Usage& usage, const Timings& timings, const Devices& devices) override {
     usage_ = usage;
     timings_ = timings;
-    device_ = device;
+    devices_ = devices;
     finish();
   }
   void on_error(Error error) override {
@@ -64,7 +65,8 @@ class Printer final : public AnswerSink {
             {"first_token_ms", timings_.prefill_seconds * 1e3},
             {"tokens_per_second",
              timings_.decode_seconds > 0 ? decoded / timings_.decode_seconds : 0.0},
-            {"device", device_}};
+            {"handoff_ms", timings_.handoff_seconds * 1e3},
+            {"device", devices_.text()}};
   }
 
  private:
@@ -75,10 +77,11 @@ class Printer final : public AnswerSink {
   }
 
   const bool print_;
-  std::string text_, device_;
+  std::string text_;
   AnswerEnd end_ = AnswerEnd::stop;
   Usage usage_;
   Timings timings_;
+  Devices devices_;
   std::mutex mutex_;
   std::condition_variable done_;
   bool finished_ = false;
@@ -90,8 +93,7 @@ Result<void> run(Options options) {
     options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
     if (options.prompt.ends_with('\n')) options.prompt.pop_back();
   }
-  IMPETUS_TRY(auto backends, options.load.backends());
-  IMPETUS_TRY(const auto runtime, Runtime::create(options.load.runtime(), std::move(backends)));
+  IMPETUS_TRY(const auto runtime, options.load.make_runtime(options.load.runtime()));
   IMPETUS_TRY(const ModelInfo info, runtime->load(options.model));
 
   GenerateRequest request;
@@ -145,6 +147,7 @@ void add_run(Commands& commands) {
   app->add_flag("--raw", options->raw, "No chat template; print the prompt and what follows it");
   app->add_flag("--json", options->json, "One JSON object with text, usage and timings");
   options->load.add_to(*app, true);
+  options->load.add_placement_to(*app);
   app->callback([&commands, options, prompt, temperature, top_p, top_k, seed] {
     options->prompt_given = prompt->count() > 0;
     if (temperature->count()) options->sampling.temperature = options->temperature;

@@ -1,5 +1,6 @@
 #include <chrono>
 
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "base/log.h"
@@ -45,6 +46,13 @@ std::string curl_example(const std::string& url, const std::vector<ModelInfo>& m
       auth, url, models.front().id);
 }
 
+// "cpu-avx2", or "cpu-avx512 (prefill) and cpu-avx2 (decode)".
+std::string place_text(const Devices& devices) {
+  if (devices.prefill == devices.decode || !devices.embeddings.empty()) return devices.text();
+  return fmt::format("{} (prefill) and {} (decode)", fmt::join(devices.prefill, ", "),
+                     fmt::join(devices.decode, ", "));
+}
+
 Result<void> serve(Options options) {
   const auto started = std::chrono::steady_clock::now();
   const bool beyond_loopback = !is_loopback_host(options.server.host);
@@ -57,9 +65,7 @@ Result<void> serve(Options options) {
   RuntimeOptions settings = options.model.runtime();
   settings.running_max = options.running_max;
   settings.waiting_max = options.waiting_max;
-  IMPETUS_TRY(auto backends, options.model.backends());
-  const std::string processor = backends.front()->descriptor().name;
-  IMPETUS_TRY(const auto runtime, Runtime::create(std::move(settings), std::move(backends)));
+  IMPETUS_TRY(const auto runtime, options.model.make_runtime(std::move(settings)));
   if (options.models.empty()) {
     for (const ModelLocation& location : runtime->available()) {
       if (location.id == "impetus-tiny-chat" || location.id == "impetus-tiny-embed") {
@@ -76,12 +82,13 @@ Result<void> serve(Options options) {
 
   const auto models = runtime->models();
   const std::string url = server->url();
-  fmt::print("Impetus 0.1.0 on {}\n", processor);
+  fmt::print("Impetus 0.1.0 on {}\n", fmt::join(runtime->processors(), "; "));
   for (const ModelInfo& info : models) {
     fmt::print("  {:<24} {:<9} {:>7.1f}M parameters, {}, {} tokens of context, on {}\n", info.id,
                info.kind == "decoder" ? "chat" : "embedding",
                static_cast<double>(info.parameters) / 1e6, info.precision, info.context,
-               info.device);
+               place_text(info.devices));
+    if (!info.fallback_reason.empty()) fmt::print("  {:<24} {}\n", "", info.fallback_reason);
   }
   if (models.empty()) fmt::print("  no models: name some by --model, or set IMPETUS_MODELS_DIR\n");
   if (generated) fmt::print("API key (made for this run): {}\n", options.server.api_key);
@@ -119,6 +126,7 @@ void add_serve(Commands& commands) {
                   "Key that clients must send; beyond loopback one is made where none is given")
       ->envname("IMPETUS_API_KEY");
   options->model.add_to(*app, true);
+  options->model.add_placement_to(*app);
   app->add_option("--max-running", options->running_max, "Sequences generated at once")
       ->envname("IMPETUS_MAX_RUNNING")
       ->check(CLI::Range(1, 4096))

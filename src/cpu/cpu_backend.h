@@ -16,13 +16,16 @@ struct CpuOptions {
   std::string isa;  // "", "reference", "avx2", "avx512"; "" takes IMPETUS_CPU_ISA, else the best
 };
 
+// Those there are kernels for, whatever this machine and build have.
+inline constexpr const char* kCpuInstructionSets[] = {"reference", "avx2", "avx512"};
+
 // unsupported, naming the instruction set, where the forced one is not there.
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);
 
 // Peaks of this machine with these threads and kernels, for `bench` to set its figures against.
 struct CpuPeaks {
   double read_gigabytes_per_second = 0;
-  double int8_gigaops_per_second = 0;   // multiply and add counted as two
+  double int8_gigaops_per_second = 0;  // multiply and add counted as two
   double bf16_gigaflops_per_second = 0;
   double f32_gigaflops_per_second = 0;
 };

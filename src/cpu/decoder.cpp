@@ -41,6 +41,7 @@ class CpuDecoder final : public Executor {
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
   const KvStorage& kv() const override { return *kv_; }
+  KvStorage& kv() override { return *kv_; }
   int64_t step_tokens_max() const override { return step_tokens_max_; }
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override {
     return guarded(spec_.family, [&] { return step(batch); });
@@ -306,6 +307,7 @@ Result<std::vector<SequenceResult>> CpuDecoder::step(std::span<const SequenceSte
   machine_->pool.set_threads(decodes ? threads_.decode : threads_.prefill);
   prepare(batch);
   decoder_forward(spec_, *this);
+  for (SequenceResult& result : results) result.ran_on = &machine_->descriptor;
   return results;
 }
 

@@ -37,8 +37,10 @@ class CpuEncoder final : public Encoder {
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
   int64_t batch_tokens_max() const override { return rows_max_; }
-  Result<std::vector<float>> encode(const EncoderBatch& batch) override {
-    return guarded(spec_.family, [&] { return run(batch); });
+  Result<Encoded> encode(const EncoderBatch& batch) override {
+    auto values = guarded(spec_.family, [&] { return run(batch); });
+    if (!values.ok()) return std::move(values).error();
+    return Encoded{std::move(*values), &machine_->descriptor};
   }
 
   void embed();

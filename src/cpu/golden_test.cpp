@@ -95,7 +95,7 @@ TEST_P(Fixture, WithinTolerance) {
         const std::vector<int32_t> offsets = {0, static_cast<int32_t>(tokens.size())};
         auto out = loaded->encode({tokens, offsets, types, EncodeOutput::hidden});
         ASSERT_TRUE(out.ok()) << out.error().message;
-        got = std::move(*out);
+        got = std::move(out->values);
       } else {
         const auto loaded = load_decoder(opened.spec, weights, isa, 2);
         got = all_logits(*loaded.model, tokens);

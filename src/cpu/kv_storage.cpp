@@ -1,8 +1,56 @@
 #include "cpu/kv_storage.h"
 
+#include <cstring>
 #include <limits>
 
+#include "backend/kv_handoff.h"
+
 namespace impetus::cpu {
+namespace {
+
+// One head's tiles of a block hold position `slot` of element i at keys[i * 16 + slot] and
+// values[slot * head_dim + i]. Calls `move(element, index in the neutral layout)` for all of
+// [begin, end), in the neutral layout's order.
+template <typename Element, typename Move>
+void walk(const CpuKvStorage& kv, BlockId block, int32_t begin, int32_t end, Move&& move) {
+  const KvShape shape = kv.shape();
+  const int64_t width = shape.head_dim;
+  int64_t at = 0;
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      auto* tile = reinterpret_cast<Element*>(kv.keys(block, layer, head));
+      for (int64_t slot = begin; slot < end; ++slot) {
+        for (int64_t i = 0; i < width; ++i, ++at) {
+          move(tile[i * CpuKvStorage::kBlockTokens + slot], at);
+        }
+      }
+    }
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      auto* tile = reinterpret_cast<Element*>(kv.values(block, layer, head));
+      for (int64_t slot = begin; slot < end; ++slot) {
+        for (int64_t i = 0; i < width; ++i, ++at) move(tile[slot * width + i], at);
+      }
+    }
+  }
+}
+
+template <typename Element>
+void export_as(const CpuKvStorage& kv, BlockId block, int32_t begin, int32_t end,
+               std::span<std::byte> out) {
+  walk<Element>(kv, block, begin, end, [&](const Element& element, int64_t at) {
+    std::memcpy(out.data() + at * static_cast<int64_t>(sizeof element), &element, sizeof element);
+  });
+}
+
+template <typename Element>
+void import_as(const CpuKvStorage& kv, BlockId block, int32_t begin, int32_t end,
+               std::span<const std::byte> in) {
+  walk<Element>(kv, block, begin, end, [&](Element& element, int64_t at) {
+    std::memcpy(&element, in.data() + at * static_cast<int64_t>(sizeof element), sizeof element);
+  });
+}
+
+}  // namespace
 
 Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec, DType dtype,
                                                            int64_t tokens, MemoryLedger& ledger) {
@@ -26,7 +74,7 @@ Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec
                  tokens);
   }
   kv->dtype_ = dtype;
-  kv->heads_ = spec.kv_heads;
+  kv->shape_ = {spec.layers, spec.kv_heads, spec.head_dim};
   kv->tile_bytes_ = kBlockTokens * spec.head_dim * ::impetus::block_bytes(dtype);
   int64_t total = 0;
   const int64_t blocks = (tokens - 1) / kBlockTokens + 1;
@@ -43,6 +91,34 @@ Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec
   // No large pages: a short conversation would touch far more than it uses.
   IMPETUS_TRY(kv->memory_, Memory::map(total, purpose, false));
   return kv;
+}
+
+Result<void> CpuKvStorage::export_block(BlockId block, int32_t begin, int32_t end,
+                                        std::span<std::byte> out) const {
+  IMPETUS_CHECK(check_handoff(*this, block, begin, end, dtype_, out.size()));
+  if (dtype_ == DType::f32) {
+    export_as<uint32_t>(*this, block, begin, end, out);
+  } else {
+    export_as<uint16_t>(*this, block, begin, end, out);
+  }
+  return {};
+}
+
+Result<void> CpuKvStorage::import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                                        std::span<const std::byte> in) {
+  IMPETUS_CHECK(check_handoff(*this, block, begin, end, type, in.size()));
+  std::vector<std::byte> rounded;
+  if (type != dtype_) {
+    rounded.resize(static_cast<size_t>(kv_bytes(shape_, end - begin, dtype_)));
+    convert_kv(type, in, dtype_, rounded);
+    in = rounded;
+  }
+  if (dtype_ == DType::f32) {
+    import_as<uint32_t>(*this, block, begin, end, in);
+  } else {
+    import_as<uint16_t>(*this, block, begin, end, in);
+  }
+  return {};
 }
 
 }  // namespace impetus::cpu

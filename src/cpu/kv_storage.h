@@ -25,13 +25,19 @@ class CpuKvStorage : public KvStorage {
   int32_t block_tokens() const override { return kBlockTokens; }
   int64_t block_bytes() const override { return block_bytes_; }
   DType dtype() const override { return dtype_; }
+  KvShape shape() const override { return shape_; }
+  Result<void> export_block(BlockId block, int32_t begin, int32_t end,
+                            std::span<std::byte> out) const override;
+  Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                            std::span<const std::byte> in) override;
 
   KvType kernel_type() const { return kernel_type_; }
   std::byte* keys(BlockId block, int64_t layer, int64_t head) const {
-    return memory_.data() + block * block_bytes_ + (layer * 2 * heads_ + head) * tile_bytes_;
+    return memory_.data() + block * block_bytes_ +
+           (layer * 2 * shape_.kv_heads + head) * tile_bytes_;
   }
   std::byte* values(BlockId block, int64_t layer, int64_t head) const {
-    return keys(block, layer, head) + heads_ * tile_bytes_;
+    return keys(block, layer, head) + shape_.kv_heads * tile_bytes_;
   }
 
  private:
@@ -39,8 +45,8 @@ class CpuKvStorage : public KvStorage {
 
   DType dtype_ = DType::f16;
   KvType kernel_type_ = KvType::f16;
+  KvShape shape_;
   int32_t blocks_ = 0;
-  int64_t heads_ = 0;
   int64_t tile_bytes_ = 0;
   int64_t block_bytes_ = 0;
   Reservation reservation_;

@@ -23,7 +23,7 @@ struct EmbeddingLane::State final : LaneWork {
     uint64_t id = 0;
     Request request;
     Done done;
-    std::vector<std::vector<float>> vectors;
+    Answer answer;
     size_t missing = 0;
     std::optional<Error> failure;
   };
@@ -44,8 +44,8 @@ struct EmbeddingLane::State final : LaneWork {
   void close() override;
 
   std::vector<Text> take_batch();  // REQUIRES: mutex held
-  Result<std::vector<float>> encode(const std::vector<Text>& batch);
-  void settle(const std::vector<Text>& batch, Result<std::vector<float>> output);
+  Result<Encoded> encode(const std::vector<Text>& batch);
+  void settle(const std::vector<Text>& batch, Result<Encoded> output);
   void adapt(int64_t tokens, double seconds);
   void end_job(uint64_t id, std::optional<Error> failure);  // REQUIRES: mutex held
   void call_ended();
@@ -106,7 +106,7 @@ std::vector<EmbeddingLane::State::Text> EmbeddingLane::State::take_batch() {
   return batch;
 }
 
-Result<std::vector<float>> EmbeddingLane::State::encode(const std::vector<Text>& batch) {
+Result<Encoded> EmbeddingLane::State::encode(const std::vector<Text>& batch) {
   std::vector<TokenId> tokens;
   std::vector<int32_t> offsets{0};
   bool typed = false;
@@ -128,15 +128,14 @@ Result<std::vector<float>> EmbeddingLane::State::encode(const std::vector<Text>&
       {.tokens = tokens, .offsets = offsets, .token_types = token_types, .output = kind});
   if (!output.ok()) return output;
   const size_t rows = kind == EncodeOutput::pooled ? batch.size() : tokens.size();
-  if (output->empty() || output->size() % rows != 0) {
-    return error(ErrorCode::internal, "the encoder answered {} values for {} rows", output->size(),
-                 rows);
+  const size_t count = output->values.size();
+  if (count == 0 || count % rows != 0) {
+    return error(ErrorCode::internal, "the encoder answered {} values for {} rows", count, rows);
   }
   return output;
 }
 
-void EmbeddingLane::State::settle(const std::vector<Text>& batch,
-                                  Result<std::vector<float>> output) {
+void EmbeddingLane::State::settle(const std::vector<Text>& batch, Result<Encoded> output) {
   const std::lock_guard lock(mutex);
   if (!output.ok()) {
     for (const Text& text : batch) end_job(text.job->id, output.error());
@@ -145,8 +144,8 @@ void EmbeddingLane::State::settle(const std::vector<Text>& batch,
   const bool pooled = batch.front().job->request.output == EncodeOutput::pooled;
   size_t rows = 0;
   for (const Text& text : batch) rows += pooled ? 1 : text.tokens().size();
-  const size_t width = output->size() / rows;
-  const float* from = output->data();
+  const size_t width = output->values.size() / rows;
+  const float* from = output->values.data();
   for (const Text& text : batch) {
     const size_t count = width * (pooled ? 1 : text.tokens().size());
     const float* to = from + count;
@@ -154,7 +153,11 @@ void EmbeddingLane::State::settle(const std::vector<Text>& batch,
     ++totals.texts;
     totals.tokens += static_cast<int64_t>(text.tokens().size());
     if (jobs.contains(job.id)) {  // else it was cancelled meanwhile
-      job.vectors[text.index].assign(from, to);
+      job.answer.vectors[text.index].assign(from, to);
+      auto& ran_on = job.answer.ran_on;
+      if (output->ran_on && std::ranges::find(ran_on, output->ran_on) == ran_on.end()) {
+        ran_on.push_back(output->ran_on);
+      }
       if (--job.missing == 0) end_job(job.id, std::nullopt);
     }
     from = to;
@@ -198,7 +201,7 @@ void EmbeddingLane::State::call_ended() {
       if (job->failure) {
         job->done(std::move(*job->failure));
       } else {
-        job->done(std::move(job->vectors));
+        job->done(std::move(job->answer));
       }
     } catch (const std::exception& failure) {  // no memory: this request's end, not the device's
       log::error("an embedding's consumer failed: {}", failure.what());
@@ -256,7 +259,7 @@ Result<uint64_t> EmbeddingLane::submit(Request request, Done done) {
     }
   }
   auto job = std::make_shared<State::Job>();
-  job->vectors.resize(texts);
+  job->answer.vectors.resize(texts);
   job->missing = texts;
   job->request = std::move(request);
   job->done = std::move(done);

@@ -95,13 +95,13 @@ void GenerationLane::State::deliver(std::vector<SequenceEvent> events) {
     }
     std::vector<SequenceId> enough, finished;
     for (size_t i = 0; i < events.size(); ++i) {
-      const SequenceEvent& event = events[i];
+      SequenceEvent& event = events[i];
       Consumer& consumer = *targets[i];
       try {
         switch (event.kind) {
           case SequenceEvent::Kind::prefilled:
             consumer.usage.cached_tokens = event.cached_tokens;
-            consumer.sink->on_prefilled(event.cached_tokens);
+            consumer.sink->on_prefilled(event.cached_tokens, event.ran_on);
             break;
           case SequenceEvent::Kind::token:
             ++consumer.usage.answer_tokens;
@@ -111,6 +111,7 @@ void GenerationLane::State::deliver(std::vector<SequenceEvent> events) {
             }
             break;
           case SequenceEvent::Kind::finished: {
+            consumer.usage.ran_on = std::move(event.ran_on);
             const bool met = consumer.enough && event.reason == FinishReason::length;
             consumer.sink->on_finished(met ? FinishReason::stop : event.reason, event.error,
                                        consumer.usage);
@@ -168,6 +169,8 @@ void GenerationLane::State::run_job_chunk() {
   } else {
     SequenceResult& part = answer->front();
     result.token = std::move(part.token);
+    result.ran_on = part.ran_on;
+    result.handoff_seconds += part.handoff_seconds;
     if (result.logits.empty()) {
       result.logits = std::move(part.logits);
     } else {

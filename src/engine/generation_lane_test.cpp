@@ -67,6 +67,7 @@ TEST(GenerationLane, AFailedStepIsToldAndTheLaneGoesOn) {
     SimulatedModel model{64, 4, 64};
     const BackendDescriptor& descriptor() const override { return model.descriptor(); }
     const KvStorage& kv() const override { return model.kv(); }
+    KvStorage& kv() override { return model.kv(); }
     int64_t step_tokens_max() const override { return 64; }
     Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override {
       model.fail_next = model.steps == 2;

@@ -28,17 +28,17 @@ struct TokenUsage {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t answer_tokens = 0;
+  RanOn ran_on = {};
 };
 
 // Receives one sequence's events.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  virtual void on_prefilled(int64_t cached_tokens) = 0;
+  virtual void on_prefilled(int64_t cached_tokens, const RanOn& ran_on) = 0;
   // False: enough (a stop string was met). No token follows, and the sequence ends as `stop`.
   virtual bool on_token(const SampledToken& token) = 0;
-  // Exactly once, last. `error` is meaningful where reason == error. The device that ran it is
-  // named.
+  // Exactly once, last. `error` is meaningful where reason == error.
   virtual void on_finished(FinishReason reason, const Error& error, const TokenUsage& usage) = 0;
 };
 
@@ -90,8 +90,12 @@ class EmbeddingLane {
     std::vector<std::vector<int32_t>> token_types;  // empty, or one list a text
     EncodeOutput output = EncodeOutput::pooled;
   };
-  // Called once on the device's thread: one vector a text ([hidden], or [tokens, hidden]).
-  using Done = std::function<void(Result<std::vector<std::vector<float>>>)>;
+  struct Answer {
+    std::vector<std::vector<float>> vectors;       // one a text: [hidden], or [tokens, hidden]
+    std::vector<const BackendDescriptor*> ran_on;  // each encoder that said it ran a part, once
+  };
+  // Called once on the device's thread.
+  using Done = std::function<void(Result<Answer>)>;
   // overloaded where the queue is full; invalid_argument for a malformed request or one that no
   // queue of this length can take; context_length for a text longer than the encoder's batch;
   // unavailable once the loop is gone. `done` is not called then. Texts of many requests share a

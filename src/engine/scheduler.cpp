@@ -6,6 +6,14 @@
 
 namespace impetus {
 
+void RanOn::add(StepPhase phase, const SequenceResult& result) {
+  handoff_seconds += result.handoff_seconds;
+  auto& list = phase == StepPhase::prefill ? prefill : decode;
+  if (result.ran_on && std::ranges::find(list, result.ran_on) == list.end()) {
+    list.push_back(result.ran_on);
+  }
+}
+
 Scheduler::Scheduler(const SchedulerLimits& limits, int32_t blocks, int32_t block_tokens)
     : limits_(limits), pool_(blocks, block_tokens) {
   limits_.step_tokens_max = std::max<int64_t>(limits_.step_tokens_max, 1);
@@ -98,6 +106,7 @@ void Scheduler::plan(Sequence& sequence, int64_t count) {
   step.context.answer = tokens.subspan(sequence.prompt_size());
   step.context.position = sequence.size();
   step.context.mask = sequence.request.mask.get();
+  step.phase = sequence.phase();
   steps_.push_back(step);
   planned_.push_back({&sequence, count});
 }
@@ -130,7 +139,7 @@ void Scheduler::plan_prompts(int64_t& budget) {
   for (const auto& sequence : running_) {
     if (budget <= 0) return;
     if (sequence->decodes()) continue;
-    const int64_t count = std::min(budget, sequence->size() - sequence->computed);
+    const int64_t count = std::min(budget, sequence->missing());
     plan(*sequence, count);
     budget -= count;
   }
@@ -150,7 +159,7 @@ void Scheduler::admit_waiting(int64_t& budget) {
     waiting_.erase(head);
     Sequence& sequence = *running_.back();
     if (const auto hash = block_being_computed(sequence)) being_computed.push_back(*hash);
-    const int64_t count = std::min(budget, sequence.size() - sequence.computed);
+    const int64_t count = std::min(budget, sequence.missing());
     plan(sequence, count);
     budget -= count;
   }
@@ -213,6 +222,7 @@ std::vector<SequenceEvent> Scheduler::finish_step(std::span<SequenceResult> resu
   }
   for (size_t i = 0; i < planned_.size(); ++i) {
     Sequence& sequence = *planned_[i].sequence;
+    sequence.ran_on.add(steps_[i].phase, results[i]);
     if (!results[i].token.ok()) {
       // What made the logits bad may stand in any of its blocks.
       for (const BlockId block : sequence.blocks) pool_.forget(block);
@@ -266,7 +276,9 @@ void Scheduler::publish_full_blocks(Sequence& sequence) {
 void Scheduler::take_token(Sequence& sequence, SampledToken token) {
   if (!sequence.prefilled) {
     sequence.prefilled = true;
-    add_event(SequenceEvent::Kind::prefilled, sequence).cached_tokens = sequence.cached;
+    SequenceEvent& event = add_event(SequenceEvent::Kind::prefilled, sequence);
+    event.cached_tokens = sequence.cached;
+    event.ran_on = sequence.ran_on;
   }
   if (std::ranges::find(sequence.request.stop_tokens, token.id) !=
       sequence.request.stop_tokens.end()) {
@@ -287,6 +299,7 @@ void Scheduler::end(Sequence& sequence, FinishReason reason, Error error) {
   SequenceEvent& event = add_event(SequenceEvent::Kind::finished, sequence);
   event.reason = reason;
   event.error = std::move(error);
+  event.ran_on = std::move(sequence.ran_on);
 }
 
 SequenceEvent& Scheduler::add_event(SequenceEvent::Kind kind, const Sequence& sequence) {

@@ -46,6 +46,15 @@ struct SchedulerLimits {
   int64_t context = 0;            // most positions of one sequence; 0: what the KV pool holds
 };
 
+// Which processors computed a sequence, as they said themselves with each result: each once, in the
+// order of their first step. What the prefix cache found was computed for another and is not here.
+struct RanOn {
+  std::vector<const BackendDescriptor*> prefill, decode;  // valid as long as the executor
+  double handoff_seconds = 0;                             // spent on moving its KV between them
+
+  void add(StepPhase phase, const SequenceResult& result);
+};
+
 struct SequenceEvent {
   enum class Kind : uint8_t { prefilled, token, finished } kind = Kind::token;
   SequenceId id = 0;
@@ -53,6 +62,7 @@ struct SequenceEvent {
   FinishReason reason = FinishReason::stop;  // Kind::finished
   Error error;                               // reason == error
   int64_t cached_tokens = 0;  // Kind::prefilled: prompt tokens found in the prefix cache
+  RanOn ran_on;               // Kind::prefilled, Kind::finished: so far
 };
 
 // Order of one sequence's events: prefilled (before the first token; at most once), tokens,
@@ -113,10 +123,18 @@ class Scheduler {
     bool prefilled = false;                    // the event was sent
     bool ended = false;
     std::optional<FinishReason> ending;  // cancelled or stopped while a step was in flight
+    RanOn ran_on;
 
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
     int64_t size() const { return static_cast<int64_t>(tokens.size()); }
     bool decodes() const { return size() - computed == 1; }
+    StepPhase phase() const {
+      return computed < prompt_size() ? StepPhase::prefill : StepPhase::decode;
+    }
+    // What can be computed in one step: a step is of one phase, so it ends where the prompt does.
+    int64_t missing() const {
+      return (phase() == StepPhase::prefill ? prompt_size() : size()) - computed;
+    }
   };
   struct Planned {
     Sequence* sequence;

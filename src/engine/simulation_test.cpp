@@ -29,8 +29,22 @@ Simulation::Simulation(const Options& options)
       cancels_(options.disturb && chance(0.6) ? 0.06 : 0),
       failures_(options.disturb && chance(0.5) ? 0.03 : 0),
       loans_(options.disturb && chance(0.3) ? 0.02 : 0),
-      scheduler_(limits_, blocks_, block_tokens_),
-      model_(blocks_, block_tokens_, limits_.step_tokens_max) {
+      scheduler_(limits_, blocks_, block_tokens_) {
+  const auto model = [&](const char* name, int32_t blocks) {
+    auto made =
+        std::make_unique<SimulatedModel>(blocks, block_tokens_, limits_.step_tokens_max, name);
+    models_.push_back(made.get());
+    return made;
+  };
+  if (options.split) {
+    // The pair has as many blocks as its smaller side.
+    auto prefill = model("prefill", blocks_ + static_cast<int32_t>(options.seed % 3));
+    auto pair = SplitExecutor::create(std::move(prefill), model("decode", blocks_));
+    pair_ = pair->get();
+    executor_ = std::move(*pair);
+  } else {
+    executor_ = model("alone", blocks_);
+  }
   for (int i = 0; i < 3; ++i) prefixes_.push_back(some_tokens(between(1, 30)));
 }
 
@@ -164,17 +178,50 @@ void Simulation::step() {
   for (const SequenceStep& step : steps) in_step.insert(step.sampling->seed);
   if (chance(failures_)) {
     if (chance(0.5)) {
-      model_.fail_next = true;
+      models_[static_cast<size_t>(between(0, static_cast<int64_t>(models_.size()) - 1))]
+          ->fail_next = true;
       for (auto& [id, client] : clients_)
         client.may_fail |= in_step.contains(client.request.sampling.seed);
     } else if (Client* client = some_live_client()) {
-      model_.nan_seeds = {client->request.sampling.seed};
+      for (SimulatedModel* model : models_) model->nan_seeds = {client->request.sampling.seed};
       client->may_fail |= in_step.contains(client->request.sampling.seed);
     }
   }
-  auto results = model_.execute(steps);
-  if (!model_.violation.empty()) return fail("{}", model_.violation);
+  auto results = run_step(steps);
+  for (SimulatedModel* model : models_) {
+    if (!model->violation.empty()) return fail("{}", model->violation);
+    // What was meant for a side that had no part in this step.
+    model->fail_next = false;
+    model->nan_seeds.clear();
+  }
+  if (!results.ok() && results.error().code != ErrorCode::unavailable) {
+    return fail("{}", results.error().message);
+  }
   receive(results.ok() ? scheduler_.finish_step(*results) : scheduler_.fail_step(results.error()));
+}
+
+Result<std::vector<SequenceResult>> Simulation::run_step(std::span<const SequenceStep> steps) {
+  if (pair_ && options_.before_run) options_.before_run(*pair_, steps);
+  auto results = executor_->execute(steps);
+  if (pair_ && options_.after_run) options_.after_run(*pair_, steps);
+  return results;
+}
+
+int64_t Simulation::computed(uint64_t seed) {
+  int64_t sum = 0;
+  for (SimulatedModel* model : models_) sum += model->computed[seed];
+  return sum;
+}
+
+void Simulation::check_ran_on(const Client& client, const SequenceEvent& event) {
+  const auto is = [](const std::vector<const BackendDescriptor*>& list, const char* name) {
+    return list.size() == 1 && list[0]->backend == name;
+  };
+  const bool has_answer = !client.answer.empty();
+  if (has_answer && !is(event.ran_on.prefill, options_.split ? "prefill" : "alone"))
+    return fail("request {} does not say who ran its prompt", event.id);
+  if (client.answer.size() > 1 && !is(event.ran_on.decode, options_.split ? "decode" : "alone"))
+    return fail("request {} does not say who ran its answer", event.id);
 }
 
 void Simulation::receive(std::vector<SequenceEvent> events) {
@@ -192,7 +239,7 @@ void Simulation::receive(std::vector<SequenceEvent> events) {
         if (event.cached_tokens % block_tokens_ != 0 || event.cached_tokens >= prompt ||
             event.cached_tokens < 0)
           return fail("request {}: {} cached of {}", event.id, event.cached_tokens, prompt);
-        const int64_t computed = model_.computed[client.request.sampling.seed];
+        const int64_t computed = this->computed(client.request.sampling.seed);
         if (client.preemptions_before == scheduler_.counts().preemptions &&
             computed != prompt - event.cached_tokens)
           return fail("request {}: {} tokens of {} computed, {} said to be cached", event.id,
@@ -219,6 +266,7 @@ void Simulation::receive(std::vector<SequenceEvent> events) {
 
 void Simulation::receive_end(Client& client, const SequenceEvent& event) {
   client.ended = true;
+  check_ran_on(client, event);
   const bool whole = client.answer == client.expected.answer;
   switch (event.reason) {
     case FinishReason::stop:
@@ -269,7 +317,7 @@ void Simulation::check_plan(std::span<const SequenceStep> steps) {
   for (const auto& sequence : running) {
     const int64_t missing = sequence->size() - sequence->computed;
     if (missing == 1 && counts[sequence.get()] != 1) fail("a decoding sequence was left out");
-    if (counts[sequence.get()] < missing && total < limits_.step_tokens_max)
+    if (counts[sequence.get()] < sequence->missing() && total < limits_.step_tokens_max)
       fail("the budget is not used");
   }
 }
@@ -317,6 +365,10 @@ Report Simulation::run() {
   lent_.clear();
   if (report_.failure.empty()) check_end();
   report_.preemptions = scheduler_.counts().preemptions;
+  if (pair_) {
+    report_.to_prefill = models_[0]->handed_over;
+    report_.to_decode = models_[1]->handed_over;
+  }
   return report_;
 }
 
@@ -350,6 +402,31 @@ TEST(Simulation, ThousandsOfSchedulesKeepEveryPromise) {
   EXPECT_GT(all.errors, 500);
   EXPECT_GT(all.cancelled, 500);
   EXPECT_GT(all.loans, 100);
+}
+
+TEST(Simulation, APairKeepsThemToo) {
+  Report all;
+  for (uint64_t seed = 1; seed <= 3000; ++seed) {
+    const Report report = Simulation({.seed = seed, .split = true}).run();
+    ASSERT_EQ(report.failure, "");
+    all.cached_tokens += report.cached_tokens;
+    all.preemptions += report.preemptions;
+    all.errors += report.errors;
+    all.cancelled += report.cancelled;
+    all.tokens += report.tokens;
+    all.to_prefill += report.to_prefill;
+    all.to_decode += report.to_decode;
+  }
+  fmt::print("tokens {} cached {} preemptions {} errors {} handed to prefill {}, to decode {}\n",
+             all.tokens, all.cached_tokens, all.preemptions, all.errors, all.to_prefill,
+             all.to_decode);
+  EXPECT_GT(all.cached_tokens, 30000);
+  EXPECT_GT(all.preemptions, 1000);
+  EXPECT_GT(all.errors, 300);
+  EXPECT_GT(all.cancelled, 300);
+  // Prompts that go on from answers which the other side decoded, and every prompt's answer.
+  EXPECT_GT(all.to_prefill, 1000);
+  EXPECT_GT(all.to_decode, 100000);
 }
 
 TEST(Simulation, LongSchedulesToo) {
@@ -447,6 +524,42 @@ TEST(PlantedBug, StarvationByOvertakingIsCaught) {
   // And at once where one may look inside.
   const auto inside = catch_bug({.disturb = false}, plant);
   EXPECT_NE(inside.find("overtaken"), inside.npos) << inside;
+}
+
+// Bugs of the pair's book-keeping, seen in tokens alone.
+TEST(PlantedBug, ASkippedCopyBetweenSidesIsCaughtByItsTokens) {
+  for (const StepPhase side : {StepPhase::prefill, StepPhase::decode}) {
+    const auto plant = [side](Options& options) {
+      options.before_run = [side](SplitExecutor& pair, std::span<const SequenceStep> steps) {
+        // Full blocks that only the other side has pass for valid.
+        for (const SequenceStep& step : steps) {
+          if (step.phase != side || step.position < pair.kv().block_tokens()) continue;
+          SplitExecutorTestPeer::valid(pair, side)[static_cast<size_t>(step.blocks[0])] =
+              pair.kv().block_tokens();
+        }
+      };
+    };
+    const auto failure = catch_bug({.disturb = false, .look_inside = false, .split = true}, plant);
+    EXPECT_TRUE(seen_in_tokens(failure)) << failure;
+  }
+}
+
+TEST(PlantedBug, AForgottenInvalidationIsCaughtByItsTokens) {
+  for (const StepPhase side : {StepPhase::prefill, StepPhase::decode}) {
+    const auto plant = [side](Options& options) {
+      auto before = std::make_shared<std::vector<int32_t>>();
+      options.before_run = [=](SplitExecutor& pair, std::span<const SequenceStep>) {
+        *before = SplitExecutorTestPeer::valid(pair, side);
+      };
+      // What the other side writes takes nothing from this one.
+      options.after_run = [=](SplitExecutor& pair, std::span<const SequenceStep>) {
+        auto& valid = SplitExecutorTestPeer::valid(pair, side);
+        for (size_t i = 0; i < valid.size(); ++i) valid[i] = std::max(valid[i], (*before)[i]);
+      };
+    };
+    const auto failure = catch_bug({.look_inside = false, .split = true}, plant);
+    EXPECT_TRUE(seen_in_tokens(failure)) << failure;
+  }
 }
 
 TEST(PlantedBug, ABlockFindableBeforeItIsComputedIsCaughtByItsTokens) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <numeric>
 #include <random>
+#include <utility>
 
 namespace impetus {
 namespace {
@@ -69,133 +70,182 @@ Work work_of(const Model& model) {
   return work;
 }
 
-// A sequence that runs on the executor by itself, from block 0 on.
-class Run {
- public:
-  Run(Executor& executor, int64_t positions) : executor_(executor) {
-    const int32_t block = executor.kv().block_tokens();
-    blocks_.resize(static_cast<size_t>((positions + block - 1) / block));
-    std::iota(blocks_.begin(), blocks_.end(), 0);
-    greedy_.temperature = 0;
+}  // namespace
+
+struct Benchmark::State {
+  State(Model& model_, const BenchmarkOptions& options_) : model(model_), options(options_) {}
+
+  Result<void> decoder_step();
+  Result<void> encoder_step();
+  void end_round() {
+    ++rounds;
+    at = 0;
+    seconds = 0;
   }
 
-  // The token after these, which stand at `position`; none where `sample` is not asked for.
-  Result<TokenId> step(std::span<const TokenId> tokens, int64_t position, bool sample) {
-    SequenceStep step;
-    step.tokens = tokens;
-    step.position = position;
-    step.blocks = blocks_;
-    step.sampling = &greedy_;
-    step.output = sample ? StepOutput::sample : StepOutput::none;
-    step.context.position = position + static_cast<int64_t>(tokens.size());
-    IMPETUS_TRY(auto results, executor_.execute({&step, 1}));
-    if (!sample) return TokenId{0};
-    IMPETUS_TRY(const SampledToken token, std::move(results.front().token));
-    return token.id;
-  }
+  Model& model;
+  BenchmarkOptions options;
+  std::vector<TokenId> tokens;
+  std::vector<BlockId> blocks;   // decoders
+  std::vector<int32_t> offsets;  // encoders
+  SamplingParams greedy;
 
-  Result<TokenId> prefill(std::span<const TokenId> prompt) {
-    const auto size = static_cast<int64_t>(prompt.size());
-    TokenId next = 0;
-    for (int64_t at = 0; at < size;) {
-      const int64_t count = std::min(executor_.step_tokens_max(), size - at);
-      IMPETUS_TRY(next, step(prompt.subspan(static_cast<size_t>(at), static_cast<size_t>(count)),
-                             at, at + count == size));
-      at += count;
-    }
-    return next;
-  }
-
- private:
-  Executor& executor_;
-  std::vector<BlockId> blocks_;
-  SamplingParams greedy_;
+  int rounds = 0;
+  int64_t at = 0;      // positions of this round that have run; encoders: of its two batches
+  double seconds = 0;  // of the present phase
+  TokenId next = 0;
+  std::vector<double> first, second;  // prefill and decode, or batch and single text
+  Devices devices;
 };
 
-Result<BenchmarkResult> benchmark_decoder(Model& model, const BenchmarkOptions& options) {
+Result<void> Benchmark::State::decoder_step() {
   Executor& executor = *model.executor;
-  if (options.prompt + options.generate > model.context) {
-    return error(ErrorCode::context_length, "{} + {} tokens; '{}' has a context of {}",
-                 options.prompt, options.generate, model.info.id, model.context);
+  const bool prefill = at < options.prompt;
+  const int64_t count =
+      prefill ? std::min(executor.step_tokens_max(), options.prompt - at) : int64_t{1};
+  SequenceStep step;
+  step.tokens = prefill ? std::span<const TokenId>(tokens).subspan(static_cast<size_t>(at),
+                                                                   static_cast<size_t>(count))
+                        : std::span<const TokenId>(&next, 1);
+  step.position = at;
+  step.blocks = blocks;
+  step.sampling = &greedy;
+  step.phase = prefill ? StepPhase::prefill : StepPhase::decode;
+  step.output = at + count >= options.prompt ? StepOutput::sample : StepOutput::none;
+  step.context.position = at + count;
+  const auto start = Clock::now();
+  IMPETUS_TRY(auto results, executor.execute({&step, 1}));
+  seconds += seconds_since(start);
+  SequenceResult& result = results.front();
+  if (result.ran_on != nullptr) {
+    Devices ran;
+    (prefill ? ran.prefill : ran.decode).push_back(result.ran_on->backend);
+    devices.add(ran);
   }
-  Run run(executor, options.prompt + options.generate);
-  const auto prompt = random_tokens(options.prompt, model.spec.vocab);
-  std::vector<double> prefill, decode;
-  for (int round = 0; round < options.repeat; ++round) {
-    auto start = Clock::now();
-    IMPETUS_TRY(TokenId next, run.prefill(prompt));
-    if (options.prompt > 0) {
-      prefill.push_back(static_cast<double>(options.prompt) / seconds_since(start));
-    }
-    start = Clock::now();
-    for (int64_t i = 0; i < options.generate; ++i) {
-      IMPETUS_TRY(next, run.step({&next, 1}, options.prompt + i, true));
-    }
-    if (options.generate > 0) {
-      decode.push_back(static_cast<double>(options.generate) / seconds_since(start));
-    }
-    if (options.progress) options.progress(round + 1);
+  if (step.output == StepOutput::sample) {
+    IMPETUS_TRY(const SampledToken token, std::move(result.token));
+    next = token.id;
   }
-
-  const Work work = work_of(model);
-  BenchmarkResult result;
-  result.prefill_tokens_per_second = spread(std::move(prefill));
-  result.decode_tokens_per_second = spread(std::move(decode));
-  if (result.prefill_tokens_per_second) {
-    const double per_token =
-        2.0 * static_cast<double>(work.matrix_parameters) +
-        2.0 * static_cast<double>(work.head_parameters) / static_cast<double>(options.prompt);
-    result.prefill_gigaops_per_second = result.prefill_tokens_per_second->median * per_token / 1e9;
+  at += count;
+  if (at == options.prompt && prefill) {
+    first.push_back(static_cast<double>(options.prompt) / seconds);
+    seconds = 0;
   }
-  if (result.decode_tokens_per_second) {
-    // Keys and values of the positions so far, at the middle of the run.
-    const KvStorage& kv = executor.kv();
-    const double kv_bytes = static_cast<double>(kv.block_bytes()) / kv.block_tokens() *
-                            static_cast<double>(options.prompt + options.generate / 2);
-    result.decode_gigabytes_per_second = result.decode_tokens_per_second->median *
-                                         (static_cast<double>(work.bytes) + kv_bytes) / 1e9;
+  if (at == options.prompt + options.generate) {
+    if (options.generate > 0) second.push_back(static_cast<double>(options.generate) / seconds);
+    end_round();
   }
-  return result;
+  return {};
 }
 
-Result<BenchmarkResult> benchmark_encoder(Model& model, const BenchmarkOptions& options) {
-  Encoder& encoder = *model.encoder;
-  const int64_t length = std::clamp<int64_t>(options.prompt, 1, model.context);
-  const int64_t texts = std::max<int64_t>(1, encoder.batch_tokens_max() / length);
-  const auto tokens = random_tokens(texts * length, model.spec.vocab);
-  std::vector<int32_t> offsets;
-  for (int64_t i = 0; i <= texts; ++i) offsets.push_back(static_cast<int32_t>(i * length));
-  std::vector<double> rate, latency;
-  for (int round = 0; round < options.repeat; ++round) {
-    auto start = Clock::now();
-    IMPETUS_TRY([[maybe_unused]] const auto batch, encoder.encode({tokens, offsets, {}}));
-    rate.push_back(static_cast<double>(texts * length) / seconds_since(start));
-    start = Clock::now();
-    IMPETUS_TRY([[maybe_unused]] const auto single,
-                encoder.encode({std::span(tokens).first(static_cast<size_t>(length)),
-                                std::span(offsets).first(2),
-                                {}}));
-    latency.push_back(seconds_since(start) * 1e3);
-    if (options.progress) options.progress(round + 1);
+Result<void> Benchmark::State::encoder_step() {
+  const auto length = static_cast<size_t>(offsets[1]);
+  const bool whole = at == 0;
+  EncoderBatch batch;
+  batch.tokens =
+      whole ? std::span<const TokenId>(tokens) : std::span<const TokenId>(tokens).first(length);
+  batch.offsets =
+      whole ? std::span<const int32_t>(offsets) : std::span<const int32_t>(offsets).first(2);
+  const auto start = Clock::now();
+  IMPETUS_TRY(const Encoded encoded, model.encoder->encode(batch));
+  const double took = seconds_since(start);
+  if (encoded.ran_on != nullptr) {
+    Devices ran;
+    ran.embeddings.push_back(encoded.ran_on->backend);
+    devices.add(ran);
   }
+  if (whole) {
+    first.push_back(static_cast<double>(tokens.size()) / took);
+    at = 1;
+  } else {
+    second.push_back(took * 1e3);
+    end_round();
+  }
+  return {};
+}
+
+Benchmark::Benchmark(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Benchmark::~Benchmark() = default;
+Benchmark::Benchmark(Benchmark&&) noexcept = default;
+
+Result<Benchmark> Benchmark::create(Model& model, const BenchmarkOptions& options) {
+  auto state = std::make_unique<State>(model, options);
+  state->greedy.temperature = 0;
+  if (model.executor) {
+    const int64_t positions = options.prompt + options.generate;
+    if (options.prompt < 1 || positions > model.context) {
+      return error(ErrorCode::context_length, "{} + {} tokens; '{}' has a context of {}",
+                   options.prompt, options.generate, model.info.id, model.context);
+    }
+    const int32_t block = model.executor->kv().block_tokens();
+    state->blocks.resize(static_cast<size_t>((positions + block - 1) / block));
+    std::iota(state->blocks.begin(), state->blocks.end(), 0);
+    state->tokens = random_tokens(options.prompt, model.spec.vocab);
+  } else {
+    const int64_t length = std::clamp<int64_t>(options.prompt, 1, model.context);
+    const int64_t texts = std::max<int64_t>(1, model.encoder->batch_tokens_max() / length);
+    state->tokens = random_tokens(texts * length, model.spec.vocab);
+    for (int64_t i = 0; i <= texts; ++i) {
+      state->offsets.push_back(static_cast<int32_t>(i * length));
+    }
+  }
+  return Benchmark(std::move(state));
+}
+
+bool Benchmark::done() const {
+  return state_->rounds >= state_->options.repeat;
+}
+int Benchmark::rounds_done() const {
+  return state_->rounds;
+}
+Result<void> Benchmark::step() {
+  return state_->model.executor ? state_->decoder_step() : state_->encoder_step();
+}
+
+BenchmarkResult Benchmark::result() const {
+  const State& state = *state_;
+  const Model& model = state.model;
   const Work work = work_of(model);
   BenchmarkResult result;
-  result.tokens_per_text = length;
-  result.texts_per_batch = texts;
-  result.tokens_per_second = spread(std::move(rate));
-  result.latency_ms = spread(std::move(latency));
+  result.devices = state.devices;
+  if (model.executor) {
+    result.prefill_tokens_per_second = spread(state.first);
+    result.decode_tokens_per_second = spread(state.second);
+    if (result.prefill_tokens_per_second) {
+      const double per_token = 2.0 * static_cast<double>(work.matrix_parameters) +
+                               2.0 * static_cast<double>(work.head_parameters) /
+                                   static_cast<double>(state.options.prompt);
+      result.prefill_gigaops_per_second =
+          result.prefill_tokens_per_second->median * per_token / 1e9;
+    }
+    if (result.decode_tokens_per_second) {
+      // Keys and values of the positions so far, at the middle of the run.
+      const KvStorage& kv = std::as_const(*model.executor).kv();
+      const double kv_bytes =
+          static_cast<double>(kv.block_bytes()) / kv.block_tokens() *
+          static_cast<double>(state.options.prompt + state.options.generate / 2);
+      result.decode_gigabytes_per_second = result.decode_tokens_per_second->median *
+                                           (static_cast<double>(work.bytes) + kv_bytes) / 1e9;
+    }
+    return result;
+  }
+  result.tokens_per_text = state.offsets[1];
+  result.texts_per_batch = static_cast<int64_t>(state.offsets.size()) - 1;
+  result.tokens_per_second = spread(state.first);
+  result.latency_ms = spread(state.second);
+  if (!result.tokens_per_second) return result;
   // Two attention products over the text's length come to the matrices.
   const double per_token =
       2.0 * static_cast<double>(work.matrix_parameters) +
-      4.0 * static_cast<double>(model.spec.layers * model.spec.hidden * length);
+      4.0 * static_cast<double>(model.spec.layers * model.spec.hidden * result.tokens_per_text);
   result.gigaops_per_second = result.tokens_per_second->median * per_token / 1e9;
   return result;
 }
 
-}  // namespace
-
 Result<BenchmarkResult> benchmark(Model& model, const BenchmarkOptions& options) {
-  return model.executor ? benchmark_decoder(model, options) : benchmark_encoder(model, options);
+  IMPETUS_TRY(Benchmark run, Benchmark::create(model, options));
+  while (!run.done()) IMPETUS_CHECK(run.step());
+  return run.result();
 }
 
 }  // namespace impetus

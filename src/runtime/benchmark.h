@@ -1,8 +1,10 @@
 // Measures a loaded model: what `bench`, `plan --verify` and POST /api/models/benchmark report.
-// The model's executor or encoder is driven directly: nothing else may run on it meanwhile.
+//
+// A benchmark is run step by step, so that it can stand in a device's loop beside other work: each
+// step is timed by itself, and what runs between two steps does not count.
 #pragma once
 
-#include <functional>
+#include <memory>
 #include <optional>
 
 #include "runtime/model.h"
@@ -13,7 +15,6 @@ struct BenchmarkOptions {
   int64_t prompt = 512;   // tokens; for encoders the tokens of a text, at most the model's
   int64_t generate = 64;  // tokens after the prompt
   int repeat = 3;
-  std::function<void(int done)> progress;  // after each round
 };
 
 struct Spread {
@@ -31,9 +32,30 @@ struct BenchmarkResult {
   std::optional<Spread> latency_ms;
   double gigaops_per_second = 0;
   int64_t tokens_per_text = 0, texts_per_batch = 0;
+  Devices devices;  // who ran it, by their own word
 };
 
-// context_length where prompt and answer exceed the model's context.
+class Benchmark {
+ public:
+  // Borrows the model, whose executor or encoder it drives, from block 0 on. context_length where
+  // prompt and answer exceed the model's context.
+  static Result<Benchmark> create(Model& model, const BenchmarkOptions& options);
+  ~Benchmark();
+  Benchmark(Benchmark&&) noexcept;
+
+  bool done() const;
+  int rounds_done() const;
+  // Runs and times one step of the executor. REQUIRES: not done().
+  Result<void> step();
+  BenchmarkResult result() const;
+
+ private:
+  struct State;
+  explicit Benchmark(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// All of it at once. Nothing else may run on the model's backend meanwhile.
 Result<BenchmarkResult> benchmark(Model& model, const BenchmarkOptions& options);
 
 }  // namespace impetus

@@ -7,6 +7,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+Devices names_of(const RanOn& ran_on) {
+  Devices devices;
+  for (const BackendDescriptor* one : ran_on.prefill) devices.prefill.push_back(one->backend);
+  for (const BackendDescriptor* one : ran_on.decode) devices.decode.push_back(one->backend);
+  return devices;
+}
+
 }  // namespace
 
 // One sequence: tokens to text, stop strings, log probabilities.
@@ -18,10 +25,8 @@ class Generation::Choice final : public TokenSink {
         detokenizer_(owner_->tokenizer_, owner_->setup_.continues_text),
         stops_(owner_->setup_.stop) {}
 
-  void on_prefilled(int64_t cached_tokens) override {
-    if (index_ != 0) return;
-    owner_->usage_.cached_tokens = cached_tokens;
-    owner_->timings_.queue_seconds = seconds_since(owner_->started_);
+  void on_prefilled(int64_t cached_tokens, const RanOn& ran_on) override {
+    owner_->choice_prefilled(*this, cached_tokens, ran_on);
   }
 
   bool on_token(const SampledToken& token) override {
@@ -125,9 +130,25 @@ void Generation::cancel() {
   for (const SequenceId id : sequences) lane_.cancel(id);
 }
 
+void Generation::choice_prefilled(const Choice& choice, int64_t cached_tokens,
+                                  const RanOn& ran_on) {
+  if (choice.index() == 0) {
+    usage_.cached_tokens = cached_tokens;
+    timings_.queue_seconds = seconds_since(started_);
+  }
+  if (std::exchange(started_answer_, true)) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (refused_) return;
+  }
+  sink_->on_started(names_of(ran_on));
+}
+
 void Generation::choice_finished(Choice& choice, FinishReason reason, const Error& error,
                                  const TokenUsage& usage) {
   bool first_failure = false, failed, refused, last;
+  devices_.add(names_of(usage.ran_on));
+  timings_.handoff_seconds += usage.ran_on.handoff_seconds;
   {
     const std::lock_guard lock(mutex_);  // start() may still be queueing the other choices
     last = --unfinished_ == 0;
@@ -153,7 +174,7 @@ void Generation::choice_finished(Choice& choice, FinishReason reason, const Erro
     return;
   }
   timings_.decode_seconds = seconds_since(started_) - timings_.prefill_seconds;
-  sink_->on_done(usage_, timings_, setup_.device);
+  sink_->on_done(usage_, timings_, devices_);
 }
 
 }  // namespace impetus

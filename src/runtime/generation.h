@@ -22,7 +22,6 @@ class Generation : public std::enable_shared_from_this<Generation> {
     int32_t top_logprobs = -1;
     std::string echo;            // text to send in front of each choice
     bool continues_text = true;  // the answer goes on where the prompt's text ends
-    std::string device;          // reported by the executor that runs it
   };
   // `tokenizer` and `lane` outlive the generation (the caller keeps the model alive).
   Generation(Setup setup, const Tokenizer& tokenizer, GenerationLane& lane,
@@ -37,6 +36,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
  private:
   class Choice;
   friend class Choice;
+  void choice_prefilled(const Choice& choice, int64_t cached_tokens, const RanOn& ran_on);
   void choice_finished(Choice& choice, FinishReason reason, const Error& error,
                        const TokenUsage& usage);
 
@@ -57,6 +57,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Of the device's thread alone.
   Usage usage_;
   Timings timings_;
+  Devices devices_;
+  bool started_answer_ = false;
   bool first_token_seen_ = false;
 };
 

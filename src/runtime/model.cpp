@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "runtime/climb.h"
 
 namespace impetus {
 namespace {
@@ -133,11 +134,8 @@ int64_t file_time(const fs::path& path) {
   return std::chrono::duration_cast<std::chrono::seconds>(system.time_since_epoch()).count();
 }
 
-int64_t kv_token_bytes(const ModelSpec& spec, DType kv) {
-  return 2 * spec.layers * spec.kv_heads * spec.head_dim * block_bytes(kv);
-}
-
-// One small step or text, so that the first request does not pay for cold pages and tables.
+// One small step of either phase, or a text, so that the first request does not pay for cold pages
+// and tables.
 Result<void> warm_up(Model& model) {
   const std::vector<TokenId> tokens(std::min<int64_t>(4, model.context), 0);
   if (model.encoder) {
@@ -146,11 +144,17 @@ Result<void> warm_up(Model& model) {
     return {};
   }
   const std::vector<BlockId> blocks{0};
+  const size_t prompt = tokens.size() > 1 ? tokens.size() - 1 : 1;
   SequenceStep step;
-  step.tokens = tokens;
+  step.tokens = std::span(tokens).first(prompt);
   step.blocks = blocks;
   step.output = StepOutput::logits_last;
-  IMPETUS_TRY([[maybe_unused]] const auto results, model.executor->execute({&step, 1}));
+  IMPETUS_TRY([[maybe_unused]] const auto first, model.executor->execute({&step, 1}));
+  if (prompt == tokens.size()) return {};
+  step.tokens = std::span(tokens).subspan(prompt);
+  step.position = static_cast<int64_t>(prompt);
+  step.phase = StepPhase::decode;
+  IMPETUS_TRY([[maybe_unused]] const auto second, model.executor->execute({&step, 1}));
   return {};
 }
 
@@ -213,8 +217,9 @@ Result<ModelFiles> open_model_files(const ModelLocation& location) {
   return files;
 }
 
-Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOptions options,
-                         std::optional<int64_t> kv_tokens, MemoryLedger& ledger) {
+Result<Model> load_model(const ModelLocation& location, const Ladders& ladders, Fallback fallback,
+                         const LoadOptions& options, std::optional<int64_t> kv_tokens,
+                         MemoryLedger& ledger) {
   Model model;
   model.location = location;
   IMPETUS_TRY(ModelFiles files, open_model_files(location));
@@ -224,18 +229,11 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   int64_t parameters = 0;
   for (const auto& tensor : model.weights->tensors()) parameters += tensor.view.shape.elements();
 
+  Placed placed;
   if (model.spec.kind == ModelKind::decoder) {
-    const int64_t affordable =
-        (ledger.capacity_bytes() - ledger.used_bytes() - model.weights->bytes()) / 5 * 2 /
-        kv_token_bytes(model.spec, options.kv);
-    options.kv_tokens = kv_tokens.value_or(std::min(model.spec.context * 8, affordable));
-    if (options.kv_tokens < 1) {
-      return error(ErrorCode::insufficient_memory,
-                   "{}: {} MiB of weights leave no memory for a KV cache (free: {} MiB)",
-                   location.id, model.weights->bytes() >> 20,
-                   (ledger.capacity_bytes() - ledger.used_bytes()) >> 20);
-    }
-    IMPETUS_TRY(model.executor, backend.load_decoder(model.spec, *model.weights, options, ledger));
+    IMPETUS_TRY(placed, place_decoder(location.id, model.spec, *model.weights, ladders, fallback,
+                                      options, kv_tokens, ledger));
+    model.executor = std::move(placed.executor);
     const KvStorage& kv = model.executor->kv();
     model.context = std::min<int64_t>(model.spec.context, int64_t{kv.blocks()} * kv.block_tokens());
     model.info.kv = std::string(to_string(kv.dtype()));
@@ -243,11 +241,14 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
     model.normalize = model.spec.normalize;
     ModelSpec pooling_only = model.spec;
     pooling_only.normalize = false;
-    IMPETUS_TRY(model.encoder, backend.load_encoder(pooling_only, *model.weights, options, ledger));
+    IMPETUS_TRY(placed, place_encoder(location.id, pooling_only, *model.weights, ladders, fallback,
+                                      options, ledger));
+    model.encoder = std::move(placed.encoder);
     model.context = model.spec.sequence_length_max > 0
                         ? std::min(model.spec.sequence_length_max, model.spec.context)
                         : model.spec.context;
   }
+  model.home = placed.home;
 
   ModelInfo& info = model.info;
   info.id = location.id;
@@ -258,8 +259,8 @@ Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOp
   info.weight_bytes = model.weights->bytes();
   info.context = model.context;
   info.dimension = model.spec.hidden;
-  info.device =
-      (model.executor ? model.executor->descriptor() : model.encoder->descriptor()).backend;
+  info.devices = std::move(placed.devices);
+  info.fallback_reason = std::move(placed.fallback_reason);
   info.precision =
       options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
   info.created = file_time(location.path);

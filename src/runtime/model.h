@@ -12,6 +12,7 @@
 #include "backend/executor.h"
 #include "formats/gguf.h"
 #include "runtime/catalogue.h"
+#include "runtime/placement.h"
 #include "runtime/types.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -43,6 +44,7 @@ struct Model {
   std::shared_ptr<const GgufFile> gguf;      // owner of `weights` where the model is a GGUF file
   std::unique_ptr<Executor> executor;        // decoders
   std::unique_ptr<Encoder> encoder;  // encoders; pools, never normalises: that is per request
+  const Backend* home = nullptr;     // whose device's loop is to drive executor or encoder
   bool normalize = false;            // what the model itself asks for
   int64_t context = 0;               // positions one sequence may have here
 };
@@ -58,10 +60,10 @@ struct ModelFiles {
 };
 Result<ModelFiles> open_model_files(const ModelLocation& location);
 
-// `kv_tokens` unset: enough for eight whole contexts where memory allows, never more than two
-// fifths of what the ledger has free.
-Result<Model> load_model(const ModelLocation& location, Backend& backend, LoadOptions options,
-                         std::optional<int64_t> kv_tokens, MemoryLedger& ledger);
+// Onto the first processors of `ladders` that take it, as climb.h says. `kv_tokens`: see there.
+Result<Model> load_model(const ModelLocation& location, const Ladders& ladders, Fallback fallback,
+                         const LoadOptions& options, std::optional<int64_t> kv_tokens,
+                         MemoryLedger& ledger);
 
 // Prompt to token ids: template and special tokens. context_length, before any work is spent on it,
 // for a text that cannot fit `tokens_max` whatever its tokens are.

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <numeric>
 #include <random>
+#include <set>
 #include <shared_mutex>
 
 #include <fmt/ranges.h>
@@ -92,10 +93,11 @@ class CountedSink final : public AnswerSink {
       : sink_(std::move(sink)), flights_(std::move(flights)) {}
   ~CountedSink() override { land(); }
 
+  void on_started(const Devices& devices) override { sink_->on_started(devices); }
   void on_delta(AnswerDelta delta) override { sink_->on_delta(std::move(delta)); }
   void on_choice_end(int32_t choice, AnswerEnd end) override { sink_->on_choice_end(choice, end); }
-  void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
-    sink_->on_done(usage, timings, device);
+  void on_done(const Usage& usage, const Timings& timings, const Devices& devices) override {
+    sink_->on_done(usage, timings, devices);
     land();
   }
   void on_error(Error error) override {
@@ -144,6 +146,34 @@ Result<void> check_tokens(std::span<const TokenId> ids, const ModelSpec& spec,
   return {};
 }
 
+// A loop for each backend. Those of one device share one, since they share what it has; so do those
+// that may run one model together, which one thread drives.
+std::vector<std::shared_ptr<DeviceLoop>> make_loops(
+    std::span<const std::unique_ptr<Backend>> backends, const Ladders& ladders) {
+  std::map<std::string, std::shared_ptr<DeviceLoop>> by_device;
+  for (const auto& backend : backends) {
+    auto& loop = by_device[backend->descriptor().device];
+    if (!loop) loop = std::make_shared<DeviceLoop>();
+  }
+  std::set<std::string> together;
+  for (const auto* ladder : {&ladders.prefill, &ladders.decode}) {
+    for (const Rung& rung : *ladder) {
+      if (rung.backend) together.insert(rung.backend->descriptor().device);
+    }
+  }
+  const auto order = [](const std::vector<Rung>& ladder) {
+    std::vector<const Backend*> there;
+    for (const Rung& rung : ladder) there.push_back(rung.backend);
+    return there;
+  };
+  if (order(ladders.prefill) != order(ladders.decode)) {
+    for (const std::string& device : together) by_device[device] = by_device[*together.begin()];
+  }
+  std::vector<std::shared_ptr<DeviceLoop>> loops;
+  for (const auto& backend : backends) loops.push_back(by_device[backend->descriptor().device]);
+  return loops;
+}
+
 void normalize_l2(std::vector<float>& vector) {
   double sum = 0;
   for (const float value : vector) sum += double{value} * value;
@@ -162,11 +192,17 @@ struct Runtime::State {
   RuntimeOptions options;
   MemoryLedger ledger;
   std::vector<std::unique_ptr<Backend>> backends;
-  std::vector<std::unique_ptr<DeviceLoop>> loops;  // one a backend
+  Ladders ladders;
+  std::vector<std::shared_ptr<DeviceLoop>> loops;  // of each backend
   std::shared_ptr<Flights> flights = std::make_shared<Flights>();
 
   mutable std::shared_mutex mutex;
   std::vector<std::shared_ptr<Served>> served;  // in the order of loading; goes before the loops
+
+  DeviceLoop& loop_of(const Backend& backend) const {
+    const auto at = std::ranges::find(backends, &backend, &std::unique_ptr<Backend>::get);
+    return *loops[static_cast<size_t>(at - backends.begin())];
+  }
 
   Result<std::shared_ptr<Served>> find(const std::string& id) const {
     const std::shared_lock lock(mutex);
@@ -193,9 +229,8 @@ Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
   if (backends.empty()) return error(ErrorCode::invalid_argument, "no processor to run on");
   auto state = std::make_unique<State>(std::move(options));
   state->backends = std::move(backends);
-  for (size_t i = 0; i < state->backends.size(); ++i) {
-    state->loops.push_back(std::make_unique<DeviceLoop>());
-  }
+  IMPETUS_TRY(state->ladders, resolve_placement(state->options.placement, state->backends));
+  state->loops = make_loops(state->backends, state->ladders);
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
 }
 
@@ -209,8 +244,9 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   }
   auto entry = std::make_shared<Served>();
   IMPETUS_TRY(entry->text, load_model_text(location));
-  IMPETUS_TRY(entry->model, load_model(location, *state_->backends.front(), state_->options.load,
-                                       state_->options.kv_tokens, state_->ledger));
+  IMPETUS_TRY(entry->model,
+              load_model(location, state_->ladders, state_->options.fallback, state_->options.load,
+                         state_->options.kv_tokens, state_->ledger));
   Model& loaded = entry->model;
   loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
   loaded.info.has_chat_template = entry->text.chat_template.has_value();
@@ -219,7 +255,7 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
         "{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
         location.path.string(), entry->text.tokenizer->vocab_size(), loaded.spec.vocab);
   }
-  DeviceLoop& loop = *state_->loops.front();
+  DeviceLoop& loop = state_->loop_of(*loaded.home);
   if (loaded.executor) {
     SchedulerLimits limits;
     limits.step_tokens_max = loaded.executor->step_tokens_max();
@@ -303,7 +339,6 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   setup.stop = std::move(request.stop);
   setup.n = request.n;
   setup.top_logprobs = request.sampling.top_logprobs;
-  setup.device = entry->generation->executor().descriptor().backend;
   if (!state_->flights->take_off()) return draining_error();
   auto counted = std::make_shared<CountedSink>(std::move(sink), state_->flights);
   auto generation = std::make_shared<Generation>(std::move(setup), *entry->text.tokenizer,
@@ -372,11 +407,14 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
   const std::shared_ptr<void> flight(nullptr,
                                      [flights = state_->flights](void*) { flights->land(); });
   // Holds no model: the lane's destructor calls it, and may not be called by it.
-  auto finish = [id = model.info.id, device = model.info.device, flight, normalize, tokens,
-                 done = std::move(done)](Result<std::vector<std::vector<float>>> vectors) {
-    if (!vectors.ok()) return done(std::move(vectors).error());
+  auto finish = [id = model.info.id, flight, normalize, tokens,
+                 done = std::move(done)](Result<EmbeddingLane::Answer> result) {
+    if (!result.ok()) return done(std::move(result).error());
     EmbedAnswer answer;
-    answer.vectors = std::move(*vectors);
+    answer.vectors = std::move(result->vectors);
+    for (const BackendDescriptor* one : result->ran_on) {
+      answer.devices.add({.embeddings = {one->backend}});
+    }
     for (auto& vector : answer.vectors) {
       if (normalize) normalize_l2(vector);
       if (!std::all_of(vector.begin(), vector.end(), [](float x) { return std::isfinite(x); })) {
@@ -384,7 +422,6 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
       }
     }
     answer.prompt_tokens = tokens;
-    answer.device = device;
     done(std::move(answer));
   };
   IMPETUS_TRY(const uint64_t id, entry->embedding->submit(std::move(work), std::move(finish)));
@@ -436,6 +473,15 @@ std::vector<LaneMetrics> Runtime::metrics() const {
     all.push_back(std::move(metrics));
   }
   return all;
+}
+
+std::vector<std::string> Runtime::processors() const {
+  std::vector<std::string> names;
+  for (const auto& backend : state_->backends) {
+    const std::string& name = backend->descriptor().name;
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  return names;
 }
 
 MemoryLedger& Runtime::ledger() {

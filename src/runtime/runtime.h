@@ -1,6 +1,7 @@
 // The running whole: models by name, tokenise and detokenise around the engine, wiring.
 //
-// Thread-safe. Receives the concrete backends as a list, best first. Tokenising and templates run
+// Thread-safe. Receives the concrete backends as a list, best first unless a placement says
+// otherwise. Tokenising and templates run
 // on the caller's thread; answers come on the device's thread.
 #pragma once
 
@@ -15,6 +16,7 @@
 
 #include "backend/executor.h"
 #include "runtime/catalogue.h"
+#include "runtime/placement.h"
 #include "runtime/types.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -28,6 +30,8 @@ struct RuntimeOptions {
   int64_t running_max = 64;
   int64_t waiting_max = 256;
   int64_t memory_bytes = 0;  // 0: usable_memory_bytes()
+  Placement placement;       // which backends are tried for what, in order
+  Fallback fallback = Fallback::warn;
 };
 
 // Ends its request when destroyed or cancelled: the work stops within one step.
@@ -69,6 +73,7 @@ class Runtime {
   Result<std::string> detokenize(const std::string& model, std::span<const TokenId> ids) const;
   Result<std::string> render_template(const std::string& model, const ChatPrompt& prompt) const;
   std::vector<LaneMetrics> metrics() const;
+  std::vector<std::string> processors() const;  // their names for people, each once
   MemoryLedger& ledger();
   // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.
   void drain(double seconds);

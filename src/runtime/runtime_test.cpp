@@ -37,6 +37,10 @@ std::unique_ptr<Runtime> make_runtime(DType kv = DType::f16,
 // Gathers an answer; wait() returns after its one end.
 class Gather final : public AnswerSink {
  public:
+  void on_started(const Devices& given) override {
+    EXPECT_EQ(given.prefill.size(), 1u);
+    EXPECT_TRUE(text.empty());
+  }
   void on_delta(AnswerDelta delta) override {
     const std::lock_guard lock(mutex_);
     text.resize(std::max(text.size(), static_cast<size_t>(delta.choice) + 1));
@@ -45,10 +49,11 @@ class Gather final : public AnswerSink {
     changed_.notify_all();
   }
   void on_choice_end(int32_t, AnswerEnd end) override { ends.push_back(end); }
-  void on_done(const Usage& given, const Timings&, const std::string& device) override {
+  void on_done(const Usage& given, const Timings& times, const Devices& ran) override {
     const std::lock_guard lock(mutex_);
     usage = given;
-    EXPECT_TRUE(device.starts_with("cpu"));
+    timings = times;
+    devices = ran;
     ++finished;
     changed_.notify_all();
   }
@@ -71,6 +76,8 @@ class Gather final : public AnswerSink {
   std::vector<TokenId> ids;
   std::vector<AnswerEnd> ends;
   Usage usage;
+  Timings timings;
+  Devices devices;
   std::optional<Error> error;
   int finished = 0;
 
@@ -274,6 +281,23 @@ TEST(Runtime, SeedsDecideNotCompany) {
     sinks[seed]->wait();
     EXPECT_EQ(sinks[seed]->text.at(0), alone[seed]);
   }
+}
+
+TEST(Runtime, AnAnswerSaysWhoRanIt) {
+  const auto runtime = make_runtime();
+  ASSERT_TRUE(runtime->load("impetus-tiny-chat").ok());
+  GenerateRequest request = chat(say("Hi"));
+  request.tokens_max = 1;
+  const auto short_one = answer(*runtime, request);
+  EXPECT_EQ(short_one->devices.prefill.size(), 1u);
+  EXPECT_TRUE(short_one->devices.decode.empty());  // the prompt's last step gave the only token
+  request.tokens_max = 8;
+  request.n = 3;
+  const auto longer = answer(*runtime, request);
+  EXPECT_EQ(longer->devices.prefill, short_one->devices.prefill);
+  EXPECT_EQ(longer->devices.decode, short_one->devices.prefill);
+  EXPECT_TRUE(longer->devices.text().starts_with("cpu-")) << longer->devices.text();
+  EXPECT_EQ(longer->timings.handoff_seconds, 0);
 }
 
 TEST(Runtime, CancelledWorkEndsOnce) {

@@ -78,6 +78,17 @@ struct Timings {
   double queue_seconds = 0;    // submit to the first step
   double prefill_seconds = 0;  // submit to first token
   double decode_seconds = 0;   // first token to last
+  double handoff_seconds = 0;  // moving KV between processors, all choices together
+};
+
+// The processors that computed an answer, as they said themselves while they did; by what they did,
+// each once, in the order in which they began.
+struct Devices {
+  std::vector<std::string> prefill = {}, decode = {}, embeddings = {};
+
+  void add(const Devices& others);
+  std::vector<std::string> all() const;
+  std::string text() const;  // "cpu-avx512, cpu-avx2"; empty where nobody ran
 };
 
 // Receives one request's answer. Calls come one at a time from the device's thread; they must be
@@ -85,10 +96,12 @@ struct Timings {
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
+  // At most once, before the first text: who ran the prompt.
+  virtual void on_started(const Devices& devices) = 0;
   virtual void on_delta(AnswerDelta delta) = 0;
   virtual void on_choice_end(int32_t choice, AnswerEnd end) = 0;
   // Exactly one of the two ends every request.
-  virtual void on_done(const Usage& usage, const Timings& timings, const std::string& device) = 0;
+  virtual void on_done(const Usage& usage, const Timings& timings, const Devices& devices) = 0;
   virtual void on_error(Error error) = 0;
 };
 
@@ -103,7 +116,7 @@ struct EmbedRequest {
 struct EmbedAnswer {
   std::vector<std::vector<float>> vectors;
   int64_t prompt_tokens = 0;
-  std::string device;
+  Devices devices;
 };
 
 struct ModelInfo {
@@ -116,7 +129,9 @@ struct ModelInfo {
   int64_t weight_bytes = 0;
   int64_t context = 0;    // served: what the KV cache and the model allow
   int64_t dimension = 0;  // hidden size
-  std::string device;     // backend that holds it
+  Devices devices;        // the backends that hold it; what ran an answer, the answer says
+  // Where one of them is not the first that was wanted: which was, and why it is not. Else empty.
+  std::string fallback_reason;
   std::string precision;  // of the weights as run
   std::string kv;
   int64_t created = 0;  // file time, seconds since 1970

@@ -10,12 +10,13 @@ class AnswerJoin::Part final : public AnswerSink {
  public:
   Part(std::shared_ptr<AnswerJoin> join, int32_t prompt)
       : join_(std::move(join)), prompt_(prompt) {}
+  void on_started(const Devices& devices) override { join_->started(devices); }
   void on_delta(AnswerDelta delta) override { join_->delta(prompt_, std::move(delta)); }
   void on_choice_end(int32_t choice, AnswerEnd end) override {
     join_->choice_end(prompt_, choice, end);
   }
-  void on_done(const Usage& usage, const Timings& timings, const std::string& device) override {
-    join_->done(usage, timings, device);
+  void on_done(const Usage& usage, const Timings& timings, const Devices& devices) override {
+    join_->done(usage, timings, devices);
   }
   void on_error(Error error) override { join_->fail(error); }
 
@@ -25,10 +26,9 @@ class AnswerJoin::Part final : public AnswerSink {
 };
 
 AnswerJoin::AnswerJoin(api::AnswerHead head, bool stream, int32_t prompts, int32_t n,
-                       std::string device, std::shared_ptr<Outbox> outbox, Metrics& metrics)
+                       std::shared_ptr<Outbox> outbox, Metrics& metrics)
     : stream_(stream),
       n_(n),
-      device_(std::move(device)),
       outbox_(std::move(outbox)),
       metrics_(metrics),
       events_(std::move(head)),
@@ -49,11 +49,35 @@ void AnswerJoin::event(const std::string& json) {
 }
 
 void AnswerJoin::begin() {
+  if (stream_) {
+    // The outbox may not own this, which owns it.
+    outbox_->on_overdue([weak = weak_from_this()] {
+      if (const auto self = weak.lock()) {
+        const std::lock_guard lock(self->mutex_);
+        self->open();
+      }
+    });
+  }
   const std::lock_guard lock(mutex_);
-  if (!stream_ || closed_) return;
+  queued_ = true;
+  if (started_ || early_end_) open();
+}
+
+void AnswerJoin::started(const Devices& devices) {
+  const std::lock_guard lock(mutex_);
+  devices_.add(devices);
+  started_ = true;
+  open();
+}
+
+void AnswerJoin::open() {
+  if (!stream_ || !queued_ || begun_ || closed_) return;
   HttpResponse head;
   head.content_type = "text/event-stream";
-  head.headers = {{"Cache-Control", "no-cache"}, {"x-impetus-device", device_}};
+  head.headers = {{"Cache-Control", "no-cache"}};
+  if (auto known = devices_.text(); !known.empty()) {
+    head.headers.emplace_back("x-impetus-device", std::move(known));
+  }
   if (events_.head().kind == api::AnswerKind::chat) {
     for (size_t i = 0; i < choices_.size(); ++i) {
       head.body += "data: " + events_.role(static_cast<int32_t>(i)) + "\n\n";
@@ -73,6 +97,7 @@ void AnswerJoin::delta(int32_t prompt, AnswerDelta delta) {
   if (closed_) return;
   delta.choice += prompt * n_;
   if (stream_) {
+    send_held_end();
     event(events_.delta(delta));
     return;
   }
@@ -86,11 +111,20 @@ void AnswerJoin::choice_end(int32_t prompt, int32_t choice, AnswerEnd end) {
   if (closed_) return;
   choice += prompt * n_;
   choices_[static_cast<size_t>(choice)].end = end;
-  if (stream_) event(events_.choice_end(choice, end));
+  if (!stream_) return;
+  send_held_end();
+  held_end_.emplace(choice, end);
+  if (events_.head().include_usage) send_held_end();
 }
 
-void AnswerJoin::done(const Usage& usage, const Timings& timings, const std::string& device) {
-  metrics_.answer_ended(events_.head().model, device, usage, timings);
+void AnswerJoin::send_held_end() {
+  if (!held_end_) return;
+  event(events_.choice_end(held_end_->first, held_end_->second));
+  held_end_.reset();
+}
+
+void AnswerJoin::done(const Usage& usage, const Timings& timings, const Devices& devices) {
+  metrics_.answer_ended(events_.head().model, devices, usage, timings);
   const std::lock_guard lock(mutex_);
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.cached_tokens += usage.cached_tokens;
@@ -98,19 +132,28 @@ void AnswerJoin::done(const Usage& usage, const Timings& timings, const std::str
   timings_.queue_seconds = std::max(timings_.queue_seconds, timings.queue_seconds);
   timings_.prefill_seconds = std::max(timings_.prefill_seconds, timings.prefill_seconds);
   timings_.decode_seconds = std::max(timings_.decode_seconds, timings.decode_seconds);
+  timings_.handoff_seconds += timings.handoff_seconds;
+  devices_.add(devices);
   if (--unfinished_ > 0 || closed_) return;
   if (!stream_) {
     closed_ = true;  // nobody changes the parts any more
-    outbox_->respond_with([self = shared_from_this(), device] {
+    outbox_->respond_with([self = shared_from_this()] {
       HttpResponse response;
       response.body = api::answer_body(self->events_.head(), self->choices_, self->usage_,
-                                       self->timings_, device);
-      response.headers = {{"x-impetus-device", device}};
+                                       self->timings_, self->devices_);
+      if (auto ran = self->devices_.text(); !ran.empty()) {
+        response.headers = {{"x-impetus-device", std::move(ran)}};
+      }
       return response;
     });
     return;
   }
-  if (events_.head().include_usage) event(events_.usage(usage_, timings_, device));
+  if (events_.head().include_usage) {
+    event(events_.usage(usage_, timings_, devices_));
+  } else if (held_end_) {
+    event(events_.last_choice_end(held_end_->first, held_end_->second, timings_, devices_));
+    held_end_.reset();
+  }
   const std::string last = "data: [DONE]\n\n";
   if (begun_) {
     closed_ = true;
@@ -119,6 +162,7 @@ void AnswerJoin::done(const Usage& usage, const Timings& timings, const std::str
   } else {
     early_ += last;
     early_end_ = true;
+    open();
   }
 }
 
@@ -127,6 +171,7 @@ void AnswerJoin::fail(const Error& error) {
   if (closed_) return;
   closed_ = true;
   if (begun_) {  // too late for a status: the error is the stream's last event
+    send_held_end();
     outbox_->write("data: " + api::error_body(error) + "\n\n");
     outbox_->end();
     return;

@@ -56,11 +56,12 @@ void Outbox::end() {
 
 void Outbox::close() {
   Taken dropped;  // may own answers that own this box: let go of after the lock
-  std::function<void()> ready;
+  std::function<void()> ready, overdue;
   const std::lock_guard lock(mutex_);
   closed_ = true;
   dropped = std::exchange(pending_, {});
   ready = std::exchange(ready_, nullptr);
+  overdue = std::exchange(overdue_, nullptr);
 }
 
 void Outbox::changed(std::unique_lock<std::mutex> lock) {
@@ -79,6 +80,20 @@ Outbox::Taken Outbox::take() {
   const std::lock_guard lock(mutex_);
   notified_ = false;
   return std::exchange(pending_, {});
+}
+
+void Outbox::on_overdue(std::function<void()> overdue) {
+  const std::lock_guard lock(mutex_);
+  overdue_ = std::move(overdue);
+}
+
+void Outbox::overdue() {
+  std::function<void()> overdue;
+  {
+    const std::lock_guard lock(mutex_);
+    overdue = std::exchange(overdue_, nullptr);
+  }
+  if (overdue) overdue();
 }
 
 void Outbox::on_ready(std::function<void()> ready) {

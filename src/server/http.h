@@ -56,10 +56,15 @@ class Outbox {
   };
   // What came since the last take. The connection's side.
   Taken take();
+  // The handler's side: called when the client has waited for a head so long that one should go out
+  // with what is known; at most once, from the connection's thread.
+  void on_overdue(std::function<void()> overdue);
+  // The connection's side: it has.
+  void overdue();
   // Called, from the writing thread, when there is something to take after there was not.
   void on_ready(std::function<void()> ready);
-  // Nobody takes any more: what waits is dropped, and so is what comes. Answers may own this box, so it
-  // must not keep them.
+  // Nobody takes any more: what waits is dropped, and so is what comes. Answers may own this box,
+  // so it must not keep them.
   void close();
 
  private:
@@ -69,7 +74,7 @@ class Outbox {
   Taken pending_;
   bool notified_ = false;
   bool closed_ = false;
-  std::function<void()> ready_;
+  std::function<void()> ready_, overdue_;
 };
 
 // Path component decoding; nullopt where a percent sign is not followed by two hex digits.

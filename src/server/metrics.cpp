@@ -4,7 +4,7 @@
 
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace impetus {
 namespace {
@@ -55,14 +55,17 @@ void Metrics::request_ended(const std::string& route, int status, double seconds
   latency_[route].observe(seconds);
 }
 
-void Metrics::answer_ended(const std::string& model, const std::string& device, const Usage& usage,
+void Metrics::answer_ended(const std::string& model, const Devices& devices, const Usage& usage,
                            const Timings& timings) {
   const std::lock_guard lock(mutex_);
   if (usage.completion_tokens < 1) return;
-  first_token_[{model, device}].observe(timings.prefill_seconds);
+  const auto label = [](const std::vector<std::string>& names) {
+    return fmt::format("{}", fmt::join(names, ","));
+  };
+  first_token_[{model, label(devices.prefill)}].observe(timings.prefill_seconds);
   if (usage.completion_tokens > 1) {
-    token_time_[{model, device}].observe(timings.decode_seconds /
-                                         static_cast<double>(usage.completion_tokens - 1));
+    token_time_[{model, label(devices.decode)}].observe(
+        timings.decode_seconds / static_cast<double>(usage.completion_tokens - 1));
   }
 }
 

@@ -32,7 +32,8 @@ class Histogram {
 class Metrics {
  public:
   void request_ended(const std::string& route, int status, double seconds);
-  void answer_ended(const std::string& model, const std::string& device, const Usage& usage,
+  // Time to first token counts for the prompt's processors, time per token for the answer's.
+  void answer_ended(const std::string& model, const Devices& devices, const Usage& usage,
                     const Timings& timings);
   void connection(int change);
 

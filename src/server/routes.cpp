@@ -230,7 +230,7 @@ Routes::Work Routes::answer(const HttpRequest& request, const std::shared_ptr<Ou
   head.logprobs = prompts.front().sampling.top_logprobs >= 0;
   auto join = std::make_shared<AnswerJoin>(std::move(head), stream.stream,
                                            static_cast<int32_t>(prompts.size()), prompts.front().n,
-                                           info->device, outbox, metrics_);
+                                           outbox, metrics_);
 
   Work work;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -263,7 +263,9 @@ Routes::Work Routes::embeddings(const HttpRequest& request, const std::shared_pt
         if (!answer.ok()) return outbox->respond(error_response(answer.error()));
         outbox->respond_with([answer = std::move(*answer), model, base64, bare] {
           HttpResponse response;
-          response.headers = {{"x-impetus-device", answer.device}};
+          if (auto ran = answer.devices.text(); !ran.empty()) {
+            response.headers = {{"x-impetus-device", std::move(ran)}};
+          }
           response.body = bare ? api::legacy_embedding_body(answer)
                                : api::embedding_body(model, answer, base64);
           return response;

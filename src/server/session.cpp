@@ -249,6 +249,7 @@ class Session {
     bool watching = false;
     int status = 0;
     bool streaming = false;
+    const auto started = std::chrono::steady_clock::now();
     for (;;) {
       Outbox::Taken taken = outbox.take();
       if (taken.make) {
@@ -288,6 +289,9 @@ class Session {
       co_await wake->timer.async_wait(caught(code));
       // A comment keeps proxies and clients from giving up on a long prefill.
       const auto now = std::chrono::steady_clock::now();
+      if (status == 0 && now - started >= duration(context_.options.keep_alive_seconds)) {
+        outbox.overdue();
+      }
       if (streaming && now - last_sent_ >= duration(context_.options.keep_alive_seconds) &&
           !co_await send_chunk(": keep-alive\n\n")) {
         status = 499;

@@ -66,6 +66,7 @@ class HookedModel final : public Executor {
       : model_(blocks, block_tokens, step_tokens_max), hook_(std::move(hook)) {}
   const BackendDescriptor& descriptor() const override { return model_.descriptor(); }
   const KvStorage& kv() const override { return model_.kv(); }
+  KvStorage& kv() override { return model_.kv(); }
   int64_t step_tokens_max() const override { return model_.step_tokens_max(); }
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override {
     if (hook_) hook_(batch);
@@ -97,7 +98,7 @@ class FakeEncoder final : public Encoder {
             static_cast<float>(text.size())};
   }
 
-  Result<std::vector<float>> encode(const EncoderBatch& batch) override {
+  Result<Encoded> encode(const EncoderBatch& batch) override {
     if (hook_) hook_(batch);
     EXPECT_LE(static_cast<int64_t>(batch.tokens.size()), batch_tokens_max_);
     std::vector<float> output;
@@ -112,7 +113,7 @@ class FakeEncoder final : public Encoder {
         output.insert(output.end(), values.begin(), values.end());
       }
     }
-    return output;
+    return Encoded{std::move(output), &descriptor_};
   }
 
  private:
@@ -124,7 +125,9 @@ class FakeEncoder final : public Encoder {
 // Records one sequence and can be waited for; complains about what comes after the end.
 class Recorder : public TokenSink {
  public:
-  void on_prefilled(int64_t cached_tokens) override {
+  void on_prefilled(int64_t cached_tokens, const RanOn& ran_on) override {
+    EXPECT_EQ(ran_on.prefill.size(), 1u);
+    EXPECT_TRUE(ran_on.decode.empty());
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(reason_);
     cached_ = cached_tokens;
@@ -187,10 +190,15 @@ class Recorder : public TokenSink {
 class Vectors {
  public:
   EmbeddingLane::Done done() {
-    return [this](Result<std::vector<std::vector<float>>> result) {
+    return [this](Result<EmbeddingLane::Answer> result) {
       const std::lock_guard lock(mutex_);
       EXPECT_FALSE(result_) << "answered twice";
-      result_.emplace(std::move(result));
+      if (result.ok()) {
+        EXPECT_EQ(result->ran_on.size(), 1u);
+        result_.emplace(std::move(result->vectors));
+      } else {
+        result_.emplace(std::move(result).error());
+      }
       answered_.notify_all();
     };
   }

@@ -7,12 +7,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "backend/executor.h"
+#include "backend/kv_handoff.h"
 
 namespace impetus::simulation {
 
@@ -53,17 +54,18 @@ inline Alone alone(std::span<const TokenId> prompt, uint64_t seed, int64_t token
 
 class SimulatedModel final : public Executor, private KvStorage {
  public:
-  SimulatedModel(int32_t blocks, int32_t block_tokens, int64_t step_tokens_max)
+  SimulatedModel(int32_t blocks, int32_t block_tokens, int64_t step_tokens_max,
+                 std::string name = "simulated")
       : blocks_(blocks),
         block_tokens_(block_tokens),
         step_tokens_max_(step_tokens_max),
         kv_(static_cast<size_t>(blocks) * block_tokens, 0) {
-    descriptor_.device = "simulated";
-    descriptor_.backend = "simulated";
+    descriptor_.device = descriptor_.backend = std::move(name);
   }
 
   const BackendDescriptor& descriptor() const override { return descriptor_; }
   const KvStorage& kv() const override { return *this; }
+  KvStorage& kv() override { return *this; }
   int64_t step_tokens_max() const override { return step_tokens_max_; }
 
   // What the next call meets: the failure of the whole step, or NaN logits of the rows with these
@@ -75,6 +77,7 @@ class SimulatedModel final : public Executor, private KvStorage {
   std::map<uint64_t, int64_t> computed;
   int64_t computed_total = 0;
   int64_t steps = 0;
+  int64_t handed_over = 0;  // positions that came from another storage
   // What the caller did that no caller may: the first such thing, in words.
   std::string violation;
 
@@ -103,7 +106,36 @@ class SimulatedModel final : public Executor, private KvStorage {
   int32_t blocks() const override { return blocks_; }
   int32_t block_tokens() const override { return block_tokens_; }
   int64_t block_bytes() const override { return block_tokens_ * 8; }
+  // A digest's halves pass as a key and a value of one f32 each.
   DType dtype() const override { return DType::f32; }
+  KvShape shape() const override { return {1, 1, 1}; }
+  Result<void> export_block(BlockId block, int32_t begin, int32_t end,
+                            std::span<std::byte> out) const override {
+    IMPETUS_CHECK(check_handoff(*this, block, begin, end, dtype(), out.size()));
+    const size_t count = out.size() / 8;
+    for (size_t i = 0; i < count; ++i) {
+      const uint64_t digest = kv_[static_cast<size_t>(block * block_tokens_ + begin) + i];
+      const uint32_t halves[2] = {static_cast<uint32_t>(digest),
+                                  static_cast<uint32_t>(digest >> 32)};
+      std::memcpy(out.data() + i * 4, &halves[0], 4);
+      std::memcpy(out.data() + (count + i) * 4, &halves[1], 4);
+    }
+    return {};
+  }
+  Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
+                            std::span<const std::byte> in) override {
+    IMPETUS_CHECK(check_handoff(*this, block, begin, end, type, in.size()));
+    const size_t count = in.size() / 8;
+    for (size_t i = 0; i < count; ++i) {
+      uint32_t halves[2];
+      std::memcpy(&halves[0], in.data() + i * 4, 4);
+      std::memcpy(&halves[1], in.data() + (count + i) * 4, 4);
+      kv_[static_cast<size_t>(block * block_tokens_ + begin) + i] = halves[0] | uint64_t{halves[1]}
+                                                                                    << 32;
+    }
+    handed_over += end - begin;
+    return {};
+  }
 
   uint64_t& at(const SequenceStep& step, int64_t position) {
     return kv_[static_cast<size_t>(step.blocks[position / block_tokens_]) * block_tokens_ +
@@ -127,6 +159,10 @@ class SimulatedModel final : public Executor, private KvStorage {
       if (writer >= 0 && writer != row) return blame("two sequences write one block");
       writer = row;
     }
+    const auto prompt = static_cast<int64_t>(step.context.prompt.size());
+    if (prompt > 0 && (step.phase == StepPhase::prefill ? end > prompt : step.position < prompt)) {
+      return blame("a step's phase is not where its positions lie");
+    }
     if (step.output != StepOutput::sample) return;
     if (!step.sampling) return blame("a sampled row has no sampling parameters");
     const auto history =
@@ -139,6 +175,7 @@ class SimulatedModel final : public Executor, private KvStorage {
   }
 
   void run(const SequenceStep& step, SequenceResult& result) {
+    result.ran_on = &descriptor_;
     uint64_t digest = 0;
     for (int64_t p = 0; p < step.position; ++p) digest = mix(digest, at(step, p));
     for (size_t i = 0; i < step.tokens.size(); ++i) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/scheduler.h"
+#include "engine/split_executor.h"
 #include "tests/simulation/simulated_model.h"
 
 namespace impetus {
@@ -26,6 +27,12 @@ struct SchedulerTestPeer {
   static void publish(Scheduler& s, Sequence& sequence) { s.publish_full_blocks(sequence); }
 };
 
+struct SplitExecutorTestPeer {
+  static std::vector<int32_t>& valid(SplitExecutor& split, StepPhase side) {
+    return split.sides_[static_cast<size_t>(side)].valid;
+  }
+};
+
 namespace simulation {
 
 struct Options {
@@ -33,14 +40,19 @@ struct Options {
   int requests = 24;
   bool disturb = true;      // cancels, stops, failures, NaN rows, loans
   bool look_inside = true;  // false: only what a client can see is checked
+  bool split = false;       // prefill on one pretend model, decoding on another
   // A planted bug: called before each step is planned, and after.
   std::function<void(Scheduler&)> before_plan = {}, after_plan = {};
+  // The same of a pair: around each step's run.
+  std::function<void(SplitExecutor&, std::span<const SequenceStep>)> before_run = {},
+                                                                     after_run = {};
 };
 
 struct Report {
   std::string failure;  // empty: all is well
   int64_t steps = 0, tokens = 0, cached_tokens = 0, preemptions = 0, refused = 0;
   int64_t errors = 0, cancelled = 0, stopped = 0, lengths = 0, loans = 0;
+  int64_t to_prefill = 0, to_decode = 0;  // positions handed over to either side
 };
 
 class Simulation {
@@ -74,6 +86,9 @@ class Simulation {
   void meddle();  // cancels and stops
   void lend_and_return();
   void step();
+  Result<std::vector<SequenceResult>> run_step(std::span<const SequenceStep> steps);
+  void check_ran_on(const Client& client, const SequenceEvent& event);
+  int64_t computed(uint64_t seed);  // tokens, on all sides
   void receive(std::vector<SequenceEvent> events);
   void receive_end(Client& client, const SequenceEvent& event);
   void check_plan(std::span<const SequenceStep> steps);
@@ -95,7 +110,10 @@ class Simulation {
   double arrivals_, cancels_, failures_, loans_;
   std::vector<std::vector<TokenId>> prefixes_;
   Scheduler scheduler_;
-  SimulatedModel model_;
+  // The executor, which owns the models; one of them, or prefill's and decode's.
+  std::unique_ptr<Executor> executor_;
+  SplitExecutor* pair_ = nullptr;
+  std::vector<SimulatedModel*> models_;
   std::map<SequenceId, Client> clients_;
   int submitted_ = 0;
   std::vector<BlockId> lent_;

@@ -1,0 +1,87 @@
+#include "cli/processors.h"
+
+#include <algorithm>
+
+#include <fmt/ranges.h>
+
+#include "cpu/cpu_backend.h"
+
+namespace impetus::cli {
+namespace {
+
+constexpr std::string_view kCpu = "cpu";
+
+// "cpu-avx2" to "avx2", "cpu" to "" (the best); nullopt for what is no name of a CPU backend.
+std::optional<std::string> isa_of(const std::string& name) {
+  if (name == kCpu) return "";
+  for (const char* isa : kCpuInstructionSets) {
+    if (name == fmt::format("{}-{}", kCpu, isa)) return isa;
+  }
+  return std::nullopt;
+}
+
+Error unknown(const std::string& name) {
+  std::vector<std::string> there{std::string(kCpu)};
+  for (const char* isa : kCpuInstructionSets) {
+    if (make_cpu_backend({.threads = 1, .isa = isa}).ok()) {
+      there.push_back(fmt::format("{}-{}", kCpu, isa));
+    }
+  }
+  return error(ErrorCode::invalid_argument, "--device: there is no processor '{}'; there are: {}",
+               name, fmt::join(there, ", "));
+}
+
+}  // namespace
+
+Result<Processors> find_processors(std::span<const std::string> devices, int threads) {
+  Processors found;
+  IMPETUS_TRY(found.placement, parse_placement(devices));
+  Placement& placement = found.placement;
+  // A phase that nobody named runs on the best.
+  for (auto* phase : {&placement.prefill, &placement.decode, &placement.embeddings}) {
+    if (phase->empty()) phase->emplace_back(kCpu);
+  }
+  for (auto* phase : {&placement.prefill, &placement.decode, &placement.embeddings}) {
+    for (std::string& name : *phase) {
+      const auto isa = isa_of(name);
+      if (!isa) return unknown(name);
+      const auto there = [&](const std::string& backend) {
+        return std::ranges::any_of(
+            found.backends, [&](const auto& one) { return one->descriptor().backend == backend; });
+      };
+      if (there(name) || placement.absent.contains(name)) continue;
+      auto made = make_cpu_backend({.threads = threads, .isa = *isa});
+      if (!made.ok()) {
+        // The best is there, unless the environment forces what is not.
+        if (made.error().code != ErrorCode::unsupported || name == kCpu) return made.error();
+        placement.absent.emplace(name, made.error().message);
+        continue;
+      }
+      const std::string backend = (*made)->descriptor().backend;
+      if (!there(backend)) found.backends.push_back(std::move(*made));
+      name = backend;  // "cpu" may mean another one than the list's first
+    }
+  }
+  if (found.backends.empty()) {
+    std::vector<std::string> why;
+    for (const auto& [name, reason] : placement.absent) why.push_back(name + ": " + reason);
+    return error(ErrorCode::unsupported, "--device: none of the processors named is here: {}",
+                 fmt::join(why, "; "));
+  }
+  return found;
+}
+
+std::vector<std::string> every_processor() {
+  std::vector<std::string> names;
+  for (const char* isa : kCpuInstructionSets) {
+    if (std::string_view(isa) == "reference") continue;
+    if (make_cpu_backend({.threads = 1, .isa = isa}).ok()) {
+      names.push_back(fmt::format("{}-{}", kCpu, isa));
+    }
+  }
+  std::ranges::reverse(names);
+  if (names.empty()) names.emplace_back(kCpu);
+  return names;
+}
+
+}  // namespace impetus::cli

@@ -1,0 +1,27 @@
+// The processors that this program knows by name, and those of them that a user asked for.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/executor.h"
+#include "runtime/placement.h"
+
+namespace impetus::cli {
+
+struct Processors {
+  std::vector<std::unique_ptr<Backend>> backends;
+  Placement placement;
+};
+
+// For --device's items; none: the best there is. A name that the program knows and this machine
+// lacks is absent in the placement. invalid_argument, listing what there is, for any other name.
+Result<Processors> find_processors(std::span<const std::string> devices, int threads);
+
+// The names of all that this machine has, best first, without the reference kernels (they are
+// there to be compared with, and take very long).
+std::vector<std::string> every_processor();
+
+}  // namespace impetus::cli

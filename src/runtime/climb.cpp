@@ -1,0 +1,164 @@
+#include "runtime/climb.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "engine/split_executor.h"
+
+namespace impetus {
+namespace {
+
+// One phase's ladder, and what stood in the way so far.
+class Climb {
+ public:
+  Climb(std::string model, const char* phase, std::span<const Rung> rungs, Fallback fallback)
+      : model_(std::move(model)), phase_(phase), rungs_(rungs), fallback_(fallback) {}
+
+  // The first rung from here on whose backend is there.
+  Result<Backend*> backend() {
+    while (at_ < rungs_.size() && !rungs_[at_].backend) {
+      IMPETUS_CHECK(pass(error(ErrorCode::unsupported, "{}", rungs_[at_].absent)));
+    }
+    if (at_ < rungs_.size()) return rungs_[at_].backend;
+    return error(last_, "{}: no processor is left for {}: {}", model_, phase_,
+                 passed_.empty() ? "none was named" : passed_);
+  }
+
+  // The backend at hand failed with this.
+  Result<void> pass(const Error& failure) {
+    if (failure.code != ErrorCode::unsupported && failure.code != ErrorCode::insufficient_memory) {
+      return failure;
+    }
+    if (fallback_ == Fallback::forbid) {
+      return error(failure.code, "{}: {} was to run on {}, and no other is allowed: {}", model_,
+                   phase_, rungs_[at_].name, failure.message);
+    }
+    passed_ += fmt::format("{}{} ({})", passed_.empty() ? "" : ", nor on ", rungs_[at_].name,
+                           failure.message);
+    last_ = failure.code;
+    ++at_;
+    return {};
+  }
+
+  // "decode runs on cpu-avx2, not on cpu-avx512 (...)"; empty where the first rung held.
+  std::string reason() const {
+    if (passed_.empty()) return {};
+    return fmt::format("{} on {}, not on {}", phase_, rungs_[at_].backend->descriptor().backend,
+                       passed_);
+  }
+
+ private:
+  std::string model_;
+  const char* phase_;
+  std::span<const Rung> rungs_;
+  Fallback fallback_;
+  size_t at_ = 0;
+  std::string passed_;
+  ErrorCode last_ = ErrorCode::unsupported;
+};
+
+void tell(const std::string& model, Fallback fallback, const Placed& placed) {
+  if (fallback == Fallback::warn && !placed.fallback_reason.empty()) {
+    log::warn("{}: {}", model, placed.fallback_reason);
+  }
+}
+
+// `sides`: how many processors hold the model.
+Result<int64_t> plan_kv_tokens(const std::string& model, const ModelSpec& spec,
+                               const WeightSet& weights, DType kv, int64_t sides,
+                               const MemoryLedger& ledger) {
+  const int64_t token_bytes =
+      sides * 2 * spec.layers * spec.kv_heads * spec.head_dim * block_bytes(kv);
+  const int64_t free = ledger.capacity_bytes() - ledger.used_bytes();
+  const int64_t affordable = (free - sides * weights.bytes()) / 5 * 2 / token_bytes;
+  const int64_t tokens = std::min(spec.context * 8, affordable);
+  if (tokens >= 1) return tokens;
+  return error(ErrorCode::insufficient_memory,
+               "{}: {} MiB of weights leave no memory for a KV cache (free: {} MiB)", model,
+               sides * weights.bytes() >> 20, free >> 20);
+}
+
+}  // namespace
+
+Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
+                             const WeightSet& weights, const Ladders& ladders, Fallback fallback,
+                             LoadOptions options, std::optional<int64_t> kv_tokens,
+                             MemoryLedger& ledger) {
+  Climb prefill(model, "prefill", ladders.prefill, fallback);
+  Climb decode(model, "decode", ladders.decode, fallback);
+  const auto load = [&](Backend& backend, int64_t sides) -> Result<std::unique_ptr<Executor>> {
+    if (kv_tokens) {
+      options.kv_tokens = *kv_tokens;
+    } else {
+      // The second side gets what the first was planned with.
+      IMPETUS_TRY(options.kv_tokens,
+                  plan_kv_tokens(model, spec, weights, options.kv, sides, ledger));
+    }
+    return backend.load_decoder(spec, weights, options, ledger);
+  };
+  for (;;) {
+    IMPETUS_TRY(Backend* const first, prefill.backend());
+    IMPETUS_TRY(Backend* const second, decode.backend());
+    Placed placed;
+    placed.home = second;
+    if (first == second) {
+      auto executor = load(*first, 1);
+      if (!executor.ok()) {
+        IMPETUS_CHECK(prefill.pass(executor.error()));
+        IMPETUS_CHECK(decode.pass(executor.error()));
+        continue;
+      }
+      placed.executor = std::move(*executor);
+    } else {
+      auto one = load(*first, 2);
+      if (!one.ok()) {
+        IMPETUS_CHECK(prefill.pass(one.error()));
+        continue;
+      }
+      auto other = second->load_decoder(spec, weights, options, ledger);
+      if (!other.ok()) {
+        IMPETUS_CHECK(decode.pass(other.error()));
+        continue;
+      }
+      auto pair = SplitExecutor::create(std::move(*one), std::move(*other));
+      if (!pair.ok()) {
+        IMPETUS_CHECK(decode.pass(pair.error()));
+        continue;
+      }
+      placed.executor = std::move(*pair);
+    }
+    placed.devices.prefill = {first->descriptor().backend};
+    placed.devices.decode = {second->descriptor().backend};
+    for (const std::string& reason : {prefill.reason(), decode.reason()}) {
+      if (reason.empty()) continue;
+      if (!placed.fallback_reason.empty()) placed.fallback_reason += "; ";
+      placed.fallback_reason += reason;
+    }
+    tell(model, fallback, placed);
+    return placed;
+  }
+}
+
+Result<Placed> place_encoder(const std::string& model, const ModelSpec& spec,
+                             const WeightSet& weights, const Ladders& ladders, Fallback fallback,
+                             const LoadOptions& options, MemoryLedger& ledger) {
+  Climb embeddings(model, "embeddings", ladders.embeddings, fallback);
+  for (;;) {
+    IMPETUS_TRY(Backend* const backend, embeddings.backend());
+    auto encoder = backend->load_encoder(spec, weights, options, ledger);
+    if (!encoder.ok()) {
+      IMPETUS_CHECK(embeddings.pass(encoder.error()));
+      continue;
+    }
+    Placed placed;
+    placed.encoder = std::move(*encoder);
+    placed.home = backend;
+    placed.devices.embeddings = {backend->descriptor().backend};
+    placed.fallback_reason = embeddings.reason();
+    tell(model, fallback, placed);
+    return placed;
+  }
+}
+
+}  // namespace impetus

@@ -1,0 +1,51 @@
+// Which processors are tried for which part of the work, in which order, and what happens where the
+// first is not to be had. A value: the user, or a plan, says it; the runtime follows it.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/executor.h"
+
+namespace impetus {
+
+// What to do where a processor that was wanted is absent, or refuses the model.
+enum class Fallback : uint8_t {
+  forbid,  // fail, and say why
+  warn,    // take the next, and log why
+  allow,   // take the next; the model's details alone say so
+};
+
+// Names for each phase, best first: of a backend ("cpu-avx512"), or of a device ("cpu": the first
+// backend of it). A phase without names tries all backends in the order of their list.
+struct Placement {
+  std::vector<std::string> prefill, decode, embeddings;
+  // Of the names above, those known and not on this machine: why.
+  std::map<std::string, std::string> absent = {};
+};
+
+// "prefill=NAME", "decode=NAME" or "embeddings=NAME" begins that phase's own list, which the names
+// after it go on; names before any of them are every phase's, tried behind its own.
+// invalid_argument for another word before the '='.
+Result<Placement> parse_placement(std::span<const std::string> items);
+
+// A name with what it means here.
+struct Rung {
+  std::string name;
+  Backend* backend = nullptr;  // null: absent
+  std::string absent = {};     // why
+};
+// What to try for each phase, in order.
+struct Ladders {
+  std::vector<Rung> prefill, decode, embeddings;
+
+  // One backend for everything.
+  static Ladders only(Backend& backend);
+};
+// invalid_argument, listing what there is, for a name that is neither a backend's nor absent.
+Result<Ladders> resolve_placement(const Placement& placement,
+                                  std::span<const std::unique_ptr<Backend>> backends);
+
+}  // namespace impetus
