@@ -7,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cpu/cpu_backend.h"
+#include "hardware/memory.h"
 #include "runtime/model.h"
 
 namespace impetus::cli {

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "engine/runner.h"
+#include "hardware/memory.h"
 #include "runtime/generation.h"
 #include "runtime/model.h"
 
