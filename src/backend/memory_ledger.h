@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -57,11 +56,5 @@ class MemoryLedger {
   int64_t used_ = 0;
   int64_t next_id_ = 1;
 };
-
-// Bytes this process may plan with: the machine's memory or its cgroup's limit, whichever is less,
-// less a reserve for the system, and never more than the system says is available now.
-int64_t usable_memory_bytes();
-// The same, from the files under another root than "/" (tests). Linux only.
-int64_t usable_memory_bytes_below(const std::filesystem::path& root);
 
 }  // namespace impetus

@@ -1,9 +1,7 @@
 #include "backend/memory_ledger.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <thread>
 
 namespace impetus {
@@ -55,51 +53,6 @@ TEST(MemoryLedger, ManyThreads) {
   }
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(ledger.used_bytes(), 0);
-}
-
-class UsableMemory : public ::testing::Test {
- protected:
-  void SetUp() override {
-    root_ =
-        std::filesystem::temp_directory_path() / ("impetus_memory_" + std::to_string(::getpid()));
-    std::filesystem::remove_all(root_);
-    write("proc/meminfo",
-          "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   16000000 kB\n");
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-  void write(const std::string& path, const std::string& text) {
-    std::filesystem::create_directories((root_ / path).parent_path());
-    std::ofstream(root_ / path) << text;
-  }
-  std::filesystem::path root_;
-};
-
-constexpr int64_t kGiB = int64_t{1} << 30;
-
-TEST_F(UsableMemory, TheMachine) {
-  EXPECT_EQ(usable_memory_bytes_below(root_), 15 * kGiB);
-}
-
-TEST_F(UsableMemory, NoMoreThanIsAvailable) {
-  write("proc/meminfo", "MemTotal: 16777216 kB\nMemAvailable: 1024 kB\n");
-  EXPECT_EQ(usable_memory_bytes_below(root_), 1024 * 1024);
-}
-
-TEST_F(UsableMemory, CgroupV2LimitOfAParent) {
-  write("proc/self/cgroup", "0::/a/b\n");
-  write("sys/fs/cgroup/a/b/memory.max", "max\n");
-  write("sys/fs/cgroup/a/memory.max", std::to_string(4 * kGiB) + "\n");
-  EXPECT_EQ(usable_memory_bytes_below(root_), 4 * kGiB - 256 * (1 << 20));
-}
-
-TEST_F(UsableMemory, CgroupV1) {
-  write("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/docker/1\n");
-  write("sys/fs/cgroup/memory/memory.limit_in_bytes", std::to_string(8 * kGiB) + "\n");
-  EXPECT_EQ(usable_memory_bytes_below(root_), 8 * kGiB - kGiB / 2);
-}
-
-TEST(UsableMemoryHere, IsPlausible) {
-  EXPECT_GT(usable_memory_bytes(), 16 << 20);
 }
 
 }  // namespace

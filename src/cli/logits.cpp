@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "hardware/memory.h"
 #include "runtime/model.h"
 
 namespace impetus::cli {

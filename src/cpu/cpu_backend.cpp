@@ -9,8 +9,8 @@
 #include "cpu/decoder.h"
 #include "cpu/encoder.h"
 #include "cpu/kernels/peaks.h"
-#include "cpu/processors.h"
 #include "cpu/product.h"
+#include "hardware/processors.h"
 
 namespace impetus {
 namespace cpu {
@@ -82,7 +82,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     return error(ErrorCode::invalid_argument, "{} threads: between 1 and {}, or 0 for all cores",
                  options.threads, cpu::kThreadsMax);
   }
-  const int threads = options.threads > 0 ? options.threads : cpu::usable_cores();
+  const int threads = options.threads > 0 ? options.threads : usable_cores();
   return cpu::guarded("cpu", [&]() -> Result<std::unique_ptr<Backend>> {
     auto machine = std::make_shared<cpu::Machine>(threads);
     machine->kernels = kernels;
@@ -90,7 +90,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     descriptor.device = "cpu";
     descriptor.backend = fmt::format("cpu-{}", kernels->name);
     descriptor.name =
-        fmt::format("{}, {} thread{}", cpu::processor_name(), threads, threads == 1 ? "" : "s");
+        fmt::format("{}, {} thread{}", processor_name(), threads, threads == 1 ? "" : "s");
     descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = threads;

@@ -108,6 +108,7 @@ struct Inventory {
 // topology are those of this machine only where it is "/".
 Inventory probe_inventory(const std::filesystem::path& root = "/");
 
+// What is unknown is null.
 json::object to_json(const Inventory& inventory);
 
 // The same machine, the same plan: a short text of all that measured rates depend on (processors,
@@ -123,12 +124,19 @@ struct ProcessorMetrics {
   double celsius = -1;
   double watts = -1;
 };
+json::object to_json(const ProcessorMetrics& metrics);
 
-// Keeps the counters of the last call; one owner, one thread at a time.
+// Keeps the counters of the last call; one owner, one thread at a time. Where a cgroup limits this
+// process, the CPU's use and memory are the group's against its limits, else the machine's.
 class MetricsProbe {
  public:
+  // Looks at the counters for the first time; loads drivers where there are some (may take a
+  // second).
   explicit MetricsProbe(std::filesystem::path root = "/");
   ~MetricsProbe();
+  MetricsProbe(const MetricsProbe&) = delete;
+  MetricsProbe& operator=(const MetricsProbe&) = delete;
+  // Shares and watts are means since the last call.
   std::vector<ProcessorMetrics> read();
 
  private:

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "engine/runner.h"
+#include "hardware/memory.h"
 #include "runtime/generation.h"
 #include "runtime/model.h"
 

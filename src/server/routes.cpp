@@ -92,6 +92,18 @@ const std::vector<Routes::Route>& Routes::table() {
       box->respond(self.status());
       return Work{};
     });
+    add("GET", "/api/hardware/info", [](Routes& self, const HttpRequest&, const Box& box) {
+      box->respond_with([&self] { return HttpResponse{.body = self.hardware_.info()}; });
+      return Work{};
+    });
+    add("GET", "/api/hardware/metrics", [](Routes& self, const HttpRequest&, const Box& box) {
+      if (auto body = self.hardware_.fresh_metrics()) {
+        box->respond({.body = std::move(*body)});
+      } else {
+        box->respond_with([&self] { return HttpResponse{.body = self.hardware_.metrics()}; });
+      }
+      return Work{};
+    });
     add("GET", "/metrics", [](Routes& self, const HttpRequest&, const Box& box) {
       box->respond({.content_type = "text/plain; version=0.0.4; charset=utf-8",
                     .body = self.metrics_.render(self.runtime_.metrics(), self.runtime_.ledger())});

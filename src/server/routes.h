@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/runtime.h"
+#include "server/hardware_reports.h"
 #include "server/http.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -57,6 +58,7 @@ class Routes {
   Metrics& metrics_;
   ServerOptions options_;
   Gate gate_;
+  HardwareReports hardware_;
   std::atomic<bool> draining_ = false;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };

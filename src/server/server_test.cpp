@@ -311,6 +311,23 @@ TEST_F(ServerTest, ManyAtOnceGetTheirAnswerAlone) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST_F(ServerTest, TellsOfTheMachine) {
+  HttpClient client(port_);
+  const auto info = client.get("/api/hardware/info");
+  ASSERT_EQ(info.status, 200) << info.body;
+  EXPECT_GE(body(info).at("cpu").at("usable_cores").as_int64(), 1);
+  EXPECT_GT(body(info).at("memory").at("total_bytes").as_int64(), 0);
+  EXPECT_TRUE(body(info).at("missing").is_array());
+  for (int i = 0; i < 3; ++i) {  // the first waits for a reading, the others find it
+    const auto metrics = client.get("/api/hardware/metrics");
+    ASSERT_EQ(metrics.status, 200) << metrics.body;
+    const json::object whole = body(metrics);
+    const json::object& cpu = whole.at("processors").as_array().at(0).as_object();
+    EXPECT_EQ(cpu.at("id"), "cpu");
+    EXPECT_TRUE(cpu.at("celsius").is_null() || cpu.at("celsius").as_double() > 0);
+  }
+}
+
 TEST_F(ServerTest, RefusesMoreThanItsQueueHolds) {
   // 64 run and 32 wait: these clients stay, so sooner or later every place is taken.
   std::vector<std::unique_ptr<HttpClient>> clients;

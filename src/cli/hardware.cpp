@@ -1,0 +1,189 @@
+// impetus hardware: what this machine is made of, and what of it this process may use.
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "hardware/inventory.h"
+
+namespace impetus::cli {
+namespace {
+
+struct Options {
+  bool json = false;
+};
+
+constexpr size_t kLabelWidth = 9;
+constexpr size_t kLineWidth = 100;
+
+// Lines beside a label that stands before the first of them.
+class Section {
+ public:
+  explicit Section(std::string label) : label_(std::move(label)) {}
+
+  // Breaks between words where a line would grow too long.
+  void line(std::string_view text) {
+    while (true) {
+      const size_t room = kLineWidth - kLabelWidth;
+      size_t end = text.size();
+      if (end > room) {
+        end = text.rfind(' ', room);
+        if (end == std::string_view::npos || end == 0) end = text.size();
+      }
+      fmt::print("{:<{}}{}\n", label_, kLabelWidth, text.substr(0, end));
+      label_.clear();
+      if (end == text.size()) return;
+      text.remove_prefix(end + 1);
+    }
+  }
+
+ private:
+  std::string label_;
+};
+
+std::string bytes_text(int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  const auto in = [&](int shift) { return value / static_cast<double>(int64_t{1} << shift); };
+  if (bytes >= int64_t{100} << 30) return fmt::format("{:.0f} GiB", in(30));
+  if (bytes >= int64_t{1} << 30) return fmt::format("{:.1f} GiB", in(30));
+  return bytes >= 1 << 20 ? fmt::format("{:.3g} MiB", in(20)) : fmt::format("{:.3g} KiB", in(10));
+}
+
+std::string count_text(int64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+std::string joined(const std::vector<std::string>& parts, std::string_view between) {
+  std::string text;
+  for (const std::string& part : parts) {
+    if (part.empty()) continue;
+    if (!text.empty()) text += between;
+    text += part;
+  }
+  return text;
+}
+
+void print_cpu(const CpuInfo& cpu) {
+  Section section("CPU");
+  section.line(cpu.model.empty() ? "unknown" : cpu.model);
+  std::string cores = count_text(cpu.physical_cores, "core");
+  if (cpu.performance_cores > 0) {
+    cores += fmt::format(" ({} performance, {} efficiency)", cpu.performance_cores,
+                         cpu.efficiency_cores);
+  }
+  section.line(joined({cores, count_text(cpu.logical_cores, "thread"),
+                       cpu.sockets > 1 ? count_text(cpu.sockets, "socket") : "",
+                       cpu.numa_nodes > 1 ? count_text(cpu.numa_nodes, "memory node") : ""},
+                      ", "));
+  if (!cpu.caches.empty()) {
+    std::vector<std::string> caches;
+    for (const CacheInfo& cache : cpu.caches) {
+      const std::string whose = cache.cores_sharing == 1
+                                    ? "a core"
+                                    : fmt::format("shared by {} cores", cache.cores_sharing);
+      caches.push_back(fmt::format("L{} {} {}", cache.level, bytes_text(cache.bytes), whose));
+    }
+    section.line("caches: " + joined(caches, ", "));
+  }
+  section.line(joined(cpu.instruction_sets, " "));
+  std::string mine = "this process may use " + count_text(cpu.usable_cores, "thread");
+  if (cpu.quota_cores > 0) {
+    mine += fmt::format(", by a quota of {:.3g} CPUs", cpu.quota_cores);
+  } else if (cpu.allowed_cores < cpu.physical_cores) {
+    mine += fmt::format(", by its affinity to {}", count_text(cpu.allowed_cores, "core"));
+  }
+  section.line(mine);
+}
+
+void print_memory(const MemoryInfo& memory) {
+  Section section("Memory");
+  section.line(joined({memory.total_bytes > 0 ? bytes_text(memory.total_bytes) : "unknown",
+                       memory.unified ? "shared with the GPU" : ""},
+                      ", "));
+  std::string mine =
+      fmt::format("this process may use {} of {} available now", bytes_text(memory.usable_bytes),
+                  bytes_text(memory.available_bytes));
+  if (memory.limit_bytes > 0) {
+    mine += fmt::format(", within a limit of {}", bytes_text(memory.limit_bytes));
+  }
+  section.line(mine);
+}
+
+void print_gpu(const GpuInfo& gpu) {
+  Section section("GPU");
+  section.line(
+      joined({gpu.name, gpu.architecture, gpu.driver.empty() ? "" : "driver " + gpu.driver}, ", "));
+  std::vector<std::string> facts;
+  if (gpu.cores > 0) {
+    facts.push_back(count_text(gpu.cores, gpu.vendor == "NVIDIA" ? "multiprocessor" : "core"));
+  }
+  if (gpu.memory_bytes > 0) facts.push_back(bytes_text(gpu.memory_bytes));
+  if (gpu.available_bytes > 0) facts.push_back(bytes_text(gpu.available_bytes) + " available");
+  if (gpu.working_set_bytes > 0) {
+    facts.push_back("working set " + bytes_text(gpu.working_set_bytes));
+  }
+  if (gpu.memory_bytes_per_second > 0) {
+    facts.push_back(fmt::format("{:.0f} GB/s", gpu.memory_bytes_per_second * 1e-9));
+  }
+  if (!facts.empty()) section.line(joined(facts, ", "));
+  if (gpu.vendor == "Apple") {
+    section.line(fmt::format("neural accelerators: {} ({})",
+                             gpu.neural_accelerators ? "in use" : "none",
+                             gpu.neural_accelerators_why));
+  }
+}
+
+void print_npu(const NpuInfo& npu) {
+  Section("NPU").line(
+      joined({npu.name, npu.family, npu.cores > 0 ? count_text(npu.cores, "core") : "",
+              npu.driver.empty() ? "no driver" : "driver " + npu.driver},
+             ", "));
+}
+
+void print_power(const PowerInfo& power) {
+  std::vector<std::string> facts{power.source};
+  if (power.battery_percent >= 0) {
+    facts.push_back(fmt::format("battery at {:.0f} %", power.battery_percent));
+  }
+  if (!power.thermal.empty()) facts.push_back("heat " + power.thermal);
+  const std::string text = joined(facts, ", ");
+  if (!text.empty()) Section("Power").line(text);
+}
+
+void print_text(const Inventory& inventory) {
+  Section("System").line(
+      joined({inventory.os.name, inventory.os.kernel.empty() ? "" : "kernel " + inventory.os.kernel,
+              inventory.cpu.architecture},
+             ", "));
+  print_cpu(inventory.cpu);
+  print_memory(inventory.memory);
+  for (const GpuInfo& gpu : inventory.gpus) print_gpu(gpu);
+  if (inventory.gpus.empty()) Section("GPU").line("none");
+  for (const NpuInfo& npu : inventory.npus) print_npu(npu);
+  if (inventory.npus.empty()) Section("NPU").line("none");
+  print_power(inventory.power);
+  if (inventory.missing.empty()) return;
+  fmt::print("\nNot found or not readable:\n");
+  for (const Missing& missing : inventory.missing) {
+    fmt::print("  {}: {}\n", missing.what, missing.why);
+  }
+}
+
+Result<void> hardware(const Options& options) {
+  const Inventory inventory = probe_inventory();
+  if (options.json) {
+    print_json(to_json(inventory));
+  } else {
+    print_text(inventory);
+  }
+  return {};
+}
+
+}  // namespace
+
+void add_hardware(Commands& commands) {
+  auto options = std::make_shared<Options>();
+  auto* app = commands.add("hardware", "Say what this machine has, and what of it may be used",
+                           "impetus hardware --json", [options] { return hardware(*options); });
+  app->add_flag("--json", options->json, "As JSON");
+}
+
+}  // namespace impetus::cli
