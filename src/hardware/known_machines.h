@@ -1,5 +1,8 @@
 // Machines of the world, from their makers' data sheets, so that any of them can be planned on
-// paper. A source stands behind every figure; estimates say that they are estimates.
+// paper. A source stands behind every figure; estimates say that they are estimates. "not re-read"
+// in a source: the figure was entered from memory or notes, and no page seen since then confirms
+// it; it goes for what follows, up to the next source, and in brackets for what stands before.
+// "copies agree": the page itself was out of reach, but others' copies of it have the same figures.
 #pragma once
 
 #include <span>
@@ -63,7 +66,7 @@ struct PublishedRate {
   int batch;            // sequences at once
   double tokens_per_second;
   const char* program;  // "llama.cpp b1234 (Metal)", "mlx-lm 0.28"
-  const char* source;   // URL
+  const char* source;   // URL, and whether it was read again
 };
 std::span<const PublishedRate> published_rates();
 

@@ -18,99 +18,114 @@ constexpr KnownProcessor idle(const char* device, const char* name, int cores, d
   "operations a cycle: measured for this project on Zen 4 (int8 128, bf16 64, f32 32 a core)"
 #define ZEN5_CYCLES                                                     \
   "operations a cycle, estimate: twice Zen 4's, by 512 bit wide units " \
-  "(https://www.amd.com/en/products/processors/technologies/zen-core.html)"
+  "(not re-read: https://www.amd.com/en/products/processors/technologies/zen-core.html)"
 #define AMX_CYCLES                                                                 \
   "operations a cycle: AMX 2,048 bf16 and 4,096 int8, AVX-512 64 f32 and 128 f16 " \
-  "(https://www.intel.com/content/www/us/en/content-details/671368/)"
+  "(not re-read: https://www.intel.com/content/www/us/en/content-details/671368/)"
 
 constexpr KnownProcessor xeon_8480[] = {cpu_by_cycles(
     "cpu-avx512", "Intel Xeon Platinum 8480+", 56, 2.6, amx, 307.2 * giga,
-    "https://www.intel.com/content/www/us/en/products/sku/231746/: 56 cores, 8 channels of "
-    "DDR5-4800; clock, estimate: 2.6 GHz, between base 2.0 and all-core turbo 3.0; " AMX_CYCLES)};
+    "https://wccftech.com/intel-xeon-sapphire-rapids-sp-cpus-feature-up-to-56-cores-on-350w-tdp/: "
+    "56 cores, 8 channels of DDR5-4800; clock, estimate: 2.6 GHz, between base 2.0 and all-core "
+    "turbo 3.0 (not re-read: "
+    "https://www.intel.com/content/www/us/en/products/sku/231746/); " AMX_CYCLES)};
 constexpr KnownProcessor xeon_6[] = {cpu_by_cycles(
     "cpu-avx512", "Intel Xeon 6980P", 128, 2.6, amx_f16, 844.8 * giga,
-    "https://www.intel.com/content/www/us/en/products/sku/240777/: 128 cores, 12 channels of "
+    "https://www.hardwareluxx.de/index.php/artikel/hardware/prozessoren/"
+    "64561-intels-comeback-granite-rapids-mit-96-kernen-im-test.html: 128 cores, 12 channels of "
     "MRDIMM-8800; clock, estimate: 2.6 GHz, between base 2.0 and all-core turbo 3.2; " AMX_CYCLES
     "; f16 tiles as bf16")};
 constexpr KnownProcessor epyc_9654[] = {cpu_by_cycles(
     "cpu-avx512", "AMD EPYC 9654", 96, 3.55, zen4, 460.8 * giga,
-    "https://www.amd.com/en/products/processors/server/epyc/4th-generation-9004-and-8004-series/"
-    "amd-epyc-9654.html: 96 cores, all-core boost 3.55 GHz, 460.8 GB/s; " ZEN4_CYCLES)};
+    "https://www.tomshardware.fr/epyc-genoa-la-prise-en-charge-de-12-canaux-de-memoire-ddr5-"
+    "confirmee/: 96 cores, 12 channels, 460.8 GB/s; not re-read: all-core boost 3.55 "
+    "GHz; " ZEN4_CYCLES)};
 constexpr KnownProcessor epyc_9755[] = {cpu_by_cycles(
     "cpu-avx512", "AMD EPYC 9755", 128, 3.4, zen5, 614.4 * giga,
-    "https://www.amd.com/en/products/processors/server/epyc/9005-series/amd-epyc-9755.html: 128 "
-    "cores, 614 GB/s; clock, estimate: 3.4 GHz, between base 2.7 and boost 4.1; " ZEN5_CYCLES)};
-constexpr KnownProcessor ryzen_7950x[] = {
-    cpu_by_cycles("cpu-avx512", "AMD Ryzen 9 7950X", 16, 4.5, zen4, 83.2 * giga,
-                  "https://www.amd.com/en/products/processors/desktops/ryzen/7000-series/"
-                  "amd-ryzen-9-7950x.html: 16 cores, base clock 4.5 GHz, DDR5-5200; " ZEN4_CYCLES)};
-constexpr KnownProcessor ryzen_9950x[] = {
-    cpu_by_cycles("cpu-avx512", "AMD Ryzen 9 9950X", 16, 4.3, zen5, 89.6 * giga,
-                  "https://www.amd.com/en/products/processors/desktops/ryzen/9000-series/"
-                  "amd-ryzen-9-9950x.html: 16 cores, base clock 4.3 GHz, DDR5-5600; " ZEN5_CYCLES)};
+    "https://meftah.com/news/amd-epyc-9755-processor: 128 cores and clocks; 12 channels of "
+    "DDR5-6400: https://www.hubbry.com/Epyc/encyclopedias; clock, estimate: 3.4 GHz, between base "
+    "2.7 and boost 4.1; " ZEN5_CYCLES)};
+constexpr KnownProcessor ryzen_7950x[] = {cpu_by_cycles(
+    "cpu-avx512", "AMD Ryzen 9 7950X", 16, 4.5, zen4, 83.2 * giga,
+    "https://web-autoai.com/articles/amd-ryzen-9-7950x-16-core-32-thread-high-end-cpu: "
+    "16 cores, base clock 4.5 GHz, DDR5-5200; " ZEN4_CYCLES)};
+constexpr KnownProcessor ryzen_9950x[] = {cpu_by_cycles(
+    "cpu-avx512", "AMD Ryzen 9 9950X", 16, 4.3, zen5, 89.6 * giga,
+    "https://timdobbs.substack.com/p/the-amd-ryzen-9-9950x-cpu: 16 cores, two channels of "
+    "DDR5-5600; not re-read: base clock 4.3 GHz (that page has 4.4); " ZEN5_CYCLES)};
 
-#define STRIX_PAGE                                                                          \
-  "https://www.amd.com/en/products/processors/laptop/ryzen/ai-300-series/amd-ryzen-ai-max-" \
-  "plus-395.html"
-#define STRIX_MEASURED "https://llm-tracker.info/AMD-Strix-Halo-(Ryzen-AI-Max+-395)-GPU-Performance"
+#define STRIX_PAGE                                                                                \
+  "not re-read: https://www.amd.com/en/products/processors/laptop/ryzen/ai-300-series/amd-ryzen-" \
+  "ai-max-plus-395.html"
+#define STRIX_TABLE "https://whylucian.github.io/softab/docs/hardware-specs.html"
 constexpr KnownProcessor ryzen_ai_max[] = {
     cpu_by_cycles("cpu-avx512", "AMD Ryzen AI Max+ 395", 16, 3.0, zen5, 128 * giga,
                   STRIX_PAGE ": 16 cores, base clock 3.0 GHz; bandwidth, estimate: two dies at "
                              "64 GB/s each, half of the memory's 256; " ZEN5_CYCLES),
     idle("gpu0", "AMD Radeon 8060S, 40 compute units", 40, 256, 29.7, 59.4, 59.4, 59.4,
-         "no backend of Impetus drives it. " STRIX_PAGE "; " STRIX_MEASURED
-         ": 256 GB/s (212 measured), 59.4 TFLOPS f16; f32 half; int8, estimate: as f16"),
+         "no backend of Impetus drives it. " STRIX_TABLE
+         ": 256 GB/s (215 measured), 59.4 TFLOPS f16, int8 as f16; f32, estimate: half"),
     idle("npu0", "AMD XDNA 2 NPU", 32, 100, 0, 0, 25, 50,
          "no backend of Impetus drives it. " STRIX_PAGE
          ": 50 TOPS int8; bf16, estimate: half; bandwidth, estimate: 100 GB/s; 32 tiles")};
 
-#define LUNAR_PAGE "https://www.intel.com/content/www/us/en/products/sku/240957/"
+#define LUNAR_PAGE "a copy of https://www.reddit.com/r/LocalLLaMA/comments/1gheslj/"
 constexpr KnownProcessor core_ultra[] = {
-    cpu_by_cycles("cpu-avx2", "Intel Core Ultra 7 258V, 4 performance cores", 4, 3.7, avx_vnni,
-                  80 * giga,
-                  LUNAR_PAGE ": 4 P-cores, AVX2 with VNNI; clock, estimate: 3.7 GHz at 28 W; the 4 "
-                             "E-cores are not counted; bandwidth: about 80 GB/s measured, "
-                             "as quoted in https://www.reddit.com/r/LocalLLaMA/comments/1gheslj/"),
-    idle("gpu0", "Intel Arc 140V", 8, 136.5, 4.0, 33.5, 33.5, 67,
+    cpu_by_cycles(
+        "cpu-avx2", "Intel Core Ultra 7 258V, 4 performance cores", 4, 3.7, avx_vnni, 80 * giga,
+        "not re-read: https://www.intel.com/content/www/us/en/products/sku/240957/: 4 P-cores, "
+        "AVX2 with VNNI; clock, estimate: 3.7 GHz at 28 W; the 4 E-cores are not counted; "
+        "bandwidth: about 80 GB/s measured, as quoted in " LUNAR_PAGE),
+    idle("gpu0", "Intel Arc 140V", 8, 136.5, 4.0, 32, 32, 64,
          "no backend of Impetus drives it. " LUNAR_PAGE
-         ": 67 TOPS int8, LPDDR5X-8533; f16 half; f32: 8 Xe cores x 128 lanes x 2 x 1.95 GHz"),
+         ": 64 TOPS int8, LPDDR5X-8533; f16 half; f32: 8 Xe cores x 128 lanes x 2 x 1.95 GHz"),
     idle("npu0", "Intel NPU 4", 6, 68, 0, 23.5, 0, 47,
-         "no backend of Impetus drives it. " LUNAR_PAGE
-         ": 47 TOPS int8, f16 half; bandwidth, estimate: half of the memory's")};
+         "no backend of Impetus drives it. "
+         "https://www.notebookcheck.net/Intel-Core-Ultra-7-256V-Processor-Benchmarks-and-Specs."
+         "892554.0.html, but for its memory the same chip: 47 TOPS int8; f16 half; bandwidth, "
+         "estimate: half of the memory's")};
 
 constexpr KnownProcessor core_i9[] = {cpu_by_cycles(
     "cpu-avx2", "Intel Core i9-14900K, 8 performance cores", 8, 5.5, avx_vnni, 89.6 * giga,
-    "https://www.intel.com/content/www/us/en/products/sku/236773/: 8 P-cores, AVX2 with VNNI, "
+    "not re-read: https://www.intel.com/content/www/us/en/products/sku/236773/: 8 P-cores, AVX2 "
+    "with VNNI, "
     "DDR5-5600; clock, estimate: 5.5 GHz on all P-cores; the 16 E-cores are not counted")};
-constexpr KnownProcessor pi_5[] = {cpu_by_cycles(
-    "cpu-neon", "Raspberry Pi 5, 4 x Arm Cortex-A76", 4, 2.4, neon_2, 17.1 * giga,
-    "https://www.raspberrypi.com/products/raspberry-pi-5/: 2.4 GHz, 32 bit LPDDR4X-4267; two "
-    "128-bit units with sdot (Arm Cortex-A76 software optimization guide)")};
+#define PI_PAGE "https://circuitdigest.com/news/the-new-raspberry-pi-5-is-here-faster-than-ever"
+constexpr KnownProcessor pi_5[] = {
+    cpu_by_cycles("cpu-neon", "Raspberry Pi 5, 4 x Arm Cortex-A76", 4, 2.4, neon_2, 17.1 * giga,
+                  PI_PAGE ": 2.4 GHz, 32 bit LPDDR4X-4267; two 128-bit units with sdot (not "
+                          "re-read: Arm Cortex-A76 software optimization guide)")};
 constexpr KnownProcessor pi_4[] = {cpu_by_cycles(
-    "cpu-neon", "Raspberry Pi 4, 4 x Arm Cortex-A72", 4, 1.8, CyclesOps{8, 0, 0, 0}, 12.8 * giga,
-    "https://www.raspberrypi.com/products/raspberry-pi-4-model-b/: 1.8 GHz, 32 bit LPDDR4-3200; "
-    "one 128-bit multiply-add a cycle, neither f16 nor sdot (Arm Cortex-A72 software optimization "
+    "cpu-neon", "Raspberry Pi 4, 4 x Arm Cortex-A72", 4, 1.8, CyclesOps{8, 0, 0, 0}, 8.0 * giga,
+    PI_PAGE
+    ": 32 bit LPDDR4 at an effective 2,000 MT/s, though its chips are rated for 3,200; 1.8 "
+    "GHz: "
+    "https://www.worksprout.org/blog-details/raspberry-pi-5-vs-pi-4-embedded-developer-guide/; "
+    "one 128-bit multiply-add a cycle, neither f16 nor sdot (not re-read: Arm Cortex-A72 software "
+    "optimization "
     "guide)")};
 constexpr KnownProcessor graviton4[] = {cpu_by_cycles(
     "cpu-neon", "AWS Graviton4, 96 x Arm Neoverse V2", 96, 2.8, neon_v2, 537.6 * giga,
-    "https://aws.amazon.com/ec2/graviton/: 96 cores, 12 channels of DDR5-5600; clock, estimate: "
-    "2.8 GHz; four 128-bit units (Arm Neoverse V2 software optimization guide)")};
+    "https://en.wikichip.org/wiki/annapurna_labs/graviton/graviton4: 96 cores, 12 channels of "
+    "DDR5-5600; clock, estimate: 2.8 GHz; four 128-bit units (not re-read: Arm Neoverse V2 "
+    "software optimization guide)")};
 constexpr KnownProcessor altra[] = {cpu_by_cycles(
     "cpu-neon", "Ampere Altra Q80-30, 80 x Arm Neoverse N1", 80, 3.0, neon_2, 204.8 * giga,
-    "https://amperecomputing.com/briefs/ampere-altra-family-product-brief: 80 cores, 3.0 GHz, 8 "
-    "channels of DDR4-3200; two 128-bit units (Arm Neoverse N1 software optimization guide)")};
+    "https://www.heise.de/news/Ampere-Altra-ARM-Prozessoren-mit-bis-zu-80-Kernen-3-3-GHz-und-"
+    "PCIe-4-0-4794196.html: 80 cores, 3.0 GHz, 8 channels of DDR4-3200, two 128-bit units")};
 
-#define SNAPDRAGON_PAGE                                                              \
-  "https://www.qualcomm.com/products/mobile/snapdragon/laptops-and-tablets/laptops/" \
-  "snapdragon-x-elite"
+#define SNAPDRAGON_PAGE "https://smartphonecrunch.com/snapdragon-elite-x-introduction/"
+#define SNAPDRAGON_MEMORY "a copy of https://beebom.com/snapdragon-x-elite-plus-skus-benchmarks"
 constexpr KnownProcessor snapdragon[] = {
     cpu_by_cycles("cpu-neon", "Qualcomm Snapdragon X Elite X1E-80-100, 12 cores", 12, 3.4,
                   neon_4_bf16, 110 * giga,
-                  SNAPDRAGON_PAGE ": 12 cores, 3.4 GHz, 135 GB/s; estimate: four 128-bit units; "
+                  SNAPDRAGON_PAGE ": 12 cores, 3.4 GHz; 135 GB/s: " SNAPDRAGON_MEMORY
+                                  "; estimate: four 128-bit units; "
                                   "bandwidth, estimate: four fifths of the memory's"),
     idle("gpu0", "Qualcomm Adreno X1-85", 6, 135, 3.8, 7.6, 0, 0,
          "no backend of Impetus drives it. " SNAPDRAGON_PAGE
-         ": 3.8 TFLOPS, 135 GB/s; f16, estimate: twice f32; 6 shader processors"),
+         ": 3.8 TFLOPS; 135 GB/s: " SNAPDRAGON_MEMORY
+         "; f16, estimate: twice f32; not re-read: 6 shader processors"),
     idle("npu0", "Qualcomm Hexagon NPU", 1, 67, 0, 0, 0, 45,
          "no backend of Impetus drives it. " SNAPDRAGON_PAGE
          ": 45 TOPS int8; bandwidth, estimate: half of the memory's")};

@@ -1,26 +1,31 @@
 // Speeds that others published, and those measured for this project. Numbers as printed; a rate
-// that the machine's data sheet makes impossible is not taken in (known_machines_test.cpp).
+// that the machine's data sheet makes impossible is not taken in (known_machines_test.cpp). What
+// "not re-read" means: known_machines.h.
 #include "hardware/known_machines.h"
 
 namespace impetus {
 namespace {
 
+#define NOT_READ " (not re-read)"
+#define COPIES_AGREE " (not re-read; copies of its table agree)"
 #define METAL_THREAD "https://github.com/ggml-org/llama.cpp/discussions/4167"
-#define CUDA_THREAD "https://github.com/ggml-org/llama.cpp/discussions/15013"
+#define CUDA_THREAD "https://github.com/ggml-org/llama.cpp/discussions/15013" COPIES_AGREE
 #define GPU_BENCHMARKS "https://github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference"
 #define AI_BENCHMARKS "https://github.com/geerlingguy/ai-benchmarks"
 #define MLX_LM "https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/BENCHMARKS.md"
 #define CALM "https://github.com/zeux/calm"
 #define IK "https://github.com/ikawrakow/ik_llama.cpp/pull/"
-#define STRIX "https://llm-tracker.info/AMD-Strix-Halo-(Ryzen-AI-Max+-395)-GPU-Performance"
+#define STRIX \
+  "https://llm-tracker.info/AMD-Strix-Halo-(Ryzen-AI-Max+-395)-GPU-Performance" COPIES_AGREE
 #define LUNAR                                             \
   "https://www.reddit.com/r/LocalLLaMA/comments/1gheslj/" \
-  "testing_llamacpp_with_intels_xe2_igpu_core_ultra/"
+  "testing_llamacpp_with_intels_xe2_igpu_core_ultra/" COPIES_AGREE
 #define SPARK_BENCHES \
-  "https://github.com/ggml-org/llama.cpp/blob/master/benches/dgx-spark/dgx-spark.md"
-#define ULTRA_BENCHES \
-  "https://github.com/ggml-org/llama.cpp/blob/master/benches/mac-m2-ultra/mac-m2-ultra.md"
-#define MATMUL "https://justine.lol/matmul/"
+  "https://github.com/ggml-org/llama.cpp/blob/master/benches/dgx-spark/dgx-spark.md" COPIES_AGREE
+#define ULTRA_BENCHES                                                       \
+  "https://github.com/ggml-org/llama.cpp/blob/master/benches/mac-m2-ultra/" \
+  "mac-m2-ultra.md" COPIES_AGREE
+#define MATMUL "https://justine.lol/matmul/" NOT_READ
 #define MEASURED "measured for this project with "
 
 // Llama 2 7B on Apple GPUs: prefill of 512 and decode of 128 tokens; 0: not printed. M1 to M4
@@ -29,9 +34,10 @@ struct MetalRow {
   const char* machine;
   double f16_prefill, f16_decode, q8_0_prefill, q8_0_decode, q4_0_prefill, q4_0_decode;
   const char* program;
+  const char* source;
 };
-#define BUILD_2023 "llama.cpp 8e672ef (Metal)"
-#define BUILD_2026 "llama.cpp c1d0e7a (Metal)"
+#define BUILD_2023 "llama.cpp 8e672ef (Metal)", METAL_THREAD COPIES_AGREE
+#define BUILD_2026 "llama.cpp c1d0e7a (Metal)", METAL_THREAD NOT_READ
 constexpr MetalRow metal[] = {
     {"m1", 0, 0, 117.25, 7.91, 117.96, 14.15, BUILD_2023},
     {"m1-pro", 302.14, 12.75, 270.37, 22.34, 266.25, 36.41, BUILD_2023},
@@ -74,9 +80,9 @@ constexpr PublishedRate others[] = {
     {"rtx-3090", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 158.16, "llama.cpp c76b420 (CUDA)",
      CUDA_THREAD},
     {"a100-80", "gpu0", "llama-2-7b", "q4_0", "prefill", 512, 1, 4849.53,
-     "llama.cpp 5143fa8 (CUDA)", CUDA_THREAD},
-    {"a100-80", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 190.88, "llama.cpp 5143fa8 (CUDA)",
-     CUDA_THREAD},
+     "llama.cpp 5143fa8 (CUDA; 'A100 80GB')", CUDA_THREAD},
+    {"a100-80", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 190.88,
+     "llama.cpp 5143fa8 (CUDA; 'A100 80GB')", CUDA_THREAD},
     {"dgx-spark", "gpu0", "llama-2-7b", "q4_0", "prefill", 512, 1, 3062.31,
      "llama.cpp 5acd455 (CUDA)", CUDA_THREAD},
     {"dgx-spark", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 57.21, "llama.cpp 5acd455 (CUDA)",
@@ -145,9 +151,9 @@ constexpr PublishedRate others[] = {
     {"m3-max", "gpu0", "llama-3-70b", "q4_k_m", "decode", 0, 1, 7.65, "llama.cpp, May 2024 (Metal)",
      GPU_BENCHMARKS},
     {"a100-80", "gpu0", "llama-2-7b", "f16", "decode", 0, 1, 73.83,
-     "llama.cpp, December 2023 (CUDA)", GPU_BENCHMARKS},
+     "llama.cpp, December 2023 (CUDA; 'A100 80GB')", GPU_BENCHMARKS},
     {"a100-80", "gpu0", "llama-2-70b", "q4_0", "decode", 0, 1, 25.68,
-     "llama.cpp, December 2023 (CUDA)", GPU_BENCHMARKS},
+     "llama.cpp, December 2023 (CUDA; 'A100 80GB')", GPU_BENCHMARKS},
     {"h100-pcie", "gpu0", "llama-2-7b", "f16", "decode", 0, 1, 83.32,
      "llama.cpp, December 2023 (CUDA)", GPU_BENCHMARKS},
     {"h100-pcie", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 133.77,
@@ -211,11 +217,11 @@ constexpr PublishedRate others[] = {
     {"m3-pro", "gpu0", "qwen3-4b", "mlx-4bit", "decode", 2048, 1, 44.62, "mlx-lm 0.31.3",
      "https://github.com/ml-explore/mlx-lm/pull/1569"},
     {"m4-max", "gpu0", "qwen3-8b", "mlx-4bit", "decode", 0, 1, 79.9, "mlx-lm",
-     "https://arxiv.org/abs/2601.19139"},
+     "https://arxiv.org/abs/2601.19139" NOT_READ},
     {"m4-max", "gpu0", "llama-3.2-3b", "mlx-4bit", "decode", 0, 1, 167.5, "mlx-lm",
-     "https://arxiv.org/abs/2601.19139"},
+     "https://arxiv.org/abs/2601.19139" NOT_READ},
     {"m4-pro", "gpu0", "llama-3.2-3b", "mlx-4bit", "decode", 0, 1, 112.1, "MLX",
-     "https://arxiv.org/abs/2607.00501"},
+     "https://arxiv.org/abs/2607.00501" NOT_READ},
     {"m3-ultra", "gpu0", "llama-3.1-8b", "mlx-4bit", "decode", 1024, 1, 119.14, "MLX 0.30.7",
      "https://github.com/guruswami-ai/mlx-benchmarks"},
     {"m3-ultra", "gpu0", "llama-3.1-8b", "mlx-8bit", "decode", 1024, 1, 73.85, "MLX 0.30.7",
@@ -223,7 +229,7 @@ constexpr PublishedRate others[] = {
 
     // A Neural Engine, by direct access.
     {"m5-pro", "npu0", "tinyllama-1.1b", "f16", "decode", 0, 1, 62, "ANEForge",
-     "https://huggingface.co/aneforge/llm-text-generation"},
+     "https://huggingface.co/aneforge/llm-text-generation" NOT_READ},
 
     // CPUs.
     {"ryzen-7950x", "cpu", "llama-3.1-8b", "q4_0", "prefill", 512, 1, 165.26,
@@ -241,8 +247,10 @@ constexpr PublishedRate others[] = {
      "ik_llama.cpp, 16 threads", IK "121"},
     {"ryzen-7950x", "cpu", "llama-3.1-8b", "q5_0", "decode", 0, 1, 11.73, "ik_llama.cpp, 4 threads",
      IK "121"},
-    {"m2-max", "cpu", "llama-3.1-8b", "q4_0", "prefill", 512, 1, 128.41, "ik_llama.cpp", IK "546"},
-    {"m2-max", "cpu", "llama-3.1-8b", "q8_0", "prefill", 512, 1, 128.63, "ik_llama.cpp", IK "546"},
+    {"m2-max", "cpu", "llama-3.1-8b", "q4_0", "prefill", 512, 1, 128.41, "ik_llama.cpp",
+     IK "546" NOT_READ},
+    {"m2-max", "cpu", "llama-3.1-8b", "q8_0", "prefill", 512, 1, 128.63, "ik_llama.cpp",
+     IK "546" NOT_READ},
     {"m2-max", "cpu", "llama-3.1-8b", "q5_0", "decode", 0, 1, 22.07, "ik_llama.cpp, 8 threads",
      IK "121"},
     {"ryzen-ai-max-395", "cpu", "llama-2-7b", "q4_0", "prefill", 512, 1, 294.64,
@@ -262,7 +270,8 @@ constexpr PublishedRate others[] = {
     {"core-ultra-258v", "gpu0", "llama-2-7b", "q4_0", "decode", 0, 1, 24.35,
      "IPEX-LLM's llama.cpp, 2024", LUNAR},
     {"snapdragon-x-elite", "cpu", "llama-3-8b", "q4_0", "decode", 0, 1, 18,
-     "Ollama, July 2024 (18 to 20 are reported)", "https://github.com/ollama/ollama/issues/5360"},
+     "Ollama, July 2024 (18 to 20 are reported)",
+     "https://github.com/ollama/ollama/issues/5360" NOT_READ},
     {"zen4-2core", "cpu", "llama-3.2-1b", "q4_0", "prefill", 512, 1, 185,
      "ik_llama.cpp, August 2026 (181 to 189)", MEASURED "ik_llama.cpp"},
     {"zen4-2core", "cpu", "llama-3.2-1b", "q8_0", "prefill", 512, 1, 185,
@@ -328,7 +337,7 @@ std::span<const PublishedRate> published_rates() {
       const auto add = [&](const char* weights, const char* phase, int prompt, double rate) {
         if (rate == 0) return;
         rates.push_back({row.machine, "gpu0", "llama-2-7b", weights, phase, prompt, 1, rate,
-                         row.program, METAL_THREAD});
+                         row.program, row.source});
       };
       add("f16", "prefill", 512, row.f16_prefill);
       add("f16", "decode", 0, row.f16_decode);
