@@ -35,6 +35,7 @@ void add_cache(CpuInfo& cpu, int level, const char* bytes, int threads_sharing) 
   cpu.caches.push_back(cache);
 }
 
+#if defined(__aarch64__)
 std::vector<std::string> arm_features() {
   const struct {
     const char* sysctl;
@@ -51,6 +52,7 @@ std::vector<std::string> arm_features() {
   }
   return names;
 }
+#endif
 
 CpuInfo probe_cpu() {
   CpuInfo cpu;
