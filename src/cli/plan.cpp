@@ -162,7 +162,9 @@ void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
                                                              : std::string(to_string(one.phase));
     fmt::print("  {} {:<10} {:<14} {:<5} {:<11} {:>14} {:>9.0f} MB  {}\n", one.chosen ? '*' : ' ',
                phase, place_text(one.device, one.backend), one.precision,
-               one.threads > 0 ? fmt::format("{} threads", one.threads) : "",
+               one.device == "cpu"
+                   ? fmt::format("{} thread{}", one.threads, one.threads == 1 ? "" : "s")
+                   : "",
                one.possible || one.predicted.tokens_per_second > 0
                    ? rate_text(one.predicted.tokens_per_second)
                    : "",

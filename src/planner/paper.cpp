@@ -37,7 +37,8 @@ constexpr std::array kTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0,
 // quantised weights in f16; a CPU in int8, less what their scales cost.
 double peak_of(const KnownProcessor& processor, DType type) {
   const bool cpu = std::string_view(processor.backend).starts_with("cpu");
-  const double half = std::max(processor.f16_ops, processor.bf16_ops);
+  double half = std::max(processor.f16_ops, processor.bf16_ops);
+  if (half <= 0) half = processor.int8_ops;  // an NPU for integers alone
   // Vectors' dot products, not matrix units such as AMX: no kernel of the CPU backend uses those.
   const double ints = std::clamp(processor.int8_ops, processor.f32_ops, 4 * processor.f32_ops);
   const double brains = std::clamp(processor.bf16_ops, processor.f32_ops, 2 * processor.f32_ops);

@@ -26,8 +26,8 @@ TEST(Paper, NoPredictionExceedsThePhysicalBound) {
             ops += 2.0 * static_cast<double>(group.parameters);
           }
           const double token = 1 / predictor.decode(1, 1, DType::f16).seconds;
-          EXPECT_LE(token, one.profile.limit_bytes_per_second /
-                               static_cast<double>(model.weight_bytes()))
+          EXPECT_LE(token,
+                    one.profile.limit_bytes_per_second / static_cast<double>(model.weight_bytes()))
               << known.id << " " << one.device << " " << name;
           const double prefill = 512 / predictor.prefill(512, 0, 512, DType::f16).seconds;
           EXPECT_LE(prefill, one.profile.limit_ops_per_second / ops)

@@ -336,8 +336,13 @@ std::string rate_text(double per_second) {
   return per_second >= 100 ? fmt::format("{:.0f}", per_second) : fmt::format("{:.1f}", per_second);
 }
 
-std::string with_threads(int threads) {
-  return threads > 0 ? fmt::format(" with {} thread{}", threads, threads == 1 ? "" : "s") : "";
+std::string with_threads(const Processor& processor, int threads) {
+  if (processor.device != "cpu") return {};
+  return fmt::format(" with {} thread{}", threads, threads == 1 ? "" : "s");
+}
+
+std::string seconds_text(double seconds) {
+  return seconds < 1 ? fmt::format("{:.1f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
 }
 
 void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
@@ -366,7 +371,7 @@ void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
   token.predicted = {decode.decode, 1 / decode.decode,
                      decode.bytes() + plan.kv_tokens * decode.model.kv_token_bytes(policy_.kv)};
   token.reason = fmt::format("{} tokens/s{}, bound by {}", rate_text(1 / decode.decode),
-                             with_threads(decode.decode_threads),
+                             with_threads(*decode.processor, decode.decode_threads),
                              decode.memory_bound ? "reading its weights" : "computing");
   if (const Rated* other = runner_up(option.decode, [](const Rated& r) { return r.decode; })) {
     token.reason += fmt::format(
@@ -389,24 +394,25 @@ void Planner::describe_decoder(ModelPlan& plan, std::span<const Rated> rated,
   whole.predicted.tokens_per_second = prompt / prefill.prefill;
   whole.reason = fmt::format("{} tokens/s{} over a prompt of {:.0f}",
                              rate_text(whole.predicted.tokens_per_second),
-                             with_threads(prefill.prefill_threads), prompt);
+                             with_threads(*prefill.processor, prefill.prefill_threads), prompt);
   if (option.prefill != option.decode) {
     whole.reason += fmt::format(
-        "; split from decoding: {:.1f} ms and {:.1f} ms of handoff are less than {:.0f} % of the "
-        "{:.1f} ms where it decodes",
-        prefill.prefill * 1e3, option.handoff * 1e3, policy_.split_gain * 100,
-        decode.prefill * 1e3);
+        "; split from decoding: {} and {} of handoff are less than {:.0f} % of the {} it would "
+        "take "
+        "there",
+        seconds_text(prefill.prefill), seconds_text(option.handoff), policy_.split_gain * 100,
+        seconds_text(decode.prefill));
   } else if (const Rated* other =
                  runner_up(option.prefill, [](const Rated& r) { return r.prefill; })) {
     const double there =
         other->prefill + handoff(decode.model, *other->processor, *decode.processor);
+    const bool worth = there < policy_.split_gain * decode.prefill;
     whole.reason += fmt::format(
-        "; stays where it decodes: on {} ({}) it would take {:.1f} ms with its handoff, {} {:.0f} "
-        "% "
-        "of {:.1f} ms",
-        other->processor->device, other->processor->profile.backend, there * 1e3,
-        there < policy_.split_gain * decode.prefill ? "less than" : "not less than",
-        policy_.split_gain * 100, decode.prefill * 1e3);
+        "; stays where it decodes: {} ({}) would take {} with the handoff, {}less than {:.0f} % of "
+        "{}",
+        other->processor->device, other->processor->profile.backend, seconds_text(there),
+        worth ? "" : "not ", policy_.split_gain * 100, seconds_text(decode.prefill));
+    if (worth) whole.reason += ", but there is no memory for both";
   }
   plan.placements.insert(plan.placements.begin(), std::move(whole));
 }
@@ -446,7 +452,7 @@ void Planner::describe_encoder(ModelPlan& plan, std::span<const Rated> rated,
   placement.predicted = shown.predicted;
   placement.reason =
       fmt::format("{:.2f} ms for a text of {} tokens{}", shown.predicted.seconds * 1e3,
-                  shown.length, with_threads(shown.threads));
+                  shown.length, with_threads(*one.processor, shown.threads));
   if (npu_by_rule(rated, most)) {
     placement.reason += fmt::format(
         "; by the rule that encoders under {} MB go to the NPU, which nobody measured here",
@@ -503,6 +509,9 @@ ModelPlan Planner::describe(std::span<const Rated> rated, const std::vector<Opti
         candidate.reason = "chosen";
       } else if (option == nullptr) {
         candidate.reason = "other models take the memory it would need";
+      } else if (phase == Phase::embeddings && !npu_by_rule(rated, static_cast<int>(i)) &&
+                 npu_by_rule(rated, option->buckets.front())) {
+        candidate.reason = "the rule gives small encoders to the NPU, which nobody measured here";
       } else {
         candidate.reason = "another is faster in the whole";
       }
