@@ -87,6 +87,7 @@ class Measurer {
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads);
   Result<void> measure_encoder(int threads);
+  Result<void> measure_copies();
 
   const Overhead& overhead(int threads) const {
     return *std::ranges::find_if(profile_.overhead, [&](const Overhead& o) {
@@ -291,6 +292,31 @@ Result<void> Measurer::measure_encoder(int threads) {
   return {};
 }
 
+// One way each: half of a block's way out and in again.
+Result<void> Measurer::measure_copies() {
+  IMPETUS_TRY(Loaded loaded, decoder(4, 512, DType::q8_0, 0, kContext));
+  IMPETUS_CHECK(step(*loaded.executor, 1, kRowsMax, 0, StepOutput::none));
+  KvStorage& kv = loaded.executor->kv();
+  const int32_t tokens = kv.block_tokens();
+  const auto there_and_back = [&](BlockId blocks, int32_t positions) -> Result<double> {
+    const int64_t size = kv.shape().elements() * positions * block_bytes(kv.dtype());
+    std::vector<std::byte> bytes(static_cast<size_t>(size));
+    return time([&]() -> Result<void> {
+      for (BlockId b = 0; b < blocks; ++b) {
+        IMPETUS_CHECK(kv.export_block(b, 0, positions, bytes));
+        IMPETUS_CHECK(kv.import_block(b, 0, positions, kv.dtype(), bytes));
+      }
+      return {};
+    });
+  };
+  const auto blocks = static_cast<BlockId>(kRowsMax / tokens);
+  IMPETUS_TRY(const double whole, there_and_back(blocks, tokens));
+  IMPETUS_TRY(const double least, there_and_back(1, 1));
+  profile_.copy_seconds = least / 2;
+  profile_.copy_bytes_per_second = 2.0 * static_cast<double>(kv.block_bytes() * blocks) / whole;
+  return {};
+}
+
 Result<DeviceProfile> Measurer::run() {
   const BackendDescriptor& descriptor = backend_.descriptor();
   profile_.device = descriptor.device;
@@ -303,7 +329,7 @@ Result<DeviceProfile> Measurer::run() {
   }
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};
-  planned_ = static_cast<double>(4 * threads.size() + 2 + descriptor.weights.size());
+  planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size());
   for (const int t : threads) {
     const bool all = t == threads.back();
     const std::string with = fmt::format("{} thread{}", t, t == 1 ? "" : "s");
@@ -319,6 +345,10 @@ Result<DeviceProfile> Measurer::run() {
       if (all) tell(fmt::format("products of {}, {}", to_string(type), with));
       IMPETUS_CHECK(measure_matrix(
           type, t, all ? std::span<const int64_t>(kRows) : std::span<const int64_t>(kFewRows)));
+    }
+    if (all) {
+      tell("copies");
+      IMPETUS_CHECK(measure_copies());
     }
     if (all || t == 1) {
       if (auto encoders = measure_encoder(t); !encoders.ok()) {

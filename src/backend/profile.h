@@ -59,8 +59,9 @@ struct DeviceProfile {
   std::vector<MatrixRate> matrix;
   std::vector<AttentionRate> attention;
   std::vector<Overhead> overhead;
-  double copy_bytes_per_second = 0;  // between this device's memory and the host's; 0: shared
-  double copy_seconds = 0;           // latency of one copy
+  // KV out of this device's memory or into it, by KvStorage; 0: shared with the host, no copy.
+  double copy_bytes_per_second = 0;
+  double copy_seconds = 0;  // of a copy of next to nothing
   // Physical limits, where known (0: unknown): no prediction may exceed them.
   double limit_bytes_per_second = 0;
   double limit_ops_per_second = 0;  // of the fastest type

@@ -90,10 +90,7 @@ Result<Measured> measure(const Options& options, const ModelLocation& location, 
 
 // Every processor in one table, with the plan's prediction beside each.
 Result<void> side_by_side(const Options& options, const ModelLocation& location) {
-  std::vector<std::string> names = options.devices;
-  const bool all = names == std::vector<std::string>{"all"};
-  if (all) names = every_processor();
-  IMPETUS_TRY(Processors found, find_processors(names, options.load.threads));
+  IMPETUS_TRY(const Processors found, find_processors(options.devices, options.load.threads));
   const PlanMachine machine =
       plan_machine(probe_inventory(), found.backends, ProfileStore(), usable_memory_bytes());
   json::array rows, refused;

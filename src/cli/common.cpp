@@ -40,9 +40,10 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
 }
 
 void ModelOptions::add_placement_to(CLI::App& app) {
-  app.add_option("--device", devices,
-                 "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference; "
-                 "by phase: prefill=NAME,decode=NAME,embeddings=NAME (default: the best)")
+  app.add_option(
+         "--device", devices,
+         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference; "
+         "by phase: prefill=NAME,decode=NAME,embeddings=NAME; all: as planned (default: the best)")
       ->envname("IMPETUS_DEVICE")
       ->delimiter(',')
       ->type_name("LIST");

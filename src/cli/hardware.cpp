@@ -1,14 +1,26 @@
 // impetus hardware: what this machine is made of, and what of it this process may use.
+#include <chrono>
+#include <ctime>
+#include <set>
+
+#include <fmt/chrono.h>
 #include <CLI/CLI.hpp>
 
+#include "backend/measure.h"
+#include "base/log.h"
 #include "cli/commands.h"
+#include "cli/processors.h"
 #include "hardware/inventory.h"
+#include "planner/predict.h"
+#include "runtime/profiles.h"
 
 namespace impetus::cli {
 namespace {
 
 struct Options {
-  bool json = false;
+  bool json = false, measure = false;
+  int threads = 0;
+  std::vector<std::string> devices;
 };
 
 constexpr size_t kLabelWidth = 9;
@@ -167,12 +179,127 @@ void print_text(const Inventory& inventory) {
   }
 }
 
+// Rates by thread count: a line each, a column a count.
+void print_profile(const DeviceProfile& profile) {
+  Section section("Measured");
+  section.line(fmt::format("{}, {}", profile.backend, profile.source));
+  const std::vector<int> threads = thread_counts(profile);
+  const auto row = [&](const std::string& what, const char* unit, auto value_of) {
+    std::string line = fmt::format("{:<28}", what);
+    for (const int count : threads) {
+      const double value = value_of(count);
+      line += value <= 0     ? fmt::format("{:>9}", "")
+              : value >= 100 ? fmt::format("{:>9.0f}", value)
+                             : fmt::format("{:>9.3g}", value);
+    }
+    section.line(line + "  " + unit);
+  };
+  row("threads", "", [](int count) { return static_cast<double>(count); });
+  std::set<int64_t> sets;
+  for (const ReadRate& rate : profile.read) sets.insert(rate.working_set_bytes);
+  for (const int64_t size : sets) {
+    row(fmt::format("read weights of {:.0f} MB", static_cast<double>(size) * 1e-6), "GB/s",
+        [&](int count) {
+          for (const ReadRate& rate : profile.read) {
+            if (rate.threads == count && rate.working_set_bytes == size) {
+              return rate.bytes_per_second * 1e-9;
+            }
+          }
+          return 0.0;
+        });
+  }
+  std::set<std::pair<DType, int64_t>> products;
+  for (const MatrixRate& rate : profile.matrix) products.emplace(rate.weights, rate.rows);
+  for (const auto& [type, rows] : products) {
+    if (rows != 1 && rows != 16 && rows != 512) continue;  // --json has them all
+    row(fmt::format("products of {}, {} row{}", to_string(type), rows, rows == 1 ? "" : "s"),
+        "GOP/s", [&](int count) {
+          for (const MatrixRate& rate : profile.matrix) {
+            if (rate.threads == count && rate.weights == type && rate.rows == rows) {
+              return rate.ops_per_second * 1e-9;
+            }
+          }
+          return 0.0;
+        });
+  }
+  for (const ShapeClass shape : {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder}) {
+    row(fmt::format("attention, {}", to_string(shape)), "GOP/s", [&](int count) {
+      for (const AttentionRate& rate : profile.attention) {
+        if (rate.threads == count && rate.shape == shape) return rate.ops_per_second * 1e-9;
+      }
+      return 0.0;
+    });
+  }
+  row("a layer, beside its work", "us", [&](int count) {
+    for (const Overhead& cost : profile.overhead) {
+      if (cost.threads == count && cost.shape == ShapeClass::decode)
+        return cost.layer_seconds * 1e6;
+    }
+    return 0.0;
+  });
+  if (profile.copy_bytes_per_second > 0) {
+    section.line(
+        fmt::format("{:<28}{:>9.3g}  GB/s", "KV out or in", profile.copy_bytes_per_second * 1e-9));
+  }
+}
+
+// Measures each backend and keeps it; the profiles in their order.
+Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
+                                           std::span<const std::unique_ptr<Backend>> backends) {
+  std::vector<DeviceProfile> profiles;
+  for (const auto& backend : backends) {
+    const BackendDescriptor& descriptor = backend->descriptor();
+    MemoryLedger ledger(inventory.memory.usable_bytes);
+    MeasureOptions options;
+    Progress progress("measuring " + descriptor.backend, 100);
+    options.progress = [&](const std::string&, double share) {
+      progress.step(static_cast<int64_t>(share * 100));
+    };
+    const auto start = std::chrono::steady_clock::now();
+    auto profile = measure_backend(*backend, ledger, options);
+    if (!profile.ok()) return std::move(profile).error().within(descriptor.backend);
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    profile->source =
+        fmt::format("{:%Y-%m-%d}, in {:.1f} s", fmt::gmtime(std::time(nullptr)), seconds);
+    if (auto kept = ProfileStore().put(inventory, descriptor, *profile); !kept.ok()) {
+      log::warn("not kept for later: {}", kept.error().message);
+    }
+    profiles.push_back(std::move(*profile));
+  }
+  return profiles;
+}
+
 Result<void> hardware(const Options& options) {
   const Inventory inventory = probe_inventory();
-  if (options.json) {
-    print_json(to_json(inventory));
+  IMPETUS_TRY(const Processors found, find_processors(options.devices, options.threads));
+  std::vector<DeviceProfile> profiles;
+  if (options.measure) {
+    IMPETUS_TRY(profiles, measure(inventory, found.backends));
   } else {
-    print_text(inventory);
+    for (const auto& backend : found.backends) {
+      if (auto kept = ProfileStore().find(inventory, backend->descriptor())) {
+        profiles.push_back(std::move(*kept));
+      }
+    }
+  }
+  if (options.json) {
+    json::object report = to_json(inventory);
+    json::array all;
+    for (const DeviceProfile& profile : profiles) all.push_back(to_json(profile));
+    report["profiles"] = std::move(all);
+    print_json(report);
+    return {};
+  }
+  print_text(inventory);
+  for (const DeviceProfile& profile : profiles) {
+    fmt::print("\n");
+    print_profile(profile);
+  }
+  if (profiles.empty()) {
+    fmt::print(
+        "\nNot measured yet: `impetus hardware --measure` takes some seconds, and plans rest "
+        "on it.\n");
   }
   return {};
 }
@@ -182,7 +309,15 @@ Result<void> hardware(const Options& options) {
 void add_hardware(Commands& commands) {
   auto options = std::make_shared<Options>();
   auto* app = commands.add("hardware", "Say what this machine has, and what of it may be used",
-                           "impetus hardware --json", [options] { return hardware(*options); });
+                           "impetus hardware --measure", [options] { return hardware(*options); });
+  app->add_flag("--measure", options->measure,
+                "Measure what the processors achieve (under 20 s), and keep it for planning");
+  app->add_option("--device", options->devices, "Of these processors, or all (default: the best)")
+      ->delimiter(',')
+      ->type_name("LIST|all");
+  app->add_option("--threads", options->threads, "Threads at most (default: as `serve` takes)")
+      ->envname("IMPETUS_THREADS")
+      ->check(CLI::Range(0, 1024));
   app->add_flag("--json", options->json, "As JSON");
 }
 

@@ -35,6 +35,13 @@ Error unknown(const std::string& name) {
 
 Result<Processors> find_processors(std::span<const std::string> devices, int threads) {
   Processors found;
+  if (devices.size() == 1 && devices.front() == "all") {  // in the order that a plan finds
+    for (const std::string& name : every_processor()) {
+      IMPETUS_TRY(auto made, make_cpu_backend({.threads = threads, .isa = *isa_of(name)}));
+      found.backends.push_back(std::move(made));
+    }
+    return found;
+  }
   IMPETUS_TRY(found.placement, parse_placement(devices));
   Placement& placement = found.placement;
   // A phase that nobody named runs on the best.
@@ -80,7 +87,7 @@ std::vector<std::string> every_processor() {
     }
   }
   std::ranges::reverse(names);
-  if (names.empty()) names.emplace_back(kCpu);
+  if (names.empty()) names.push_back(fmt::format("{}-{}", kCpu, kCpuInstructionSets[0]));
   return names;
 }
 

@@ -188,7 +188,7 @@ double Planner::handoff(const ModelCost& model, const Processor& from, const Pro
   double seconds = 0;
   for (const Processor* side : {&from, &to}) {
     seconds += side->profile.copy_seconds;
-    if (!side->shares_host_memory && side->profile.copy_bytes_per_second > 0) {
+    if (side->profile.copy_bytes_per_second > 0) {  // 0: the other reads it where it stands
       seconds += bytes / side->profile.copy_bytes_per_second;
     }
   }

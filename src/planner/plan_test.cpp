@@ -324,7 +324,9 @@ struct Exhaustive {
             for (const size_t side : {a, b}) {
               const Processor& one = world.machine.processors[side];
               cost += one.profile.copy_seconds;
-              if (!one.shares_host_memory) cost += bytes / one.profile.copy_bytes_per_second;
+              if (one.profile.copy_bytes_per_second > 0) {
+                cost += bytes / one.profile.copy_bytes_per_second;
+              }
             }
             if (!(cost < world.policy.split_gain * prefill(model, b))) continue;
             with(own_now, host_now, a, model.file_bytes + kWorking + kv(model));

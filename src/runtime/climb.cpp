@@ -25,6 +25,13 @@ class Climb {
                  passed_.empty() ? "none was named" : passed_);
   }
 
+  // Of the rung that backend() gave; what the user fixed stands.
+  ThreadPlan threads(const ThreadPlan& given) const {
+    const ThreadPlan& planned = rungs_[at_].threads;
+    return {given.decode > 0 ? given.decode : planned.decode,
+            given.prefill > 0 ? given.prefill : planned.prefill};
+  }
+
   // The backend at hand failed with this.
   Result<void> pass(const Error& failure) {
     if (failure.code != ErrorCode::unsupported && failure.code != ErrorCode::insufficient_memory) {
@@ -87,15 +94,23 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
                              MemoryLedger& ledger) {
   Climb prefill(model, "prefill", ladders.prefill, fallback);
   Climb decode(model, "decode", ladders.decode, fallback);
-  const auto load = [&](Backend& backend, int64_t sides) -> Result<std::unique_ptr<Executor>> {
+  const ThreadPlan given = options.threads;
+  // For both sides of a pair, before either takes its part.
+  const auto size_kv = [&](int64_t sides) -> Result<void> {
     if (kv_tokens) {
       options.kv_tokens = *kv_tokens;
-    } else {
-      // The second side gets what the first was planned with.
-      IMPETUS_TRY(options.kv_tokens,
-                  plan_kv_tokens(model, spec, weights, options.kv, sides, ledger));
+      return {};
     }
-    return backend.load_decoder(spec, weights, options, ledger);
+    IMPETUS_TRY(options.kv_tokens, plan_kv_tokens(model, spec, weights, options.kv, sides, ledger));
+    return {};
+  };
+  const auto load = [&](Backend& backend, const ThreadPlan& threads,
+                        int64_t sides) -> Result<std::unique_ptr<Executor>> {
+    options.threads = threads;
+    if (sides > 0) IMPETUS_CHECK(size_kv(sides));
+    IMPETUS_TRY(auto executor, backend.load_decoder(spec, weights, options, ledger));
+    return ladders.watch_executor ? ladders.watch_executor(threads, std::move(executor))
+                                  : std::move(executor);
   };
   for (;;) {
     IMPETUS_TRY(Backend* const first, prefill.backend());
@@ -103,7 +118,7 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
     Placed placed;
     placed.home = second;
     if (first == second) {
-      auto executor = load(*first, 1);
+      auto executor = load(*first, decode.threads(given), 1);
       if (!executor.ok()) {
         IMPETUS_CHECK(prefill.pass(executor.error()));
         IMPETUS_CHECK(decode.pass(executor.error()));
@@ -111,12 +126,12 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
       }
       placed.executor = std::move(*executor);
     } else {
-      auto one = load(*first, 2);
+      auto one = load(*first, prefill.threads(given), 2);
       if (!one.ok()) {
         IMPETUS_CHECK(prefill.pass(one.error()));
         continue;
       }
-      auto other = second->load_decoder(spec, weights, options, ledger);
+      auto other = load(*second, decode.threads(given), 0);
       if (!other.ok()) {
         IMPETUS_CHECK(decode.pass(other.error()));
         continue;
@@ -146,13 +161,16 @@ Result<Placed> place_encoder(const std::string& model, const ModelSpec& spec,
   Climb embeddings(model, "embeddings", ladders.embeddings, fallback);
   for (;;) {
     IMPETUS_TRY(Backend* const backend, embeddings.backend());
-    auto encoder = backend->load_encoder(spec, weights, options, ledger);
+    LoadOptions own = options;
+    own.threads = embeddings.threads(options.threads);
+    auto encoder = backend->load_encoder(spec, weights, own, ledger);
     if (!encoder.ok()) {
       IMPETUS_CHECK(embeddings.pass(encoder.error()));
       continue;
     }
     Placed placed;
-    placed.encoder = std::move(*encoder);
+    placed.encoder = ladders.watch_encoder ? ladders.watch_encoder(own.threads, std::move(*encoder))
+                                           : std::move(*encoder);
     placed.home = backend;
     placed.devices.embeddings = {backend->descriptor().backend};
     placed.fallback_reason = embeddings.reason();

@@ -70,7 +70,9 @@ Result<Placement> parse_placement(std::span<const std::string> items) {
 
 Ladders Ladders::only(Backend& backend) {
   const std::vector<Rung> rungs{{backend.descriptor().backend, &backend}};
-  return {rungs, rungs, rungs};
+  Ladders ladders;
+  ladders.prefill = ladders.decode = ladders.embeddings = rungs;
+  return ladders;
 }
 
 Result<Ladders> resolve_placement(const Placement& placement,

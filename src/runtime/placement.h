@@ -2,7 +2,9 @@
 // first is not to be had. A value: the user, or a plan, says it; the runtime follows it.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,10 +38,16 @@ struct Rung {
   std::string name;
   Backend* backend = nullptr;  // null: absent
   std::string absent = {};     // why
+  ThreadPlan threads = {};     // to load it with; 0: as the load options say
 };
 // What to try for each phase, in order.
 struct Ladders {
   std::vector<Rung> prefill, decode, embeddings;
+  // Told of everything that is loaded, with the threads it got; may put something around it.
+  std::function<std::unique_ptr<Executor>(const ThreadPlan&, std::unique_ptr<Executor>)>
+      watch_executor = {};
+  std::function<std::unique_ptr<Encoder>(const ThreadPlan&, std::unique_ptr<Encoder>)>
+      watch_encoder = {};
 
   // One backend for everything.
   static Ladders only(Backend& backend);

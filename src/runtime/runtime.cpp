@@ -16,6 +16,8 @@
 #include "hardware/memory.h"
 #include "runtime/generation.h"
 #include "runtime/model.h"
+#include "runtime/planning.h"
+#include "runtime/profiles.h"
 
 namespace impetus {
 
@@ -37,10 +39,12 @@ namespace {
 constexpr double kGenerationShare = 2;
 constexpr double kEmbeddingShare = 1;
 constexpr int64_t kWaitingTextsMax = 16384;
+constexpr int64_t kStepTokens = 512;
 
 struct Served {
   ModelText text;
   Model model;
+  std::optional<ModelCost> cost;  // what the planner knows of it
   std::unique_ptr<GenerationLane> generation;
   std::unique_ptr<EmbeddingLane> embedding;
 };
@@ -194,6 +198,7 @@ struct Runtime::State {
   MemoryLedger ledger;
   std::vector<std::unique_ptr<Backend>> backends;
   Ladders ladders;
+  std::shared_ptr<Planning> planning;
   std::vector<std::shared_ptr<DeviceLoop>> loops;  // of each backend
   std::shared_ptr<Flights> flights = std::make_shared<Flights>();
 
@@ -231,6 +236,14 @@ Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
   auto state = std::make_unique<State>(std::move(options));
   state->backends = std::move(backends);
   IMPETUS_TRY(state->ladders, resolve_placement(state->options.placement, state->backends));
+  Policy policy;
+  policy.kv = state->options.load.kv;
+  policy.kv_tokens = state->options.kv_tokens;
+  if (state->options.load.weights == WeightPrecision::int8) policy.weights = DType::q8_0;
+  state->planning =
+      std::make_shared<Planning>(plan_machine(probe_inventory(), state->backends, ProfileStore(),
+                                              state->ledger.capacity_bytes()),
+                                 std::move(policy));
   state->loops = make_loops(state->backends, state->ladders);
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
 }
@@ -245,8 +258,26 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   }
   auto entry = std::make_shared<Served>();
   IMPETUS_TRY(entry->text, load_model_text(location));
+  Ladders ladders = state_->ladders;
+  std::optional<int64_t> step_tokens;
+  {
+    IMPETUS_TRY(const ModelFiles files, open_model_files(location));
+    IMPETUS_TRY(const ModelCost cost, model_cost(location.id, files.spec, *files.weights));
+    const MemoryLedger& ledger = state_->ledger;
+    const ModelPlan plan =
+        state_->planning->plan(cost, ledger.capacity_bytes() - ledger.used_bytes());
+    ladders = state_->planning->order(ladders, state_->options.placement, plan);
+    ladders.watch_executor = [&, cost](const ThreadPlan& threads, auto executor) {
+      return state_->planning->watch(cost, threads, state_->options.load.kv, std::move(executor));
+    };
+    ladders.watch_encoder = [&, cost](const ThreadPlan& threads, auto encoder) {
+      return state_->planning->watch(cost, threads, std::move(encoder));
+    };
+    if (plan.possible && plan.chunk_tokens > 0) step_tokens = plan.chunk_tokens;
+    entry->cost = cost;
+  }
   IMPETUS_TRY(entry->model,
-              load_model(location, state_->ladders, state_->options.fallback, state_->options.load,
+              load_model(location, ladders, state_->options.fallback, state_->options.load,
                          state_->options.kv_tokens, state_->ledger));
   Model& loaded = entry->model;
   loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
@@ -259,7 +290,11 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   DeviceLoop& loop = state_->loop_of(*loaded.home);
   if (loaded.executor) {
     SchedulerLimits limits;
-    limits.step_tokens_max = loaded.executor->step_tokens_max();
+    // A prompt's chunk keeps running streams waiting no longer than planned, and every one of them
+    // still gets its token in each step.
+    limits.step_tokens_max =
+        std::min(loaded.executor->step_tokens_max(),
+                 std::max(step_tokens.value_or(kStepTokens), 2 * state_->options.running_max));
     limits.running_max = state_->options.running_max;
     limits.waiting_max = state_->options.waiting_max;
     limits.context = loaded.context;
@@ -272,6 +307,17 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   const std::unique_lock lock(state_->mutex);
   state_->served.push_back(entry);
   return entry->model.info;
+}
+
+json::object Runtime::plan() const {
+  std::vector<Planning::Served> served;
+  {
+    const std::shared_lock lock(state_->mutex);
+    for (const auto& entry : state_->served) {
+      if (entry->cost) served.push_back({*entry->cost, entry->model.info.devices});
+    }
+  }
+  return state_->planning->report(served);
 }
 
 std::vector<ModelInfo> Runtime::models() const {

@@ -30,7 +30,8 @@ struct RuntimeOptions {
   int64_t running_max = 64;
   int64_t waiting_max = 256;
   int64_t memory_bytes = 0;  // 0: usable_memory_bytes()
-  Placement placement;       // which backends are tried for what, in order
+  // Which backends are tried for what, in order; a phase without names is ordered by the planner.
+  Placement placement;
   Fallback fallback = Fallback::warn;
 };
 
@@ -73,6 +74,8 @@ class Runtime {
   Result<std::string> detokenize(const std::string& model, std::span<const TokenId> ids) const;
   Result<std::string> render_template(const std::string& model, const ChatPrompt& prompt) const;
   std::vector<LaneMetrics> metrics() const;
+  // What is placed where, how fast it should be, and why; and what else there would be.
+  json::object plan() const;
   std::vector<std::string> processors() const;  // their names for people, each once
   MemoryLedger& ledger();
   // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.

@@ -66,6 +66,10 @@ const std::vector<Routes::Route>& Routes::table() {
       box->respond(self.detokenize(r));
       return Work{};
     });
+    add("GET", "/api/plan", [](Routes& self, const HttpRequest&, const Box& box) {
+      box->respond(json_response(self.runtime_.plan()));
+      return Work{};
+    });
     add("GET", "/v1/models", [](Routes& self, const HttpRequest&, const Box& box) {
       box->respond(self.models());
       return Work{};

@@ -1,0 +1,105 @@
+#include "runtime/profiles.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/build_id.h"
+#include "cpu/cpu_backend.h"
+
+namespace impetus {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ProfilesTest : public ::testing::Test {
+ protected:
+  ProfilesTest()
+      : folder_(fs::temp_directory_path() / fmt::format("impetus-profiles-{}", ::getpid())) {
+    fs::remove_all(folder_);
+    inventory_.cpu.model = "Some CPU";
+    descriptor_.device = "cpu";
+    descriptor_.backend = "cpu-avx2";
+    descriptor_.threads = 4;
+    profile_.device = "cpu";
+    profile_.backend = "cpu-avx2";
+    profile_.source = "a test";
+    profile_.measured = true;
+    profile_.read = {{4, 1000, 3e10}};
+  }
+  ~ProfilesTest() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+  Inventory inventory_;
+  BackendDescriptor descriptor_;
+  DeviceProfile profile_;
+};
+
+TEST_F(ProfilesTest, KeepsAndFinds) {
+  const ProfileStore store(folder_);
+  EXPECT_FALSE(store.find(inventory_, descriptor_));
+  ASSERT_TRUE(store.put(inventory_, descriptor_, profile_).ok());
+  const auto found = store.find(inventory_, descriptor_);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->read[0].bytes_per_second, 3e10);
+  EXPECT_FALSE(build_id().empty());
+}
+
+TEST_F(ProfilesTest, AnythingTheRatesDependOnMakesItAnother) {
+  const ProfileStore store(folder_);
+  ASSERT_TRUE(store.put(inventory_, descriptor_, profile_).ok());
+  const auto other = [&](auto change) {
+    Inventory inventory = inventory_;
+    BackendDescriptor descriptor = descriptor_;
+    change(inventory, descriptor);
+    EXPECT_FALSE(store.find(inventory, descriptor));
+  };
+  other([](Inventory& i, auto&) { i.cpu.model = "Another CPU"; });
+  other([](Inventory& i, auto&) { i.cpu.usable_cores = 3; });
+  other([](Inventory& i, auto&) { i.os.kernel = "9.9"; });
+  other([](Inventory& i, auto&) { i.gpus.push_back({.id = "gpu0", .driver = "580.1"}); });
+  other([](auto&, BackendDescriptor& d) { d.backend = "cpu-avx512"; });
+  other([](auto&, BackendDescriptor& d) { d.threads = 8; });
+  // What changes by the minute does not.
+  inventory_.memory.available_bytes = 12345;
+  inventory_.power.source = "battery";
+  EXPECT_TRUE(store.find(inventory_, descriptor_));
+}
+
+TEST_F(ProfilesTest, DamagedOrForeignFilesCountAsNone) {
+  const ProfileStore store(folder_);
+  ASSERT_TRUE(store.put(inventory_, descriptor_, profile_).ok());
+  const fs::path file = fs::directory_iterator(folder_ / "profiles")->path();
+  std::string text;
+  std::getline(std::ifstream(file), text);
+  for (const std::string& bytes :
+       {std::string(), std::string("{"), std::string("[]"), text.substr(0, text.size() / 2),
+        std::string(R"({"of": "elsewhere", "profile": {}})"), std::string(10000, '[')}) {
+    std::ofstream(file) << bytes;
+    EXPECT_FALSE(store.find(inventory_, descriptor_)) << bytes.substr(0, 40);
+  }
+  std::ofstream(file) << text;
+  EXPECT_TRUE(store.find(inventory_, descriptor_));
+  EXPECT_FALSE(ProfileStore("").put(inventory_, descriptor_, profile_).ok());
+  std::ofstream(folder_ / "a-file") << "x";
+  EXPECT_FALSE(ProfileStore(folder_ / "a-file").put(inventory_, descriptor_, profile_).ok());
+}
+
+TEST_F(ProfilesTest, TheMachineHasWhatIsDrivenAndWhatIsNot) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  auto cpu = make_cpu_backend({.threads = 1, .isa = "reference"});
+  ASSERT_TRUE(cpu.ok());
+  backends.push_back(std::move(*cpu));
+  inventory_.gpus.push_back({.id = "gpu0", .name = "NVIDIA H200", .api = "cuda"});
+  inventory_.npus.push_back({.id = "npu0", .name = "Intel NPU"});
+  const PlanMachine machine = plan_machine(inventory_, backends, ProfileStore(folder_), 1 << 30);
+  ASSERT_EQ(machine.processors.size(), 3u);
+  EXPECT_TRUE(machine.processors[0].unavailable.empty());
+  EXPECT_FALSE(machine.processors[0].profile.measured);
+  EXPECT_NE(machine.processors[1].unavailable.find("H200"), std::string::npos);
+  EXPECT_NE(machine.processors[2].unavailable.find("Intel NPU"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace impetus
