@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <fstream>
 
 #include <CLI/CLI.hpp>
@@ -24,7 +25,7 @@ struct Options {
   std::string hardware, macos = "26.2";
   std::vector<std::string> devices;
   int64_t prompt = 512, answer = 128;
-  bool explain = false, verify = false, published = false, json = false;
+  bool explain = false, verify = false, grid = false, published = false, json = false;
 };
 
 std::optional<DType> weight_type(std::string_view name) {
@@ -234,6 +235,119 @@ Result<std::vector<BenchmarkRecord>> verify(const Options& options, const PlanMa
   return records;
 }
 
+// How much longer what the planner chooses takes than the best there is, over prompts and answers
+// of several lengths, backends and thread counts: all of it measured.
+constexpr std::array<int64_t, 3> kPrompts = {16, 128, 512};
+constexpr std::array<int64_t, 3> kAnswers = {1, 32, 256};
+
+struct GridPoint {
+  int64_t prompt = 0, answer = 0;
+  double chosen = 0, best = 0;  // seconds, measured
+  std::string choice, best_choice;
+};
+
+Result<std::vector<GridPoint>> walk_grid(const Options& options, const std::string& name,
+                                         const PlanMachine& machine,
+                                         std::span<const std::unique_ptr<Backend>> backends) {
+  constexpr int64_t kDecoded = 24;
+  struct Way {
+    std::string name;
+    std::array<double, kPrompts.size()> prefill, decode, planned_prefill, planned_decode;
+  };
+  std::vector<Way> ways;
+  for (size_t b = 0; b < backends.size(); ++b) {
+    const DeviceProfile& profile = machine.processors[b].profile;
+    for (const int threads : thread_counts(profile)) {
+      MemoryLedger ledger(machine.host_memory_bytes);
+      LoadOptions load = options.load.load();
+      load.threads = {threads, threads};
+      IMPETUS_TRY(Model model, model_to_run(name, *backends[b], load, 1024, ledger));
+      if (!model.executor) return std::vector<GridPoint>{};
+      IMPETUS_TRY(ModelCost cost, model_cost(name, model.spec, *model.weights));
+      if (options.load.weights == "int8") cost = cost.in(DType::q8_0);
+      const Predictor predictor(profile, cost, threads);
+      Way& way = ways.emplace_back();
+      way.name = fmt::format("{}, {} thread{}", profile.backend, threads, threads == 1 ? "" : "s");
+      for (size_t p = 0; p < kPrompts.size(); ++p) {
+        IMPETUS_TRY(const BenchmarkResult result, benchmark(model, {kPrompts[p], kDecoded, 3}));
+        const auto prompt = static_cast<double>(kPrompts[p]);
+        way.prefill[p] = prompt / result.prefill_tokens_per_second->median;
+        way.decode[p] = 1 / result.decode_tokens_per_second->median;
+        way.planned_prefill[p] = predictor.prefill(kPrompts[p], 0, 512, load.kv).seconds;
+        way.planned_decode[p] = predictor.decode(1, kPrompts[p] + kDecoded / 2, load.kv).seconds;
+      }
+    }
+  }
+  std::vector<GridPoint> grid;
+  for (size_t p = 0; p < kPrompts.size(); ++p) {
+    for (const int64_t answer : kAnswers) {
+      GridPoint& point = grid.emplace_back();
+      point.prompt = kPrompts[p];
+      point.answer = answer;
+      double planned_least = 1e300;
+      point.best = 1e300;
+      // Threads are chosen for each phase; the backend for both.
+      for (const Way& one : ways) {
+        for (const Way& other : ways) {
+          const auto backend = [](const Way& way) {
+            return way.name.substr(0, way.name.find(','));
+          };
+          if (backend(one) != backend(other)) continue;
+          const auto tokens = static_cast<double>(answer);
+          const double measured = one.prefill[p] + tokens * other.decode[p];
+          const double planned = one.planned_prefill[p] + tokens * other.planned_decode[p];
+          if (planned < planned_least) {
+            planned_least = planned;
+            point.chosen = measured;
+            point.choice = one.name + " / " + other.name;
+          }
+          if (measured < point.best) {
+            point.best = measured;
+            point.best_choice = one.name + " / " + other.name;
+          }
+        }
+      }
+    }
+  }
+  return grid;
+}
+
+Result<void> print_grid(const Options& options, const PlanMachine& machine,
+                        std::span<const std::unique_ptr<Backend>> backends) {
+  json::array rows;
+  std::vector<double> losses;
+  for (const std::string& name : options.models) {
+    IMPETUS_TRY(const auto grid, walk_grid(options, name, machine, backends));
+    for (const GridPoint& point : grid) {
+      losses.push_back(point.chosen / point.best - 1);
+      rows.push_back(json::object{{"model", name},
+                                  {"prompt", point.prompt},
+                                  {"answer", point.answer},
+                                  {"chosen", point.choice},
+                                  {"chosen_seconds", point.chosen},
+                                  {"best", point.best_choice},
+                                  {"best_seconds", point.best}});
+      if (options.json) continue;
+      fmt::print("  {:<24} prompt {:>4}, answer {:>4}: {:<40} {:>9} {}\n", name, point.prompt,
+                 point.answer, point.choice, seconds_text(point.chosen),
+                 losses.back() > 0
+                     ? fmt::format("{:+.1f} % on {}", losses.back() * 100, point.best_choice)
+                     : "the best");
+    }
+  }
+  std::ranges::sort(losses);
+  const double median = losses.empty() ? 0 : losses[losses.size() / 2];
+  const double most = losses.empty() ? 0 : losses.back();
+  if (options.json) {
+    print_json(json::object{{"grid", std::move(rows)}, {"median_loss", median}, {"most", most}});
+  } else {
+    fmt::print(
+        "  the choices lose {:.1f} % against the best measured in the middle, {:.1f} % at most\n",
+        median * 100, most * 100);
+  }
+  return {};
+}
+
 // How near plans on paper come to what others published.
 Result<void> print_published(const Options& options) {
   const auto checks = check_published();
@@ -293,6 +407,10 @@ Result<void> run_plan(const Options& options) {
   if (options.load.weights == "int8") policy.weights = DType::q8_0;
   if (options.load.kv_tokens > 0) policy.kv_tokens = options.load.kv_tokens;
 
+  if ((options.verify || options.grid) && !options.hardware.empty()) {
+    return error(ErrorCode::invalid_argument,
+                 "--verify and --grid measure this machine; leave --hardware out");
+  }
   std::vector<std::unique_ptr<Backend>> backends;
   PlanMachine machine;
   bool estimated = false;
@@ -307,14 +425,11 @@ Result<void> run_plan(const Options& options) {
   } else {
     IMPETUS_TRY(machine, machine_on_paper(options));
   }
+  if (options.grid) return print_grid(options, machine, backends);
   const Plan plan = make_plan(machine, models, policy);
   json::object report = to_json(plan);
   std::vector<BenchmarkRecord> checks;
   if (options.verify) {
-    if (!options.hardware.empty()) {
-      return error(ErrorCode::invalid_argument,
-                   "--verify measures this machine; leave --hardware out");
-    }
     IMPETUS_TRY(checks, verify(options, machine, backends));
   }
   if (options.json) {
@@ -384,6 +499,10 @@ void add_plan(Commands& commands) {
       ->capture_default_str();
   app->add_flag("--explain", options->explain, "Every candidate, with the reason it won or lost");
   app->add_flag("--verify", options->verify, "Measure what was predicted, here and now");
+  app->add_flag(
+      "--grid", options->grid,
+      "Measure every backend and thread count over prompts and answers of several lengths, "
+      "and say what the plan's choices lose");
   app->add_flag("--published", options->published,
                 "Plans on paper beside the speeds that others published");
   app->add_flag("--json", options->json, "As JSON");
