@@ -15,7 +15,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kBlock = 16;  // tokens of one sequence in a step of many rows: little attention
 constexpr int64_t kRowsMax = 512;
 constexpr int64_t kContext = 2304;
-constexpr int64_t kPast = 2048;  // earlier positions, where attention is measured
+constexpr int64_t kAttentionHidden = 1024;  // heads for sixteen threads
+constexpr int64_t kPast = 2048;             // earlier positions, where attention is measured
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -87,6 +88,7 @@ class Measurer {
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads);
   Result<void> measure_encoder(int threads);
+  Result<double> attention_of(int threads, int64_t length);
   Result<void> measure_copies();
 
   const Overhead& overhead(int threads) const {
@@ -173,6 +175,12 @@ Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) c
   });
 }
 
+// One layer of many heads over the same tokens, in texts of `length`.
+Result<double> Measurer::attention_of(int threads, int64_t length) {
+  IMPETUS_TRY(Loaded loaded, encoder(1, kAttentionHidden, DType::f32, threads));
+  return encode(loaded, kRowsMax / length, length);
+}
+
 // The same bytes in four layers and in one: what differs is layers. With many rows it is their
 // elementwise work as well.
 Result<void> Measurer::measure_overhead(int threads) {
@@ -216,8 +224,9 @@ Result<void> Measurer::measure_read(int threads) {
 
 Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const int64_t> rows) {
   for (const int64_t m : rows) {
-    // A row at a time from the cache; many rows over matrices as large as real ones.
-    const int64_t hidden = m == 1 ? 512 : 1024;
+    // A row at a time from the caches of the cores that share it, yet enough work for each of them;
+    // many rows over matrices as large as real ones.
+    const int64_t hidden = m > 1 || threads > 2 ? (threads > 8 && m == 1 ? 1536 : 1024) : 512;
     if (!fits(bytes_of_parameters(hidden * hidden * 43 / 4, type))) continue;
     auto loaded = decoder(1, hidden, type, threads);
     if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
@@ -256,18 +265,19 @@ Result<void> Measurer::measure_attention(int threads) {
 }
 
 Result<void> Measurer::measure_encoder(int threads) {
+  IMPETUS_TRY(const double heads_pieces, attention_of(threads, kBlock));
+  IMPETUS_TRY(const double heads_whole, attention_of(threads, kRowsMax));
   IMPETUS_TRY(Loaded loaded, encoder(2, 384, DType::f32, threads));
   IMPETUS_TRY(Loaded more, encoder(6, 384, DType::f32, threads));
   IMPETUS_TRY(const double short_two, encode(loaded, 1, kBlock));
   IMPETUS_TRY(const double short_six, encode(more, 1, kBlock));
   IMPETUS_TRY(const double pieces, encode(loaded, kRowsMax / kBlock, kBlock));
-  IMPETUS_TRY(const double whole, encode(loaded, 1, kRowsMax));
   const ModelSpec& spec = loaded.spec();
   const auto layers = static_cast<double>(spec.layers);
   const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
-  const double ops = 4.0 * layers * static_cast<double>(spec.heads * spec.head_dim) * pairs;
+  const double ops = 4.0 * static_cast<double>(kAttentionHidden) * pairs;
   profile_.attention.push_back(
-      {ShapeClass::encoder, threads, ops / std::max(whole - pieces, whole / 50)});
+      {ShapeClass::encoder, threads, ops / std::max(heads_whole - heads_pieces, heads_whole / 20)});
 
   Overhead cost{ShapeClass::encoder, threads, 0, 0, 0};
   const auto rate = [&](int64_t rows) {

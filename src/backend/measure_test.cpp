@@ -84,6 +84,7 @@ TEST(Profile, JsonAndBack) {
 TEST(Profile, RefusesWhatIsNoProfile) {
   DeviceProfile profile;
   profile.device = profile.backend = profile.source = "x";
+  profile.read = {{2, 1, 1e9}};
   profile.matrix = {{DType::q4_0, 16, 2, 3e11}};
   const json::object good = to_json(profile);
   ASSERT_TRUE(profile_from_json(good).ok());
@@ -99,6 +100,10 @@ TEST(Profile, RefusesWhatIsNoProfile) {
   broken("device", 5);
   broken("measured", "yes");
   broken("read", "none");
+  broken("read", json::array{});
+  broken("matrix", json::array{});
+  broken("read", json::array{json::object{
+                     {"threads", 4294967297}, {"working_set_bytes", 1}, {"bytes_per_second", 1}}});
   broken("copy_seconds", -1);
   broken("copy_seconds", "fast");
   broken("matrix", json::array{json::object{{"weights", "q9"}}});

@@ -1,11 +1,13 @@
 #include "backend/profile.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
 namespace impetus {
 namespace {
 
+constexpr int64_t kThreadsMax = 4096;
 constexpr std::array kTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
 constexpr std::array kShapes = {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder};
 
@@ -29,6 +31,11 @@ class Reader {
   int64_t integer(std::string_view key, int64_t least) {
     const double value = number(key, static_cast<double>(least));
     return value < 9e15 ? static_cast<int64_t>(value) : least;
+  }
+  int threads() {
+    const int64_t count = integer("threads", 1);
+    if (count > kThreadsMax) fail(fmt::format("'threads' is {}, more than {}", count, kThreadsMax));
+    return static_cast<int>(std::min(count, kThreadsMax));
   }
   std::string text(std::string_view key) {
     if (object_ == nullptr) return {};
@@ -136,28 +143,27 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
     profile.measured = measured.ok() && measured->value_or(false);
   }
   reader.list("read", [&](Reader& r) {
-    profile.read.push_back({static_cast<int>(r.integer("threads", 1)),
-                            r.integer("working_set_bytes", 0), r.number("bytes_per_second")});
+    profile.read.push_back(
+        {r.threads(), r.integer("working_set_bytes", 0), r.number("bytes_per_second")});
   });
   reader.list("matrix", [&](Reader& r) {
-    profile.matrix.push_back({r.one_of("weights", kTypes), r.integer("rows", 1),
-                              static_cast<int>(r.integer("threads", 1)),
+    profile.matrix.push_back({r.one_of("weights", kTypes), r.integer("rows", 1), r.threads(),
                               r.number("ops_per_second")});
   });
   reader.list("attention", [&](Reader& r) {
-    profile.attention.push_back({r.one_of("shape", kShapes),
-                                 static_cast<int>(r.integer("threads", 1)),
-                                 r.number("ops_per_second")});
+    profile.attention.push_back(
+        {r.one_of("shape", kShapes), r.threads(), r.number("ops_per_second")});
   });
   reader.list("overhead", [&](Reader& r) {
-    profile.overhead.push_back({r.one_of("shape", kShapes),
-                                static_cast<int>(r.integer("threads", 1)), r.number("step_seconds"),
+    profile.overhead.push_back({r.one_of("shape", kShapes), r.threads(), r.number("step_seconds"),
                                 r.number("layer_seconds"), r.number("row_value_seconds")});
   });
   profile.copy_bytes_per_second = reader.number("copy_bytes_per_second");
   profile.copy_seconds = reader.number("copy_seconds");
   profile.limit_bytes_per_second = reader.number("limit_bytes_per_second");
   profile.limit_ops_per_second = reader.number("limit_ops_per_second");
+  if (profile.read.empty()) reader.fail("'read' is empty");
+  if (profile.matrix.empty()) reader.fail("'matrix' is empty");
   if (reader.failure()) return *reader.failure();
   return profile;
 }

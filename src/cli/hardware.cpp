@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/processors.h"
 #include "hardware/inventory.h"
+#include "hardware/processors.h"
 #include "planner/predict.h"
 #include "runtime/profiles.h"
 
@@ -243,6 +244,28 @@ void print_profile(const DeviceProfile& profile) {
   }
 }
 
+// How much of the processors' time other programs took between two calls, 0 to 1; negative where
+// the system does not say. Figures measured beside a busy program are too low.
+class Disturbance {
+ public:
+  Disturbance() { probe_.read(); }
+  double others() {
+    const double own = static_cast<double>(std::clock() - own_) / CLOCKS_PER_SEC;
+    const double wall =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    for (const ProcessorMetrics& one : probe_.read()) {
+      if (one.id != "cpu" || one.used_share < 0 || wall <= 0) continue;
+      return std::max(0.0, one.used_share - own / wall / std::max(1, usable_cores()));
+    }
+    return -1;
+  }
+
+ private:
+  MetricsProbe probe_;
+  std::clock_t own_ = std::clock();
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 // Measures each backend and keeps it; the profiles in their order.
 Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
                                            std::span<const std::unique_ptr<Backend>> backends) {
@@ -256,12 +279,22 @@ Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
       progress.step(static_cast<int64_t>(share * 100));
     };
     const auto start = std::chrono::steady_clock::now();
+    Disturbance disturbance;
     auto profile = measure_backend(*backend, ledger, options);
     if (!profile.ok()) return std::move(profile).error().within(descriptor.backend);
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     profile->source =
         fmt::format("{:%Y-%m-%d}, in {:.1f} s", fmt::gmtime(std::time(nullptr)), seconds);
+    if (const double others = disturbance.others(); others > 0.1) {
+      profile->source +=
+          fmt::format(", beside other programs ({:.0f} % of the processors)", others * 100);
+      log::warn(
+          "other programs used {:.0f} % of the processors meanwhile: {} will seem slower than it "
+          "is; "
+          "measure again when they rest",
+          others * 100, descriptor.backend);
+    }
     if (auto kept = ProfileStore().put(inventory, descriptor, *profile); !kept.ok()) {
       log::warn("not kept for later: {}", kept.error().message);
     }

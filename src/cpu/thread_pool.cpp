@@ -50,12 +50,24 @@ ThreadPool::~ThreadPool() {
   stop();
 }
 
+void ThreadPool::set_threads(int threads) {
+  const int wanted = threads < 1 ? capacity() : std::min(threads, capacity());
+  if (wanted == active_.load(std::memory_order_relaxed)) return;
+  {
+    const std::lock_guard lock(mutex_);
+    active_.store(wanted);
+  }
+  parked_.notify_all();
+  wake_.notify_all();  // who is left out goes to park, and is not woken by every loop
+}
+
 void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_.store(true);
   }
   wake_.notify_all();
+  parked_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
@@ -96,10 +108,10 @@ void ThreadPool::run(int64_t items, void* context, Function function) {
 void ThreadPool::work(int thread) {
   uint64_t seen = 0;  // number of the loop entered last
   uint64_t loop = 0;
+  const auto stopped = [&] { return stop_.load(std::memory_order_relaxed); };
   const auto to_do = [&] {
     loop = loop_.load();
-    return ((loop & kOpen) != 0 && loop / kLoop != seen && thread < threads()) ||
-           stop_.load(std::memory_order_relaxed);
+    return ((loop & kOpen) != 0 && loop / kLoop != seen) || thread >= threads() || stopped();
   };
   while (true) {
     if (!spin_until(to_do)) {
@@ -107,6 +119,11 @@ void ThreadPool::work(int thread) {
       asleep_.fetch_add(1);
       wake_.wait(lock, to_do);
       asleep_.fetch_sub(1);
+    }
+    if (thread >= threads() && !stopped()) {
+      std::unique_lock lock(mutex_);
+      parked_.wait(lock, [&] { return thread < threads() || stopped(); });
+      continue;
     }
     if (stop_.load()) return;
     if (!loop_.compare_exchange_strong(loop, loop + 1)) continue;  // closed, or another came too

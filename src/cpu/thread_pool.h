@@ -34,9 +34,7 @@ class ThreadPool {
   int threads() const { return active_.load(std::memory_order_relaxed); }
   int capacity() const { return static_cast<int>(workers_.size()) + 1; }
   // Loops from now on use `threads` threads; 0 or too many: all. The others sleep meanwhile.
-  void set_threads(int threads) {
-    active_.store(threads < 1 ? capacity() : std::min(threads, capacity()));
-  }
+  void set_threads(int threads);
 
   // body(item, thread) for item in [0, items); thread is in [0, threads()), the caller's is 0.
   template <typename Body>
@@ -89,6 +87,7 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable left_;
+  std::condition_variable parked_;  // workers that the present number of threads leaves out
   std::vector<std::thread> workers_;
 };
 

@@ -13,7 +13,8 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int64_t kWorkingBytes = int64_t{64} << 20;  // activations, scratch: an allowance
 constexpr int64_t kContextsMax = 8;                   // whole contexts a KV cache aims at
-constexpr int64_t kNodesMax = 200'000;                // of the search over several models
+constexpr size_t kEncodersMax = 8;      // processors that an encoder's lengths are shared over
+constexpr int64_t kNodesMax = 200'000;  // of the search over several models
 
 // One processor's times for one model.
 struct Rated {
@@ -257,6 +258,15 @@ std::vector<Option> Planner::encoder_options(std::span<const Rated> rated) const
     if (npu_by_rule(rated, static_cast<int>(i))) by_rule.push_back(static_cast<int>(i));
   }
   if (!by_rule.empty()) able = by_rule;
+  // Every set of them is tried: of very many, the fastest.
+  if (able.size() > kEncodersMax) {
+    std::ranges::sort(able, {}, [&](int i) {
+      double sum = 0;
+      for (const auto& bucket : rated[static_cast<size_t>(i)].buckets) sum += bucket.seconds;
+      return sum;
+    });
+    able.resize(kEncodersMax);
+  }
   std::vector<Option> all;
   // For a given set of processors each bucket takes the fastest of them.
   for (uint32_t set = 1; set < (1u << able.size()); ++set) {

@@ -27,6 +27,7 @@ class ProfilesTest : public ::testing::Test {
     profile_.source = "a test";
     profile_.measured = true;
     profile_.read = {{4, 1000, 3e10}};
+    profile_.matrix = {{DType::f32, 1, 4, 1e10}};
   }
   ~ProfilesTest() override { fs::remove_all(folder_); }
 
