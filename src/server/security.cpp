@@ -131,7 +131,7 @@ Headers Gate::cors(const HttpRequest& request) const {
   if (origin.empty() || !origin_allowed(origin)) return {};
   return {{"Access-Control-Allow-Origin", std::string(origin)},
           {"Vary", "Origin"},
-          {"Access-Control-Expose-Headers", "x-impetus-device, x-request-id"}};
+          {"Access-Control-Expose-Headers", "x-impetus-device"}};
 }
 
 std::string generate_api_key() {
