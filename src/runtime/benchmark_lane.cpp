@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <exception>
 #include <utility>
 
 #include <fmt/ranges.h>
@@ -149,7 +150,13 @@ Result<std::function<void()>> Benchmarks::start(ModelLocation location, Benchmar
   if (busy_.exchange(true)) return busy;
   if (leader_.joinable()) leader_.join();  // of the benchmark before, which has ended
   job_ = job;
-  leader_ = std::thread([this, job] { lead(*job); });
+  try {
+    leader_ = std::thread([this, job] { lead(*job); });
+  } catch (const std::exception& failure) {  // the system has no thread left
+    job_.reset();
+    busy_ = false;
+    return error(ErrorCode::unavailable, "a benchmark cannot be started: {}", failure.what());
+  }
   return std::function<void()>([job] { job->end(Ending::cancelled); });
 }
 
@@ -163,7 +170,13 @@ void Benchmarks::stop() {
 void Benchmarks::lead(Job& job) {
   // What the job holds goes here: handles of clients may keep the job itself longer.
   const Done done = std::move(job.done);
-  auto answer = run(job);
+  auto answer = [&]() -> Result<BenchmarkAnswer> {
+    try {
+      return run(job);
+    } catch (const std::exception& failure) {  // no memory
+      return error(ErrorCode::internal, "the benchmark failed: {}", failure.what());
+    }
+  }();
   job.files = {};
   busy_ = false;  // who hears the answer may ask for the next at once
   done(std::move(answer));
