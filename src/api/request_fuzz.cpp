@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "api/benchmark.h"
 #include "api/error.h"
 #include "api/openai_request.h"
 
@@ -51,6 +52,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       must(ids || call->embed.input.index() == 0);
       must(!call->embed.dimensions || *call->embed.dimensions >= 1);
     }
+  }
+  if (const auto call = api::parse_benchmark(*body); good(call)) {
+    must(call->options.prompt >= 1 && call->options.generate >= 0);
+    must(call->options.repeat >= 1 && call->options.repeat <= 20);
   }
   good(api::parse_tokenize(*body));
   good(api::parse_detokenize(*body));

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "api/benchmark.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/processors.h"
@@ -51,7 +52,7 @@ json::object report_of(const BenchmarkResult& result) {
 // Keeps what was measured; a history that cannot be written costs the answer nothing.
 void keep(const std::vector<BenchmarkRecord>& records) {
   const auto kept = [&]() -> Result<void> {
-    IMPETUS_TRY(const auto history, History::open(state_folder() / "history.db"));
+    IMPETUS_TRY(const auto history, open_history());
     return history->add(records);
   }();
   if (!kept.ok()) log::warn("the history is not written: {}", kept.error().message);
@@ -93,8 +94,9 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
   IMPETUS_TRY(const Processors found, find_processors(options.devices, options.load.threads));
   const PlanMachine machine =
       plan_machine(probe_inventory(), found.backends, ProfileStore(), usable_memory_bytes());
-  json::array rows, refused;
-  std::vector<BenchmarkRecord> records;
+  BenchmarkAnswer answer;
+  answer.model = location.id;
+  std::vector<BenchmarkRecord>& records = answer.results;
   if (!options.json) {
     fmt::print("{}: prompt {}, answer {}, {} rounds\n", location.id, options.prompt,
                options.generate, options.repeat);
@@ -105,12 +107,11 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
     auto measured = measure(options, location, *found.backends[b], machine.processors[b]);
     const std::string& name = found.backends[b]->descriptor().backend;
     if (!measured.ok()) {
-      refused.push_back(json::object{{"backend", name}, {"reason", measured.error().message}});
+      answer.refused.push_back({name, measured.error().message});
       if (!options.json) fmt::print("  {:<14} {}\n", name, measured.error().message);
       continue;
     }
     for (const BenchmarkRecord& one : measured->records) {
-      rows.push_back(to_json(one));
       records.push_back(one);
       if (options.json) continue;
       fmt::print("  {:<14} {:<11} {:>7} {:>12.1f} {:>19} {:>12.1f} {:>+6.0f}%\n", one.backend,
@@ -121,7 +122,7 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
   }
   for (const Processor& one : machine.processors) {
     if (one.unavailable.empty()) continue;
-    refused.push_back(json::object{{"backend", one.device}, {"reason", one.unavailable}});
+    answer.refused.push_back({one.device, one.unavailable});
     if (!options.json) fmt::print("  {:<14} {}\n", one.device, one.unavailable);
   }
   if (records.empty()) {
@@ -129,10 +130,7 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
   }
   keep(records);
   if (options.json) {
-    print_json(json::object{{"model", location.id},
-                            {"results", std::move(rows)},
-                            {"refused", std::move(refused)},
-                            {"median_prediction_error", median_prediction_error(records)}});
+    print_json(api::benchmark_object(answer));
     return {};
   }
   const bool estimated = std::ranges::any_of(

@@ -17,6 +17,25 @@ std::vector<BenchmarkRecord> benchmark_records(
     const Model& model, const BackendDescriptor& descriptor, const DeviceProfile& profile,
     const LoadOptions& load, const BenchmarkOptions& options, const BenchmarkResult& result);
 
+// A benchmark that a running server is asked for.
+struct BenchmarkRequest {
+  std::string model;
+  BenchmarkOptions options;
+  std::vector<std::string> devices;  // names of backends, or of devices; empty: every backend
+};
+
+struct BenchmarkRefusal {
+  std::string backend, reason;
+};
+
+// Every processor side by side.
+struct BenchmarkAnswer {
+  std::string model;
+  std::vector<BenchmarkRecord> results;
+  std::vector<BenchmarkRefusal> refused;  // processors that did not run it
+  std::string history_failure;            // why the results are not in the history; empty: they are
+};
+
 // |predicted / measured - 1|, its median over the records that have a prediction.
 double median_prediction_error(const std::vector<BenchmarkRecord>& records);
 

@@ -2,9 +2,12 @@
 
 #include <sqlite3.h>
 
+#include "runtime/profiles.h"
+
 namespace impetus {
 namespace {
 
+constexpr const char* kFileName = "history.db";
 constexpr int kVersion = 1;
 constexpr int kBusyMilliseconds = 5000;
 
@@ -187,6 +190,25 @@ Result<std::vector<BenchmarkRecord>> History::list(const std::optional<std::stri
   }
   if (step != SQLITE_DONE) return failure("cannot be read");
   return records;
+}
+
+Result<std::unique_ptr<History>> open_history() {
+  const std::filesystem::path folder = state_folder();
+  if (folder.empty()) {
+    return error(ErrorCode::io, "there is no folder to keep a history in: set IMPETUS_STATE_DIR");
+  }
+  return History::open(folder / kFileName);
+}
+
+Result<std::vector<BenchmarkRecord>> kept_benchmarks(const std::optional<std::string>& model,
+                                                     int64_t limit) {
+  const std::filesystem::path folder = state_folder();
+  std::error_code code;
+  if (folder.empty() || !std::filesystem::exists(folder / kFileName, code)) {
+    return std::vector<BenchmarkRecord>{};
+  }
+  IMPETUS_TRY(const auto history, open_history());
+  return history->list(model, limit);
 }
 
 }  // namespace impetus

@@ -55,4 +55,11 @@ class History {
   std::string path_;
 };
 
+// history.db of the state folder (runtime/profiles.h), made where it is not; io where there is no
+// such folder.
+Result<std::unique_ptr<History>> open_history();
+// History::list of it; nothing, and nothing is made, where it does not exist.
+Result<std::vector<BenchmarkRecord>> kept_benchmarks(const std::optional<std::string>& model,
+                                                     int64_t limit);
+
 }  // namespace impetus

@@ -220,9 +220,15 @@ Result<ModelFiles> open_model_files(const ModelLocation& location) {
 Result<Model> load_model(const ModelLocation& location, const Ladders& ladders, Fallback fallback,
                          const LoadOptions& options, std::optional<int64_t> kv_tokens,
                          MemoryLedger& ledger) {
+  IMPETUS_TRY(ModelFiles files, open_model_files(location));
+  return load_model(location, std::move(files), ladders, fallback, options, kv_tokens, ledger);
+}
+
+Result<Model> load_model(const ModelLocation& location, ModelFiles files, const Ladders& ladders,
+                         Fallback fallback, const LoadOptions& options,
+                         std::optional<int64_t> kv_tokens, MemoryLedger& ledger) {
   Model model;
   model.location = location;
-  IMPETUS_TRY(ModelFiles files, open_model_files(location));
   model.spec = std::move(files.spec);
   model.weights = std::move(files.weights);
   model.gguf = std::move(files.gguf);

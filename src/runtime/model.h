@@ -61,6 +61,9 @@ struct ModelFiles {
 Result<ModelFiles> open_model_files(const ModelLocation& location);
 
 // Onto the first processors of `ladders` that take it, as climb.h says. `kv_tokens`: see there.
+Result<Model> load_model(const ModelLocation& location, ModelFiles files, const Ladders& ladders,
+                         Fallback fallback, const LoadOptions& options,
+                         std::optional<int64_t> kv_tokens, MemoryLedger& ledger);
 Result<Model> load_model(const ModelLocation& location, const Ladders& ladders, Fallback fallback,
                          const LoadOptions& options, std::optional<int64_t> kv_tokens,
                          MemoryLedger& ledger);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "engine/runner.h"
 #include "hardware/memory.h"
+#include "runtime/benchmark_lane.h"
 #include "runtime/generation.h"
 #include "runtime/model.h"
 #include "runtime/planning.h"
@@ -204,6 +205,7 @@ struct Runtime::State {
 
   mutable std::shared_mutex mutex;
   std::vector<std::shared_ptr<Served>> served;  // in the order of loading; goes before the loops
+  std::unique_ptr<Benchmarks> benchmarks;       // goes before the loops as well
 
   DeviceLoop& loop_of(const Backend& backend) const {
     const auto at = std::ranges::find(backends, &backend, &std::unique_ptr<Backend>::get);
@@ -245,6 +247,8 @@ Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
                                               state->ledger.capacity_bytes()),
                                  std::move(policy));
   state->loops = make_loops(state->backends, state->ladders);
+  state->benchmarks = std::make_unique<Benchmarks>(
+      state->backends, state->loops, state->options.placement, state->options.load, state->ledger);
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
 }
 
@@ -475,6 +479,36 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
   return RequestHandle([entry, id] { entry->embedding->cancel(id); });
 }
 
+Result<RequestHandle> Runtime::benchmark(BenchmarkRequest request, BenchmarkDone done) {
+  std::optional<ModelLocation> location;
+  if (const auto entry = state_->find(request.model); entry.ok()) {
+    location = (*entry)->model.location;
+  } else {
+    // By name alone: a client has no business with paths.
+    std::vector<std::string> names;
+    for (ModelLocation& one : available()) {
+      names.push_back(one.id);
+      if (one.id == request.model) location = std::move(one);
+    }
+    if (request.model.empty()) return entry.error();
+    if (!location) {
+      Error failure = error(ErrorCode::not_found, "there is no model '{}'; there are: {}",
+                            request.model, fmt::join(names, ", "));
+      failure.param = "model";
+      return failure;
+    }
+  }
+  if (!state_->flights->take_off()) return draining_error();
+  const std::shared_ptr<void> flight(nullptr,
+                                     [flights = state_->flights](void*) { flights->land(); });
+  IMPETUS_TRY(auto cancel, state_->benchmarks->start(
+                               std::move(*location), std::move(request),
+                               [flight, done = std::move(done)](Result<BenchmarkAnswer> answer) {
+                                 done(std::move(answer));
+                               }));
+  return RequestHandle(std::move(cancel));
+}
+
 Result<std::vector<TokenId>> Runtime::tokenize(const std::string& model, std::string_view text,
                                                EncodeOptions options) const {
   IMPETUS_TRY(const auto entry, state_->find(model));
@@ -537,6 +571,7 @@ MemoryLedger& Runtime::ledger() {
 
 void Runtime::drain(double seconds) {
   state_->flights->drain(seconds);
+  state_->benchmarks->stop();
   std::vector<std::shared_ptr<Served>> served;
   {
     const std::unique_lock lock(state_->mutex);

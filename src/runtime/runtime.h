@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/executor.h"
+#include "runtime/benchmark_records.h"
 #include "runtime/catalogue.h"
 #include "runtime/placement.h"
 #include "runtime/types.h"
@@ -68,6 +69,12 @@ class Runtime {
   Result<RequestHandle> generate(GenerateRequest request, std::shared_ptr<AnswerSink> sink);
   using EmbedDone = std::function<void(Result<EmbedAnswer>)>;
   Result<RequestHandle> embed(EmbedRequest request, EmbedDone done);
+
+  // Measures a model, served or to be had by name, on the backends beside what else they run
+  // (benchmark_lane.h). Opens files: not for a thread that serves sockets. One at a time, else
+  // overloaded. `done` comes on a thread of the benchmark's own and may not begin another.
+  using BenchmarkDone = std::function<void(Result<BenchmarkAnswer>)>;
+  Result<RequestHandle> benchmark(BenchmarkRequest request, BenchmarkDone done);
 
   Result<std::vector<TokenId>> tokenize(const std::string& model, std::string_view text,
                                         EncodeOptions options) const;

@@ -1,8 +1,10 @@
 #include "server/http.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "api/error.h"
+#include "base/utf8.h"
 
 namespace impetus {
 
@@ -118,6 +120,34 @@ std::optional<std::string> percent_decode(std::string_view text) {
     i += 2;
   }
   return decoded;
+}
+
+Result<Query> parse_query(std::string_view text) {
+  Query query;
+  const auto decoded = [](std::string_view part) -> Result<std::string> {
+    std::string plain(part);
+    std::ranges::replace(plain, '+', ' ');
+    auto decoded = percent_decode(plain);
+    if (!decoded || repair_utf8(*decoded) != *decoded) {
+      return error(ErrorCode::invalid_argument, "the query is not percent-encoded UTF-8");
+    }
+    return std::move(*decoded);
+  };
+  while (!text.empty()) {
+    const std::string_view pair = text.substr(0, text.find('&'));
+    text.remove_prefix(std::min(text.size(), pair.size() + 1));
+    if (pair.empty()) continue;
+    const size_t equals = std::min(pair.find('='), pair.size());
+    IMPETUS_TRY(std::string name, decoded(pair.substr(0, equals)));
+    IMPETUS_TRY(std::string value, decoded(pair.substr(std::min(equals + 1, pair.size()))));
+    if (std::ranges::find(query, name, &Query::value_type::first) != query.end()) {
+      Error failure = error(ErrorCode::invalid_argument, "the query has '{}' twice", name);
+      failure.param = std::move(name);
+      return failure;
+    }
+    query.emplace_back(std::move(name), std::move(value));
+  }
+  return query;
 }
 
 }  // namespace impetus

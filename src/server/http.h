@@ -13,6 +13,7 @@
 
 namespace impetus {
 
+using Query = std::vector<std::pair<std::string, std::string>>;
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
@@ -20,6 +21,7 @@ struct HttpRequest {
   std::string path;  // percent-decoded, without the query
   Headers headers;   // names in lower case
   std::string body;
+  std::string query = {};  // as it came, without the '?'; see parse_query
 
   // The first header of that (lower-case) name, or "".
   std::string_view header(std::string_view name) const;
@@ -76,6 +78,10 @@ class Outbox {
   bool closed_ = false;
   std::function<void()> ready_, overdue_;
 };
+
+// "a=1&b=x%20y" to names and values in their order; '+' is a space, as browsers' forms have it.
+// invalid_argument for a bad percent sign, for what is not UTF-8, and for a name that comes twice.
+Result<Query> parse_query(std::string_view text);
 
 // Path component decoding; nullopt where a percent sign is not followed by two hex digits.
 std::optional<std::string> percent_decode(std::string_view text);

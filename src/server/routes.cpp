@@ -4,8 +4,10 @@
 #include <ctime>
 #include <random>
 
+#include "api/benchmark.h"
 #include "api/openai_request.h"
 #include "api/openai_response.h"
+#include "runtime/history.h"
 #include "server/answers.h"
 
 namespace impetus {
@@ -82,6 +84,13 @@ const std::vector<Routes::Route>& Routes::table() {
       box->respond(self.model_details());
       return Work{};
     });
+    add("POST", "/api/models/benchmark",
+        [](Routes& self, const HttpRequest& r, const Box& box) { return self.benchmark(r, box); });
+    add("GET", "/api/models/benchmark/history",
+        [](Routes& self, const HttpRequest& r, const Box& box) {
+          self.benchmark_history(r, box);
+          return Work{};
+        });
     const auto alive = [](Routes&, const HttpRequest&, const Box& box) {
       box->respond(json_response({{"status", "ok"}}));
       return Work{};
@@ -291,6 +300,43 @@ Routes::Work Routes::embeddings(const HttpRequest& request, const std::shared_pt
   Work work;
   work.push_back(std::move(*handle));
   return work;
+}
+
+Routes::Work Routes::benchmark(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox) {
+  const auto begin = [&]() -> Result<RequestHandle> {
+    IMPETUS_TRY(const json::value body, parse_body(request));
+    IMPETUS_TRY(BenchmarkRequest asked, api::parse_benchmark(body));
+    if (const auto served = runtime_.models(); asked.model.empty() && served.size() == 1) {
+      asked.model = served.front().id;
+    }
+    return runtime_.benchmark(std::move(asked), [outbox](Result<BenchmarkAnswer> answer) {
+      outbox->respond(answer.ok() ? json_response(api::benchmark_object(*answer))
+                                  : error_response(answer.error()));
+    });
+  };
+  auto handle = begin();
+  if (!handle.ok()) {
+    outbox->respond(error_response(handle.error()));
+    return {};
+  }
+  Work work;
+  work.push_back(std::move(*handle));
+  return work;
+}
+
+void Routes::benchmark_history(const HttpRequest& request,
+                               const std::shared_ptr<Outbox>& outbox) const {
+  const auto asked = [&]() -> Result<api::HistoryQuery> {
+    IMPETUS_TRY(const Query query, parse_query(request.query));
+    return api::parse_history_query(query);
+  }();
+  if (!asked.ok()) return outbox->respond(error_response(asked.error()));
+  // Reads a file: where the answer is made, not here.
+  outbox->respond_with([asked = *asked] {
+    const auto records = kept_benchmarks(asked.model, asked.limit);
+    return records.ok() ? HttpResponse{.body = api::history_body(*records)}
+                        : error_response(records.error());
+  });
 }
 
 HttpResponse Routes::tokenize(const HttpRequest& request) const {

@@ -43,6 +43,8 @@ class Routes {
 
   Work answer(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox, bool chat);
   Work embeddings(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox, bool legacy);
+  Work benchmark(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox);
+  void benchmark_history(const HttpRequest& request, const std::shared_ptr<Outbox>& outbox) const;
   HttpResponse tokenize(const HttpRequest& request) const;
   HttpResponse detokenize(const HttpRequest& request) const;
   HttpResponse models() const;

@@ -87,6 +87,19 @@ TEST(Http, DecodesPaths) {
   EXPECT_FALSE(percent_decode("/%zz"));
 }
 
+TEST(Http, ParsesQueries) {
+  EXPECT_EQ(*parse_query(""), Query{});
+  EXPECT_EQ(*parse_query("model=a%2Bb+c%26d&&limit=3&flag"),
+            (Query{{"model", "a+b c&d"}, {"limit", "3"}, {"flag", ""}}));
+  EXPECT_EQ(*parse_query("a=b=c&"), (Query{{"a", "b=c"}}));
+  for (const char* bad : {"a=%", "a=%4", "%zz=1", "a=%ff", "a=1&b=%c3", "\xc3=1"}) {
+    const auto query = parse_query(bad);
+    ASSERT_FALSE(query.ok()) << bad;
+    EXPECT_EQ(query.error().code, ErrorCode::invalid_argument);
+  }
+  EXPECT_EQ(parse_query("limit=1&limit=2").error().param, "limit");
+}
+
 TEST(Outbox, WakesOncePerTake) {
   Outbox outbox;
   int woken = 0;

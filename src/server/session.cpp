@@ -172,6 +172,9 @@ class Session {
       request_.headers.emplace_back(std::move(name), std::string(field.value()));
     }
     request_.path = path.value_or("");
+    if (const size_t mark = target.find('?'); mark != std::string_view::npos) {
+      request_.query = std::string(target.substr(mark + 1));
+    }
     keep_alive_ = message.keep_alive() && !context_.draining;
     version_ = message.version();
     head_only_ = request_.method == "HEAD";
