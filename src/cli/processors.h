@@ -16,8 +16,9 @@ struct Processors {
   Placement placement;
 };
 
-// For --device's items; none: the best there is; "all" alone: every one, for a plan to order. A name that the program knows and this machine
-// lacks is absent in the placement. invalid_argument, listing what there is, for any other name.
+// For --device's items; none: the best there is; "all" alone: every one, for a plan to order. A
+// name that the program knows and this machine lacks is absent in the placement. invalid_argument,
+// listing what there is, for any other name.
 Result<Processors> find_processors(std::span<const std::string> devices, int threads);
 
 // The names of all that this machine has, best first, without the reference kernels (they are

@@ -303,7 +303,8 @@ Result<std::vector<SequenceResult>> CpuDecoder::step(std::span<const SequenceSte
   std::vector<SequenceResult> results(batch.size());
   if (batch.empty()) return results;
   results_ = &results;
-  const bool decodes = std::ranges::all_of(batch, [](const auto& s) { return s.tokens.size() == 1; });
+  const bool decodes =
+      std::ranges::all_of(batch, [](const auto& s) { return s.tokens.size() == 1; });
   machine_->pool.set_threads(decodes ? threads_.decode : threads_.prefill);
   prepare(batch);
   decoder_forward(spec_, *this);

@@ -76,6 +76,10 @@ Gate::Gate(const ServerOptions& options)
     : options_(options), loopback_(is_loopback_host(options.host)) {}
 
 Result<void> Gate::check_sender(const HttpRequest& request) const {
+  // Which of two would count is anybody's guess (RFC 9112, 3.2).
+  if (std::ranges::count(request.headers, "host", &Headers::value_type::first) > 1) {
+    return error(ErrorCode::invalid_argument, "the request has more than one Host header");
+  }
   // A page that rebinds its name to 127.0.0.1 still sends its own name here. On other addresses the
   // key, which no foreign page has, does this work.
   if (loopback_) {

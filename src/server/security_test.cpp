@@ -36,6 +36,7 @@ TEST(Gate, RefusesForeignHostsOnLoopback) {
   EXPECT_TRUE(gate.check_sender(request({{"host", "box.example:8080"}})).ok());
   EXPECT_FALSE(gate.check_sender(request({{"host", "rebound.example"}})).ok());
   EXPECT_FALSE(gate.check_sender(request({})).ok());
+  EXPECT_FALSE(gate.check_sender(request({{"host", "127.0.0.1:8080"}, {"host", "x"}})).ok());
   const Gate open(ServerOptions{.host = "0.0.0.0", .api_key = "k"});
   EXPECT_TRUE(open.check_sender(request({{"host", "any.example"}})).ok());
 }
