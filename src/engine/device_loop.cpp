@@ -69,12 +69,16 @@ void DeviceLoop::Place::Core::run() {
   std::vector<std::pair<uint64_t, std::shared_ptr<LaneWork>>> all;
   std::vector<FairShare::Lane> ready;
   for (;;) {
+    {
+      // Before anything is looked at: what is signalled from here on is looked at again.
+      const std::lock_guard lock(mutex);
+      signalled = false;
+    }
     close_leaving();
     all.clear();
     {
       const std::lock_guard lock(mutex);
       if (stopping && lanes.empty()) return;
-      signalled = false;
       for (const auto& [id, lane] : lanes) all.emplace_back(id, lane.work);
     }
     ready.clear();

@@ -210,5 +210,24 @@ TEST(Lanes, ChatUnderEmbeddingsKeepsItsShare) {
   EXPECT_NEAR(of_chat / of_embed, 1, 0.1);
 }
 
+// A lane that leaves just as the loop looks about for work is not forgotten.
+TEST(DeviceLoop, NoGoodbyeIsMissed) {
+  TestClock clock;
+  DeviceLoop loop(clock.reader());
+  for (int i = 0; i < 20'000; ++i) {
+    const auto idle = std::make_shared<Busy>(clock, 1);
+    idle->working = false;
+    const auto place = loop.attach(idle, 1);
+    const auto spin = [](int from) {
+      for (std::atomic<int> left = from; left > 0;) --left;
+    };
+    spin(i % 500);
+    place.wake();  // the loop is about to look, or to sleep
+    spin(i / 500 * 25);
+    place.detach();
+    ASSERT_TRUE(idle->closed);
+  }
+}
+
 }  // namespace
 }  // namespace impetus
