@@ -125,8 +125,7 @@ Result<double> Measurer::time(const std::function<Result<void>()>& once) const {
   return *quartile;
 }
 
-// Runs `sequences` sequences of `length` tokens each from position `past` on; a token is sampled
-// for each where `sample`.
+// Runs `sequences` sequences of `length` tokens each from position `past` on.
 Result<void> step(Executor& executor, int64_t sequences, int64_t length, int64_t past,
                   StepOutput output) {
   SamplingParams greedy;
@@ -190,7 +189,7 @@ Result<void> Measurer::measure_overhead(int threads) {
   IMPETUS_TRY(const double narrow_one, decode(narrow, 1));
   IMPETUS_TRY(const double wide_one, decode(wide, 1));
   cost.layer_seconds = std::max(0.0, (narrow_one - wide_one) / 3);
-  // A model of two layers less than nothing else tells what a step costs at all.
+  // Two layers less, taken off twice, leave what a step costs at all.
   IMPETUS_TRY(Loaded two, decoder(2, 256, DType::q8_0, threads));
   IMPETUS_TRY(const double two_one, decode(two, 1));
   cost.step_seconds = std::max(0.0, two_one - (narrow_one - two_one));
@@ -209,7 +208,12 @@ Result<void> Measurer::measure_read(int threads) {
       {{1, 256}, {1, 512}, {1, 1024}, {3, 1024}, {3, 2048}}};
   for (const auto& [layers, hidden] : kShapes) {
     const int64_t estimate = layers * hidden * hidden * 43 / 4 * 4;
-    if (!fits(estimate)) break;
+    if (!fits(estimate)) {
+      if (hidden > kShapes.front()[1]) break;
+      return error(ErrorCode::insufficient_memory,
+                   "{} MiB are free, too little to measure with models that hold their own",
+                   (ledger_.capacity_bytes() - ledger_.used_bytes()) >> 20);
+    }
     IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, DType::f32, threads));
     IMPETUS_TRY(const double seconds, decode(loaded, 1));
     const ModelSpec& spec = loaded.spec();

@@ -55,6 +55,20 @@ Result<ModelCost> cost_of(const std::string& name) {
   return model_cost(location->id, files.spec, *files.weights);
 }
 
+// A GPU's own memory in such a report; 0 where it does not say.
+int64_t memory_of(const json::object& report, std::string_view device) {
+  const json::value* gpus = report.if_contains("gpus");
+  if (gpus == nullptr || !gpus->is_array()) return 0;
+  for (const json::value& entry : gpus->get_array()) {
+    const json::object* gpu = entry.if_object();
+    if (gpu == nullptr) continue;
+    const auto id = string_field(*gpu, "id");
+    const auto bytes = int_field(*gpu, "memory_bytes");
+    if (id.ok() && *id == device && bytes.ok()) return std::max<int64_t>(0, bytes->value_or(0));
+  }
+  return 0;
+}
+
 // What `impetus hardware --json` wrote on another machine.
 Result<PlanMachine> machine_from_file(const std::string& path) {
   IMPETUS_TRY(const json::value value, read_json_file(path));
@@ -70,6 +84,7 @@ Result<PlanMachine> machine_from_file(const std::string& path) {
   PlanMachine machine;
   machine.name = path;
   IMPETUS_TRY(const auto usable, int_field(memory->get_object(), "usable_bytes"));
+  IMPETUS_TRY(const auto unified, bool_field(memory->get_object(), "unified"));
   machine.host_memory_bytes = std::max<int64_t>(0, usable.value_or(0));
   for (const json::value& entry : profiles->get_array()) {
     auto profile = profile_from_json(entry);
@@ -78,8 +93,10 @@ Result<PlanMachine> machine_from_file(const std::string& path) {
     one.device = profile->device;
     one.name = profile->backend;
     one.profile = std::move(*profile);
-    one.memory_bytes = machine.host_memory_bytes;
-    one.shares_host_memory = true;
+    one.shares_host_memory = one.device == "cpu" || unified.value_or(false);
+    one.memory_bytes =
+        one.shares_host_memory ? machine.host_memory_bytes : memory_of(*object, one.device);
+    one.runs_decoders = one.profile.backend != "coreml";
   }
   return machine;
 }
@@ -204,7 +221,7 @@ Result<void> run_plan(const PlanOptions& options) {
   json::object report = to_json(plan);
   std::vector<BenchmarkRecord> checks;
   if (options.verify) {
-    IMPETUS_TRY(checks, verify_plan(options, machine, backends));
+    IMPETUS_TRY(checks, verify_plan(options, models, machine, policy, backends));
   }
   if (options.json) {
     report["measured"] = options.hardware.empty() && !estimated;

@@ -28,11 +28,11 @@ std::optional<std::pair<const ModelSpec*, DType>> shape_and_type(std::string_vie
 
 std::string seconds_text(double seconds);
 
-// Runs what the plan speaks of on each backend, and sets it beside the prediction. A backend that
-// refuses a model is named on standard error and left out.
+// Runs each model on each backend with the threads that the plan gives it there, and sets the speed
+// beside the prediction. A backend that refuses a model is named on standard error and left out.
 Result<std::vector<BenchmarkRecord>> verify_plan(
-    const PlanOptions& options, const PlanMachine& machine,
-    std::span<const std::unique_ptr<Backend>> backends);
+    const PlanOptions& options, std::span<const ModelCost> models, const PlanMachine& machine,
+    const Policy& policy, std::span<const std::unique_ptr<Backend>> backends);
 // How much longer what the planner chooses takes than the best there is, over prompts and answers
 // of several lengths, backends and thread counts: all of it measured.
 Result<void> print_grid(const PlanOptions& options, const PlanMachine& machine,

@@ -113,21 +113,35 @@ Result<std::vector<GridPoint>> walk_grid(const PlanOptions& options, const std::
   return grid;
 }
 
+// The threads a plan gives each phase of a model on one backend.
+ThreadPlan planned_threads(const ModelCost& model, const PlanMachine& machine, Policy policy,
+                           const std::string& backend) {
+  policy.devices = {backend};
+  const ModelPlan plan = make_plan(machine, {&model, 1}, policy).models.front();
+  ThreadPlan threads;
+  for (const PhasePlan& one : plan.placements) {
+    (one.phase == Phase::decode ? threads.decode : threads.prefill) = one.threads;
+  }
+  return threads;
+}
+
 }  // namespace
 
 Result<std::vector<BenchmarkRecord>> verify_plan(
-    const PlanOptions& options, const PlanMachine& machine,
-    std::span<const std::unique_ptr<Backend>> backends) {
+    const PlanOptions& options, std::span<const ModelCost> models, const PlanMachine& machine,
+    const Policy& policy, std::span<const std::unique_ptr<Backend>> backends) {
   std::vector<BenchmarkRecord> records;
   const int64_t generate = std::min<int64_t>(options.answer, 64);
-  LoadOptions load = options.load.load();
-  load.threads = {options.load.threads, options.load.threads};
   Progress progress("measuring", static_cast<int64_t>(options.models.size() * backends.size()));
   int64_t done = 0;
-  for (const std::string& name : options.models) {
+  for (size_t m = 0; m < options.models.size(); ++m) {
+    const std::string& name = options.models[m];
+    const ModelCost* cost = &models[m];
     for (size_t b = 0; b < backends.size(); ++b) {
       const BackendDescriptor& descriptor = backends[b]->descriptor();
       MemoryLedger ledger(machine.host_memory_bytes);
+      LoadOptions load = options.load.load();
+      load.threads = planned_threads(*cost, machine, policy, descriptor.backend);
       auto model = model_to_run(name, *backends[b], load, options.prompt + generate + 1, ledger);
       progress.step(++done);
       if (!model.ok()) {

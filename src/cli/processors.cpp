@@ -42,6 +42,11 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
     }
     return found;
   }
+  if (devices.empty()) {
+    IMPETUS_TRY(auto best, make_cpu_backend({.threads = threads, .isa = {}}));
+    found.backends.push_back(std::move(best));
+    return found;
+  }
   IMPETUS_TRY(found.placement, parse_placement(devices));
   Placement& placement = found.placement;
   // A phase that nobody named runs on the best.

@@ -200,6 +200,7 @@ void WeightPacker::pack_tensor(const Job& job, std::byte* out) const {
   const auto row_bytes = static_cast<int64_t>(view.data.size()) / segment.rows;
   // Slices of a few MiB, each let go of once packed: what is resident stays near the file's size.
   const int64_t slice = std::max<int64_t>(1, (int64_t{4} << 20) / (row_bytes * kPanel + 1));
+  pool_.set_threads(0);  // a step before may have left fewer
   pool_.parallel_for((panels + slice - 1) / slice, [&](int64_t item, int) {
     const int64_t begin = item * slice, end = std::min(panels, begin + slice);
     for (int64_t panel = begin; panel < end; ++panel) {

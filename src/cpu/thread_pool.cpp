@@ -126,6 +126,8 @@ void ThreadPool::work(int thread) {
       continue;
     }
     if (stop_.load()) return;
+    // What was read last may be a loop that was closed, or done, while this worker was left out.
+    if ((loop & kOpen) == 0 || loop / kLoop == seen) continue;
     if (!loop_.compare_exchange_strong(loop, loop + 1)) continue;  // closed, or another came too
     seen = loop / kLoop;
     take_items(thread);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <time.h>
 
+#include <array>
 #include <chrono>
 #include <numeric>
 
@@ -91,6 +92,22 @@ TEST(ThreadPool, FewerThreadsShareTheLoopWhereAsked) {
     }
     EXPECT_EQ(done, 200 * 16);
     EXPECT_EQ(beyond, 0);
+  }
+}
+
+// Loops right after the number of threads changed, when those left out come back.
+TEST(ThreadPool, ChangingThreadsBetweenLoopsLosesAndDoublesNothing) {
+  ThreadPool pool(6);
+  for (int round = 0; round < 20'000; ++round) {
+    pool.set_threads(round % 3 == 0 ? 1 : round % 3 == 1 ? 0 : 3);
+    std::array<int, 9> hits{};  // on this loop's stack: a late worker would write elsewhere
+    std::atomic<int> done = 0;
+    pool.parallel_for(std::ssize(hits), [&](int64_t item, int) {
+      ++hits[static_cast<size_t>(item)];
+      ++done;
+    });
+    ASSERT_EQ(done, std::ssize(hits));
+    for (const int hit : hits) ASSERT_EQ(hit, 1);
   }
 }
 

@@ -51,7 +51,13 @@ class Benchmarks::Lane final : public LaneWork {
     return !ended_ && job_.ending == Ending::none;
   }
   void run_slice() override {
-    const auto ran = benchmark_ ? benchmark_->step() : load();
+    const auto ran = [&]() -> Result<void> {
+      try {
+        return benchmark_ ? benchmark_->step() : load();
+      } catch (const std::exception& failure) {  // no memory
+        return error(ErrorCode::internal, "the benchmark failed: {}", failure.what());
+      }
+    }();
     if (!ran.ok()) {
       end(ran.error());
     } else if (benchmark_->done()) {
@@ -179,7 +185,11 @@ void Benchmarks::lead(Job& job) {
   }();
   job.files = {};
   busy_ = false;  // who hears the answer may ask for the next at once
-  done(std::move(answer));
+  try {
+    done(std::move(answer));
+  } catch (const std::exception& failure) {
+    log::error("a benchmark's answer could not be given: {}", failure.what());
+  }
 }
 
 Result<BenchmarkAnswer> Benchmarks::run(Job& job) {

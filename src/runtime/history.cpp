@@ -103,6 +103,7 @@ Result<std::unique_ptr<History>> History::open(const std::filesystem::path& path
     return error(ErrorCode::unsupported, "{} was written by a newer version (format {}, not {})",
                  path.string(), version, kVersion);
   }
+  if (version == kVersion) return history;  // so that a folder that is read only can be read
   if (!run("PRAGMA journal_mode=WAL") || !run(kSchema) ||
       !run(fmt::format("PRAGMA user_version={}", kVersion).c_str())) {
     return history->failure("cannot be set up");

@@ -17,6 +17,15 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// What is learned is no reason to fail: without memory for it, it is not learned.
+template <typename Learn>
+void quietly(Learn learn) {
+  try {
+    learn();
+  } catch (const std::exception&) {
+  }
+}
+
 }  // namespace
 
 // Both pass everything on; only the clock is theirs.
@@ -43,7 +52,7 @@ class WatchedExecutor final : public Executor {
     const auto start = Clock::now();
     auto results = inner_->execute(batch);
     const double seconds = seconds_since(start);
-    if (results.ok()) hold(batch, seconds);
+    if (results.ok()) quietly([&] { hold(batch, seconds); });
     return results;
   }
 
@@ -57,7 +66,9 @@ class WatchedExecutor final : public Executor {
     shape.sequences = static_cast<int64_t>(batch.size());
     shape.kv = kv_;
     for (const SequenceStep& step : batch) {
+      // Nor do those that compute an answer's positions again, many at a time.
       if (step.phase != phase) return;
+      if ((phase == StepPhase::decode) != (step.tokens.size() == 1)) return;
       const auto count = static_cast<int64_t>(step.tokens.size());
       shape.rows += count;
       shape.outputs += step.output == StepOutput::logits_all ? count
@@ -99,6 +110,12 @@ class WatchedEncoder final : public Encoder {
     auto encoded = inner_->encode(batch);
     const double seconds = seconds_since(start);
     if (!encoded.ok()) return encoded;
+    quietly([&] { hold(batch, seconds); });
+    return encoded;
+  }
+
+ private:
+  void hold(const EncoderBatch& batch, double seconds) const {
     StepShape shape;
     shape.shape = ShapeClass::encoder;
     shape.rows = static_cast<int64_t>(batch.tokens.size());
@@ -109,10 +126,8 @@ class WatchedEncoder final : public Encoder {
       shape.visible_keys += length * length;
     }
     planning_->observe(key_, predictor_.step(shape).seconds, seconds);
-    return encoded;
   }
 
- private:
   std::shared_ptr<Planning> planning_;
   ModelCost model_;
   Predictor predictor_;
@@ -155,31 +170,36 @@ Ladders Planning::order(const Ladders& ladders, const Placement& named,
                         const ModelPlan& plan) const {
   Ladders ordered = ladders;
   const auto arrange = [&](std::vector<Rung>& rungs, bool by_plan, Phase phase) {
-    const auto candidate = [&](const Rung& rung) -> const Candidate* {
-      if (rung.backend == nullptr) return nullptr;
-      const Candidate* best = nullptr;  // encoders: of the longest length it was chosen for
+    // What the plan thinks of a rung: its rank, its time (of all lengths for encoders), its
+    // threads.
+    struct Opinion {
+      int rank = 3;
+      double seconds = 0;
+      int threads = 0;
+    };
+    const PhasePlan* placed = plan.placement(phase);
+    const auto opinion = [&](const Rung& rung) {
+      Opinion found;
+      if (rung.backend == nullptr) return found;
+      const std::string& backend = rung.backend->descriptor().backend;
       for (const Candidate& one : plan.candidates) {
-        if (one.phase != phase || one.backend != rung.backend->descriptor().backend) continue;
-        if (best == nullptr || one.chosen) best = &one;
+        if (one.phase != phase || one.backend != backend) continue;
+        found.rank = placed != nullptr && placed->backend == backend ? 0 : one.possible ? 1 : 2;
+        found.seconds += one.predicted.seconds;
+        found.threads = one.threads;  // encoders: of the longest texts, which stands last
       }
-      return best;
+      return found;
     };
     for (Rung& rung : rungs) {
-      const Candidate* one = candidate(rung);
-      if (one == nullptr) continue;
-      (phase == Phase::decode ? rung.threads.decode : rung.threads.prefill) = one->threads;
+      (phase == Phase::decode ? rung.threads.decode : rung.threads.prefill) = opinion(rung).threads;
     }
     if (!by_plan) return;
     // The chosen one, then what could, the fastest first; the planner's "no" comes last, for what a
     // backend takes in the end it knows best itself.
     std::vector<std::tuple<int, double, size_t>> keys;
     for (size_t i = 0; i < rungs.size(); ++i) {
-      const Candidate* one = candidate(rungs[i]);
-      keys.emplace_back(one == nullptr  ? 3
-                        : one->chosen   ? 0
-                        : one->possible ? 1
-                                        : 2,
-                        one == nullptr ? 0 : one->predicted.seconds, i);
+      const Opinion one = opinion(rungs[i]);
+      keys.emplace_back(one.rank, one.seconds, i);
     }
     std::ranges::sort(keys);
     std::vector<Rung> sorted;
@@ -200,6 +220,10 @@ Ladders Planning::order(const Ladders& ladders, const Placement& named,
   return ordered;
 }
 
+ModelCost Planning::as_run(const ModelCost& model) const {
+  return policy_.weights ? model.in(*policy_.weights) : model;
+}
+
 std::unique_ptr<Executor> Planning::watch(const ModelCost& model, const ThreadPlan& threads,
                                           DType kv, std::unique_ptr<Executor> executor) {
   const BackendDescriptor& descriptor = executor->descriptor();
@@ -208,7 +232,7 @@ std::unique_ptr<Executor> Planning::watch(const ModelCost& model, const ThreadPl
   ThreadPlan used = threads;
   if (used.prefill <= 0) used.prefill = descriptor.threads;
   if (used.decode <= 0) used.decode = descriptor.threads;
-  return std::make_unique<WatchedExecutor>(shared_from_this(), *profile, model, used, kv,
+  return std::make_unique<WatchedExecutor>(shared_from_this(), *profile, as_run(model), used, kv,
                                            std::move(executor));
 }
 
@@ -219,7 +243,7 @@ std::unique_ptr<Encoder> Planning::watch(const ModelCost& model, const ThreadPla
   if (profile == nullptr) return encoder;
   ThreadPlan used = threads;
   if (used.prefill <= 0) used.prefill = descriptor.threads;
-  return std::make_unique<WatchedEncoder>(shared_from_this(), *profile, model, used,
+  return std::make_unique<WatchedEncoder>(shared_from_this(), *profile, as_run(model), used,
                                           std::move(encoder));
 }
 
@@ -240,33 +264,42 @@ json::object Planning::report(const std::vector<Served>& served) const {
       return json::array(list.begin(), list.end());
     };
     json::object running;
-    // What the fresh plan thinks of where it runs now, in the objective's own measure.
-    const auto seconds = [&](Phase phase, const std::vector<std::string>& backends, bool chosen) {
+    // What the fresh plan thinks of a phase on a backend, all lengths together.
+    const auto seconds = [&](Phase phase, const std::string& backend) {
       double sum = 0;
       for (const Candidate& one : fresh.candidates) {
-        if (one.phase != phase) continue;
-        const bool here = std::ranges::find(backends, one.backend) != backends.end();
-        if (chosen ? one.chosen : here) sum += one.predicted.seconds;
+        if (one.phase == phase && one.backend == backend) sum += one.predicted.seconds;
       }
       return sum;
     };
     double now = 0, then = 0;
+    const auto first = [](const std::vector<std::string>& list) {
+      return list.empty() ? std::string() : list.front();
+    };
     if (served[m].cost.kind == ModelKind::decoder) {
       running["prefill"] = names(devices.prefill);
       running["decode"] = names(devices.decode);
       const auto answer = static_cast<double>(policy_.answer_tokens);
-      now = seconds(Phase::prefill, devices.prefill, false) +
-            answer * seconds(Phase::decode, devices.decode, false);
-      then = seconds(Phase::prefill, {}, true) + fresh.handoff_seconds +
-             answer * seconds(Phase::decode, {}, true);
+      const auto cost = [&](const std::string& prefill, const std::string& decode) {
+        return seconds(Phase::prefill, prefill) + answer * seconds(Phase::decode, decode);
+      };
+      now = cost(first(devices.prefill), first(devices.decode));
+      const PhasePlan* prefill = fresh.placement(Phase::prefill);
+      const PhasePlan* decode = fresh.placement(Phase::decode);
+      if (prefill && decode) {
+        then = cost(prefill->backend, decode->backend) + fresh.handoff_seconds;
+      }
     } else {
       running["embeddings"] = names(devices.embeddings);
-      now = seconds(Phase::embeddings, devices.embeddings, false);
-      then = seconds(Phase::embeddings, {}, true);
+      now = seconds(Phase::embeddings, first(devices.embeddings));
+      // One backend holds an encoder, whatever the best of each length would be.
+      if (const PhasePlan* placed = fresh.placement(Phase::embeddings)) {
+        then = seconds(Phase::embeddings, placed->backend);
+      }
     }
     entry["running"] = std::move(running);
     entry["worth_a_new_start"] =
-        fresh.possible && now > 0 && Observations::worth_changing(now, then);
+        !served[m].fixed && now > 0 && then > 0 && Observations::worth_changing(now, then);
   }
   json::object observed;
   for (const auto& [key, factor] : known) observed[key] = factor;

@@ -5,7 +5,6 @@
 // Observations) shows in the next load and in report(). Thread-safe.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -26,6 +25,7 @@ class Planning : public std::enable_shared_from_this<Planning> {
   struct Served {
     ModelCost cost;
     Devices devices;
+    bool fixed = false;  // the user named where it runs: a new start would change nothing
   };
   // The plan for one more model, within the memory that is free.
   ModelPlan plan(const ModelCost& model, int64_t memory_free) const;
@@ -45,6 +45,7 @@ class Planning : public std::enable_shared_from_this<Planning> {
  private:
   friend class WatchedExecutor;
   friend class WatchedEncoder;
+  ModelCost as_run(const ModelCost& model) const;  // in the precision that the policy sets
   const DeviceProfile* profile_of(const std::string& backend) const;
   void observe(const std::string& key, double predicted, double measured);
   Corrections corrections() const;

@@ -109,6 +109,9 @@ PlanMachine plan_machine(const Inventory& inventory,
     one.name = descriptor.name;
     if (auto kept = profiles.find(inventory, descriptor)) {
       one.profile = std::move(*kept);
+    } else if (descriptor.device != "cpu") {
+      one.profile.backend = descriptor.backend;
+      one.unavailable = "nobody measured it: `impetus hardware --measure --device all` does";
     } else {
       one.profile = estimated_cpu_profile(inventory.cpu, descriptor.backend, descriptor.threads);
     }

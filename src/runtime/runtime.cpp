@@ -155,7 +155,8 @@ Result<void> check_tokens(std::span<const TokenId> ids, const ModelSpec& spec,
 // A loop for each backend. Those of one device share one, since they share what it has; so do those
 // that may run one model together, which one thread drives.
 std::vector<std::shared_ptr<DeviceLoop>> make_loops(
-    std::span<const std::unique_ptr<Backend>> backends, const Ladders& ladders) {
+    std::span<const std::unique_ptr<Backend>> backends, const Ladders& ladders,
+    const Placement& placement) {
   std::map<std::string, std::shared_ptr<DeviceLoop>> by_device;
   for (const auto& backend : backends) {
     auto& loop = by_device[backend->descriptor().device];
@@ -172,7 +173,9 @@ std::vector<std::shared_ptr<DeviceLoop>> make_loops(
     for (const Rung& rung : ladder) there.push_back(rung.backend);
     return there;
   };
-  if (order(ladders.prefill) != order(ladders.decode)) {
+  // Where nobody named the order, each model's plan may pair them.
+  const bool planned = placement.prefill.empty() || placement.decode.empty();
+  if (planned || order(ladders.prefill) != order(ladders.decode)) {
     for (const std::string& device : together) by_device[device] = by_device[*together.begin()];
   }
   std::vector<std::shared_ptr<DeviceLoop>> loops;
@@ -246,7 +249,7 @@ Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
       std::make_shared<Planning>(plan_machine(probe_inventory(), state->backends, ProfileStore(),
                                               state->ledger.capacity_bytes()),
                                  std::move(policy));
-  state->loops = make_loops(state->backends, state->ladders);
+  state->loops = make_loops(state->backends, state->ladders, state->options.placement);
   state->benchmarks = std::make_unique<Benchmarks>(
       state->backends, state->loops, state->options.placement, state->options.load, state->ledger);
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
@@ -318,7 +321,12 @@ json::object Runtime::plan() const {
   {
     const std::shared_lock lock(state_->mutex);
     for (const auto& entry : state_->served) {
-      if (entry->cost) served.push_back({*entry->cost, entry->model.info.devices});
+      if (!entry->cost) continue;
+      const Placement& named = state_->options.placement;
+      const bool fixed = entry->cost->kind == ModelKind::decoder
+                             ? !named.prefill.empty() && !named.decode.empty()
+                             : !named.embeddings.empty();
+      served.push_back({*entry->cost, entry->model.info.devices, fixed});
     }
   }
   return state_->planning->report(served);

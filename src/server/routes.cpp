@@ -69,7 +69,8 @@ const std::vector<Routes::Route>& Routes::table() {
       return Work{};
     });
     add("GET", "/api/plan", [](Routes& self, const HttpRequest&, const Box& box) {
-      box->respond(json_response(self.runtime_.plan()));
+      // A search over processors and models: not on the sockets' threads.
+      box->respond_with([&self] { return json_response(self.runtime_.plan()); });
       return Work{};
     });
     add("GET", "/v1/models", [](Routes& self, const HttpRequest&, const Box& box) {
