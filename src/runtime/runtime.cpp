@@ -265,27 +265,22 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   }
   auto entry = std::make_shared<Served>();
   IMPETUS_TRY(entry->text, load_model_text(location));
-  Ladders ladders = state_->ladders;
-  std::optional<int64_t> step_tokens;
-  {
-    IMPETUS_TRY(const ModelFiles files, open_model_files(location));
-    IMPETUS_TRY(const ModelCost cost, model_cost(location.id, files.spec, *files.weights));
-    const MemoryLedger& ledger = state_->ledger;
-    const ModelPlan plan =
-        state_->planning->plan(cost, ledger.capacity_bytes() - ledger.used_bytes());
-    ladders = state_->planning->order(ladders, state_->options.placement, plan);
-    ladders.watch_executor = [&, cost](const ThreadPlan& threads, auto executor) {
-      return state_->planning->watch(cost, threads, state_->options.load.kv, std::move(executor));
-    };
-    ladders.watch_encoder = [&, cost](const ThreadPlan& threads, auto encoder) {
-      return state_->planning->watch(cost, threads, std::move(encoder));
-    };
-    if (plan.possible && plan.chunk_tokens > 0) step_tokens = plan.chunk_tokens;
-    entry->cost = cost;
-  }
+  IMPETUS_TRY(ModelFiles files, open_model_files(location));
+  IMPETUS_TRY(entry->cost, model_cost(location.id, files.spec, *files.weights));
+  const ModelCost& cost = *entry->cost;
+  Planning& planning = *state_->planning;
+  const ModelPlan plan =
+      planning.plan(cost, state_->ledger.capacity_bytes() - state_->ledger.used_bytes());
+  Ladders ladders = planning.order(state_->ladders, state_->options.placement, plan);
+  ladders.watch_executor = [&](const ThreadPlan& threads, auto executor) {
+    return planning.watch(cost, threads, state_->options.load.kv, std::move(executor));
+  };
+  ladders.watch_encoder = [&](const ThreadPlan& threads, auto encoder) {
+    return planning.watch(cost, threads, std::move(encoder));
+  };
   IMPETUS_TRY(entry->model,
-              load_model(location, ladders, state_->options.fallback, state_->options.load,
-                         state_->options.kv_tokens, state_->ledger));
+              load_model(location, std::move(files), ladders, state_->options.fallback,
+                         state_->options.load, state_->options.kv_tokens, state_->ledger));
   Model& loaded = entry->model;
   loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
   loaded.info.has_chat_template = entry->text.chat_template.has_value();
@@ -301,7 +296,8 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
     // still gets its token in each step.
     limits.step_tokens_max =
         std::min(loaded.executor->step_tokens_max(),
-                 std::max(step_tokens.value_or(kStepTokens), 2 * state_->options.running_max));
+                 std::max(plan.chunk_tokens > 0 ? plan.chunk_tokens : kStepTokens,
+                          2 * state_->options.running_max));
     limits.running_max = state_->options.running_max;
     limits.waiting_max = state_->options.waiting_max;
     limits.context = loaded.context;
