@@ -311,6 +311,23 @@ TEST_F(ServerTest, ManyAtOnceGetTheirAnswerAlone) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST_F(ServerTest, SaysWhatIsPlacedWhereAndWhy) {
+  HttpClient client(port_);
+  const json::object plan = body(client.get("/api/plan"));
+  EXPECT_FALSE(plan.at("hardware").as_string().empty());
+  ASSERT_EQ(plan.at("models").as_array().size(), 2u);
+  for (const json::value& model : plan.at("models").as_array()) {
+    EXPECT_TRUE(model.at("possible").as_bool());
+    EXPECT_FALSE(model.at("worth_a_new_start").as_bool());
+    const bool chat = model.at("kind") == "decoder";
+    const json::value& placed = model.at("placements").at(chat ? "decode" : "embeddings");
+    EXPECT_GT(placed.at("predicted").at("tokens_per_second").as_double(), 0);
+    EXPECT_FALSE(placed.at("reason").as_string().empty());
+    // It runs where the plan puts it.
+    EXPECT_EQ(model.at("running").at(chat ? "decode" : "embeddings").at(0), placed.at("backend"));
+  }
+}
+
 TEST_F(ServerTest, TellsOfTheMachine) {
   HttpClient client(port_);
   const auto info = client.get("/api/hardware/info");
