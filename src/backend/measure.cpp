@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "backend/synthetic_model.h"
+#include "base/timing.h"
 
 namespace impetus {
 namespace {
@@ -17,10 +18,6 @@ constexpr int64_t kRowsMax = 512;
 constexpr int64_t kContext = 2304;
 constexpr int64_t kAttentionHidden = 1024;  // heads for sixteen threads
 constexpr int64_t kPast = 2048;             // earlier positions, where attention is measured
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Weights that a token is multiplied with, of one layer and of the head.
 int64_t layer_parameters(const ModelSpec& spec) {

@@ -5,15 +5,12 @@
 #include <utility>
 
 #include "backend/kv_handoff.h"
+#include "base/timing.h"
 
 namespace impetus {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 BackendDescriptor joined(const BackendDescriptor& prefill, const BackendDescriptor& decode) {
   const auto both = [](const std::string& one, const std::string& other) {

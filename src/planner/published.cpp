@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/timing.h"
 #include "planner/paper.h"
 #include "planner/predict.h"
 
@@ -79,10 +80,7 @@ std::vector<PublishedCheck> check_published() {
 double median_error(const std::vector<PublishedCheck>& checks) {
   std::vector<double> errors;
   for (const PublishedCheck& check : checks) errors.push_back(std::abs(check.error()));
-  if (errors.empty()) return 0;
-  std::ranges::sort(errors);
-  const size_t n = errors.size();
-  return n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
+  return median(std::move(errors));
 }
 
 }  // namespace impetus

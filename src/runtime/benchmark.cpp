@@ -6,21 +6,18 @@
 #include <random>
 #include <utility>
 
+#include "base/timing.h"
+#include "planner/model_cost.h"
+
 namespace impetus {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::optional<Spread> spread(std::vector<double> values) {
+std::optional<Spread> spread(const std::vector<double>& values) {
   if (values.empty()) return std::nullopt;
-  std::ranges::sort(values);
-  const size_t n = values.size();
-  const double median = n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-  return Spread{median, values.front(), values.back()};
+  const auto [least, most] = std::ranges::minmax(values);
+  return Spread{median(values), least, most};
 }
 
 std::vector<TokenId> random_tokens(int64_t count, int64_t vocab) {
@@ -35,38 +32,20 @@ std::vector<TokenId> random_tokens(int64_t count, int64_t vocab) {
 // Weights that every token is multiplied with: all but the looked-up embeddings, unless they are
 // the head as well.
 struct Work {
-  int64_t matrix_parameters = 0;  // in every position's multiplications
-  int64_t head_parameters = 0;    // in the last position's only, while prefilling
-  int64_t bytes = 0;              // read for one decoded token
+  double matrix_parameters = 0;  // in every position's multiplications
+  double head_parameters = 0;    // in the last position's only, while prefilling
+  double bytes = 0;              // read for one decoded token
 };
 
 Work work_of(const Model& model) {
   Work work;
-  const auto count = [&](const NamedTensor* tensor) {
-    if (tensor == nullptr || tensor->view.shape.rank() < 2) return;
-    work.matrix_parameters += tensor->view.shape.elements();
-    work.bytes += static_cast<int64_t>(tensor->view.data.size());
-  };
-  if (model.encoder) {
-    if (const auto weights = resolve_encoder(model.spec, *model.weights); weights.ok()) {
-      for (const auto& layer : weights->layers) {
-        for (const Linear& l : {layer.q, layer.k, layer.v, layer.output, layer.up, layer.down}) {
-          count(l.weight);
-        }
-      }
-    }
-    return work;
+  const auto cost = model_cost(model.info.id, model.spec, *model.weights);
+  if (!cost.ok()) return work;  // it was loaded, so it resolves
+  for (const WeightGroup& group : cost->layer_weights) {
+    work.matrix_parameters += static_cast<double>(group.parameters);
   }
-  if (const auto weights = resolve_decoder(model.spec, *model.weights); weights.ok()) {
-    for (const auto& layer : weights->layers) {
-      for (const Linear& l :
-           {layer.q, layer.k, layer.v, layer.output, layer.gate, layer.up, layer.down}) {
-        count(l.weight);
-      }
-    }
-    work.head_parameters = weights->head.weight->view.shape.elements();
-    work.bytes += static_cast<int64_t>(weights->head.weight->view.data.size());
-  }
+  work.head_parameters = static_cast<double>(cost->head.parameters);
+  work.bytes = static_cast<double>(cost->weight_bytes());
   return work;
 }
 
@@ -212,9 +191,9 @@ BenchmarkResult Benchmark::result() const {
     result.prefill_tokens_per_second = spread(state.first);
     result.decode_tokens_per_second = spread(state.second);
     if (result.prefill_tokens_per_second) {
-      const double per_token = 2.0 * static_cast<double>(work.matrix_parameters) +
-                               2.0 * static_cast<double>(work.head_parameters) /
-                                   static_cast<double>(state.options.prompt);
+      const double per_token =
+          2.0 * work.matrix_parameters +
+          2.0 * work.head_parameters / static_cast<double>(state.options.prompt);
       result.prefill_gigaops_per_second =
           result.prefill_tokens_per_second->median * per_token / 1e9;
     }
@@ -224,8 +203,8 @@ BenchmarkResult Benchmark::result() const {
       const double kv_bytes =
           static_cast<double>(kv.block_bytes()) / kv.block_tokens() *
           static_cast<double>(state.options.prompt + state.options.generate / 2);
-      result.decode_gigabytes_per_second = result.decode_tokens_per_second->median *
-                                           (static_cast<double>(work.bytes) + kv_bytes) / 1e9;
+      result.decode_gigabytes_per_second =
+          result.decode_tokens_per_second->median * (work.bytes + kv_bytes) / 1e9;
     }
     return result;
   }
@@ -236,7 +215,7 @@ BenchmarkResult Benchmark::result() const {
   if (!result.tokens_per_second) return result;
   // Two attention products over the text's length come to the matrices.
   const double per_token =
-      2.0 * static_cast<double>(work.matrix_parameters) +
+      2.0 * work.matrix_parameters +
       4.0 * static_cast<double>(model.spec.layers * model.spec.hidden * result.tokens_per_text);
   result.gigaops_per_second = result.tokens_per_second->median * per_token / 1e9;
   return result;

@@ -6,6 +6,7 @@
 
 #include "base/build_id.h"
 #include "base/log.h"
+#include "base/timing.h"
 #include "planner/predict.h"
 
 namespace impetus {
@@ -86,10 +87,7 @@ double median_prediction_error(const std::vector<BenchmarkRecord>& records) {
       errors.push_back(std::abs(record.predicted / record.measured - 1));
     }
   }
-  if (errors.empty()) return 0;
-  std::ranges::sort(errors);
-  const size_t n = errors.size();
-  return n % 2 ? errors[n / 2] : (errors[n / 2 - 1] + errors[n / 2]) / 2;
+  return median(std::move(errors));
 }
 
 }  // namespace impetus

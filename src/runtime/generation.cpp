@@ -1,11 +1,9 @@
 #include "runtime/generation.h"
 
+#include "base/timing.h"
+
 namespace impetus {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 Devices names_of(const RanOn& ran_on) {
   Devices devices;

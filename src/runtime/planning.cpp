@@ -5,6 +5,8 @@
 #include <tuple>
 #include <utility>
 
+#include "base/timing.h"
+
 namespace impetus {
 namespace {
 
@@ -12,10 +14,6 @@ using Clock = std::chrono::steady_clock;
 
 // Every so many steps one is held against its prediction; the first ones pay for cold pages.
 constexpr int kWatchEvery = 8;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // What is learned is no reason to fail: without memory for it, it is not learned.
 template <typename Learn>
