@@ -36,7 +36,7 @@ def main() -> None:
         from recipe.chat_model import Shape
 
         plan = chat_train.SMOKE if args.smoke else chat_train.Plan(Shape())
-        plan.steps = args.steps or plan.steps
+        plan.trunk.steps = args.steps or plan.trunk.steps
         corpus = chat_train.run(plan, args.out, device, log)
         figures = chat_eval.evaluate(args.out / "impetus-tiny-chat.gguf", corpus, device, log, limit=8 if args.smoke else 0)
         (args.out / "chat-figures.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False))

@@ -10,7 +10,8 @@ import torch
 from . import chat_export, dialogues
 from .chat_model import generate
 from .chat_tokenizer import END_OF_TEXT, IM_END, render
-from .chat_train import encode_books, loss_of
+from .chat_data import encode_books
+from .chat_train import loss_of
 from .corpus import Corpus, Grams
 from .exchanges import PASSAGE_FORMS
 
@@ -96,10 +97,19 @@ def answer_scores(model, tokenizer, tales, limit=0):
     for i, ids in zip(keep, generate(model, [prompts[i] for i in keep], 40, stop)):
         answers[i] = tokenizer.decode(ids)
 
-    def mean(score):
-        return round(float(np.mean([max(score(a, r) for r in refs) for a, (_, refs) in zip(answers, asked)])), 4)
+    best = {name: [max(score(a, r) for r in refs) for a, (_, refs) in zip(answers, asked)] for name, score in (("token_f1", f1), ("rouge_l", rouge_l))}
+    kinds = {}
+    for (prompt, _), score in zip(asked, best["token_f1"]):
+        kinds.setdefault(re.search(r"Question: (\w+)[^\n]*$", prompt)[1].lower(), []).append(score)
+    out = {"questions": len(asked), "questions_too_long": len(asked) - len(keep)}
+    out.update({name: round(float(np.mean(scores)), 4) for name, scores in best.items()})
+    out["token_f1_by_first_word"] = {k: [round(float(np.mean(v)), 3), len(v)] for k, v in sorted(kinds.items(), key=lambda kv: -len(kv[1]))[:5]}
+    return out, asked, answers
 
-    return {"questions": len(asked), "questions_too_long": len(asked) - len(keep), "token_f1": mean(f1), "rouge_l": mean(rouge_l)}, asked, answers
+
+def answers_of(asked, answers, count=15) -> list:
+    some = list(zip(asked, answers))[:: max(1, len(asked) // count)]
+    return [{"question": q[q.rfind("Question: ") + 10:], "answer": a, "references": r} for (q, r), a in some]
 
 
 def evaluate(gguf_path, corpus: Corpus, device, log, limit=0) -> dict:
@@ -120,9 +130,10 @@ def evaluate(gguf_path, corpus: Corpus, device, log, limit=0) -> dict:
     out["below_five_gram"] = round(1 - out["held_out_bits_per_byte"] / out["five_gram_bits_per_byte"], 4)
     log(json.dumps(out))
 
-    scores, asked, answers = answer_scores(model, tokenizer, corpus.test, limit)
-    out.update(scores)
-    log(json.dumps(scores))
+    for name, tales in (("val", corpus.val), ("test", corpus.test)):
+        out[name], asked, answers = answer_scores(model, tokenizer, tales, limit)
+        log(json.dumps({name: out[name]}))
+    out["some_answers"] = answers_of(asked, answers)
 
     rng = random.Random(1)
     openings = []
@@ -139,5 +150,4 @@ def evaluate(gguf_path, corpus: Corpus, device, log, limit=0) -> dict:
     ids = [tokenizer.encode(render([dialogues.user(p)])).ids for p in PROMPTS]
     samples = generate(model, ids, 220, stop, temperature=0.7, seed=7)
     out["samples"] = [{"prompt": p, "answer": tokenizer.decode(s)} for p, s in zip(PROMPTS, samples)]
-    out["some_answers"] = [{"question": q[-120:], "answer": a, "references": r} for (q, r), a in list(zip(asked, answers))[:: max(1, len(asked) // 15)]]
     return out

@@ -13,7 +13,7 @@ Q8 = gguf.GGMLQuantizationType.Q8_0
 
 def write(path, model: ChatModel, tokenizer, description: str) -> None:
     s = model.shape
-    w = gguf.GGUFWriter(str(path), "llama")
+    w = gguf.GGUFWriter(str(path), "qwen3")
     w.add_name("impetus-tiny-chat")
     w.add_description(description)
     w.add_license("mit")
@@ -66,11 +66,11 @@ def field(reader, key):
 def read(path, device="cpu"):
     """(model, fields) from the file; the weights as Q8_0 left them."""
     reader = gguf.GGUFReader(str(path))
-    get = lambda k: field(reader, k)  # noqa: E731
+    get = lambda k: field(reader, f"qwen3.{k}")  # noqa: E731
     shape = Shape(
-        get("llama.vocab_size"), get("llama.embedding_length"), get("llama.block_count"), get("llama.attention.head_count"),
-        get("llama.attention.head_count_kv"), get("llama.feed_forward_length"), get("llama.context_length"),
-        get("llama.rope.freq_base"), get("llama.attention.layer_norm_rms_epsilon"),
+        get("vocab_size"), get("embedding_length"), get("block_count"), get("attention.head_count"), get("attention.head_count_kv"),
+        get("attention.key_length"), get("feed_forward_length"), get("context_length"), get("rope.freq_base"),
+        get("attention.layer_norm_rms_epsilon"),
     )
     model = ChatModel(shape)
     state = {t.name: torch.from_numpy(np.array(gguf.quants.dequantize(t.data, t.tensor_type), np.float32)) for t in reader.tensors}

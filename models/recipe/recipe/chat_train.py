@@ -1,75 +1,63 @@
-"""Trains impetus-tiny-chat: pre-training on tales and books, then tuning on conversations."""
+"""Trains impetus-tiny-chat: plain text first, then more and more reading, then the conversations it is meant for."""
 import json
+import os
+import queue
 import random
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from . import chat_export, chat_tokenizer, corpus as corpora, dialogues
+from . import chat_export, chat_tokenizer, corpus as corpora
+from .chat_data import Conversations, Steps, encode_books, pieces
 from .chat_model import ChatModel, Shape
-from .chat_tokenizer import END_OF_TEXT, IM_END, render
 from .optim import Both, warm_stable_decay
+
+@dataclass
+class Part:
+    """A part of the training: for each phase its share of the steps, and the shares of its tokens."""
+    steps: int
+    phases: list
+    drop: float = 0.1
+    warm: float = 0.02  # of the part; then the rate stays, and falls to `end` over the part's last `decay`
+    start: float = 1.0
+    end: float = 0.3
+    decay: float = 0.3
+    weights: dict = field(default_factory=dict)
+    seconds: float = 0  # train so long instead of `steps` (to try things out)
+
+
+TRUNK = [
+    (0.40, {"children": 0.36, "fairytales": 0.06, "books": 0.58}),
+    (0.60, {"children": 0.18, "fairytales": 0.03, "books": 0.22, "rule": 0.48, "gap": 0.03, "fairy": 0.01, "story": 0.04, "written": 0.01}),
+]
+TUNE = [(1.0, {"children": 0.12, "fairytales": 0.03, "books": 0.09, "rule": 0.36, "fairy": 0.25, "story": 0.11, "written": 0.04})]
+
+
+def falling(steps, phases, **more) -> Part:
+    return Part(steps, phases, start=0.3, end=0.0, decay=0.98, **more)
 
 
 @dataclass
 class Plan:
     shape: Shape
-    steps: int = 1500
-    rows: int = 64  # of shape.context tokens each
-    rate: float = 3e-3
-    weight_decay: float = 1.0  # much, and dropout: the text is seen many times
-    drop: float = 0.15
-    tune_epochs: int = 3
-    tune_tokens: int = 32768  # a step
-    tune_rate: float = 6e-4
-    polish_epochs: int = 3
-    polish_drop: float = 0.1
-    tune_plain: float = 0.15  # share of plain text among the tuning rows, to keep the language
+    trunk: Part = field(default_factory=lambda: Part(8000, TRUNK))
+    tunes: list = field(default_factory=lambda: [falling(700, TUNE, drop=0.15) for _ in range(3)])  # from one trunk; the mean of their weights is kept
+    size: int = 65536  # tokens a step
+    rate: float = 2e-3
+    weight_decay: float = 0.75  # much, and dropout: the text is seen many times
+    rounds: dict = field(default_factory=lambda: {"rule": 5, "books": 1.0, "fairy": 13, "story": 2, "written": 40})
     seed: int = 20
-    scale: float = 1.0  # of the conversations made by rule
     limit: int = 0  # books of a kind; 0 is all
-    # Shares of each kind of text, in the stable and in the decaying part of the schedule.
-    stable = {"children": 0.34, "fairytales": 0.05, "books": 0.51, "talk": 0.10}
-    decay = {"children": 0.30, "fairytales": 0.08, "books": 0.20, "talk": 0.42}
+    processes: int = max(1, (os.cpu_count() or 2) - 2)
 
 
-SMOKE = Plan(Shape(vocabulary=512, width=64, layers=2, heads=2, kv_heads=1, feed=128, context=256), steps=8, rows=4,
-             tune_epochs=1, polish_epochs=1, tune_tokens=2048, scale=0.005, limit=3)
-
-
-def encode_all(tokenizer, texts, end_id=None) -> np.ndarray:
-    parts = []
-    for at in range(0, len(texts), 512):
-        for e in tokenizer.encode_batch(texts[at:at + 512]):
-            parts.append(np.array(e.ids + ([end_id] if end_id is not None else []), np.uint16))
-    return np.concatenate(parts)
-
-
-def pieces(texts, size=20000):
-    """Cuts long books at paragraph ends, so that the tokenizer can work on many cores; joined they are the same text."""
-    out = []
-    for text in texts:
-        at = 0
-        while len(text) - at > size:
-            cut = text.find("\n\n", at + size)
-            if cut < 0:
-                break
-            out.append((text[at:cut], False))
-            at = cut
-        out.append((text[at:], True))
-    return out
-
-
-def encode_books(tokenizer, texts) -> np.ndarray:
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    cut = pieces(texts)
-    encoded = []
-    for at in range(0, len(cut), 512):
-        for e, (_, last) in zip(tokenizer.encode_batch([t for t, _ in cut[at:at + 512]]), cut[at:at + 512]):
-            encoded.append(np.array(e.ids + ([end] if last else []), np.uint16))
-    return np.concatenate(encoded)
+SMOKE = Plan(Shape(vocabulary=512, width=64, layers=2, heads=2, kv_heads=1, head=32, feed=128, context=512), Part(8, TRUNK),
+             [falling(3, TUNE), falling(3, TUNE)], size=4096, rounds={"rule": 1, "books": 0.05, "fairy": 1, "story": 1, "written": 1},
+             limit=3, processes=1)
 
 
 def prepare(plan: Plan, log):
@@ -77,64 +65,30 @@ def prepare(plan: Plan, log):
     corpus = corpora.load(limit=plan.limit)
     log(f"corpus read in {time.time() - began:.0f} s: {len(corpus.children)} children's texts, {len(corpus.books)} books, "
         f"{len(corpus.train)} FairytaleQA tales; {corpus.dropped_paragraphs} paragraphs of held-out tales dropped")
-    practice, tuning = dialogues.build(corpus, plan.seed, plan.scale)
-    if plan.scale < 1:
-        practice, tuning = practice[: int(len(practice) * plan.scale)], tuning[: int(len(tuning) * plan.scale)]
-    log(f"conversations at {time.time() - began:.0f} s: {len(practice)} to practise, {len(tuning)} to tune on")
+    if plan.limit:
+        corpus.train = corpus.train[: 4 * plan.limit]
     kids = [t for _, t in corpus.children]
     tales = [f"{t.title}\n\n" + "\n\n".join(t.sections) for t in corpus.train]
     books = [t for _, t in corpus.books]
-    rng = random.Random(plan.seed)
-    sample = [p for p, _ in pieces(kids + tales + books[::4])] + [render(t, False) for t in tuning[:3000]]
-    rng.shuffle(sample)
+    sample = [p for p, _ in pieces(kids + tales + books[::4])]
+    random.Random(plan.seed).shuffle(sample)
     tokenizer = chat_tokenizer.train(sample, plan.shape.vocabulary)
     log(f"tokenizer of {tokenizer.get_vocab_size()} at {time.time() - began:.0f} s")
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    streams = {
-        "children": encode_books(tokenizer, kids),
-        "fairytales": encode_books(tokenizer, tales),
-        "books": encode_books(tokenizer, books),
-        "talk": encode_all(tokenizer, [render(t, False) for t in practice], end),
-    }
     held = [(n, t) for n, t in corpus.held_out] + [(t.title, "\n\n".join(t.sections)) for t in corpus.val]
-    streams["held_out"] = encode_books(tokenizer, [t for _, t in held])
+    streams = {name: encode_books(tokenizer, texts) for name, texts in (("children", kids), ("fairytales", tales), ("books", books))}
+    held_out = encode_books(tokenizer, [t for _, t in held])
     held_bytes = sum(len(t.encode()) for _, t in held)
     log(f"tokens at {time.time() - began:.0f} s: " + ", ".join(f"{k} {len(v):,}" for k, v in streams.items()))
-    return corpus, tokenizer, streams, held_bytes, tuning
-
-
-class Windows:
-    """Random windows out of the streams, by the given shares."""
-
-    def __init__(self, streams, length, device, seed):
-        self.length, self.device = length, device
-        self.names = ["children", "fairytales", "books", "talk"]
-        self.start, parts, at = {}, [], 0
-        for name in self.names:
-            data = streams[name]
-            if len(data) <= length + 1:
-                data = np.tile(data, length // len(data) + 2)
-            self.start[name] = (at, len(data) - length - 1)
-            parts.append(data)
-            at += len(data)
-        self.tokens = torch.from_numpy(np.concatenate(parts).astype(np.int32)).to(device)
-        self.rng = np.random.default_rng(seed)
-        self.reach = torch.arange(length + 1, device=device)
-
-    def draw(self, rows, shares):
-        kinds = self.rng.choice(len(self.names), rows, p=[shares[n] for n in self.names])
-        at = [self.start[self.names[k]] for k in kinds]
-        offsets = torch.tensor([a + int(self.rng.integers(0, n + 1)) for a, n in at], device=self.device)
-        rows = self.tokens[offsets[:, None] + self.reach].long()
-        return rows[:, :-1], rows[:, 1:]
+    return corpus, tokenizer, streams, held_out, held_bytes
 
 
 def autocast(device):
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
 
 @torch.no_grad()
-def loss_of(model, tokens, length, device, rows=64) -> float:
+def loss_of(model, tokens, length, device, rows=32) -> float:
     """Mean nats a token over the whole stream, in windows."""
     n = (len(tokens) - 1) // length
     x = torch.from_numpy(tokens[: n * length].astype(np.int64)).view(n, length)
@@ -148,112 +102,131 @@ def loss_of(model, tokens, length, device, rows=64) -> float:
     return total / n
 
 
-def pretrain(plan, model, streams, held_bytes, device, log, curve):
-    windows = Windows(streams, plan.shape.context, device, plan.seed)
-    fast = torch.compile(model) if device == "cuda" else model
-    optimizer = Both(model, plan.rate, plan.weight_decay)
-    began = time.time()
-    held = streams["held_out"]
-    for step in range(plan.steps):
-        factor = warm_stable_decay(step, plan.steps)
-        x, y = windows.draw(plan.rows, plan.stable if step < plan.steps * 0.65 else plan.decay)
-        with autocast(device):
-            loss = fast(x, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(optimizer.adam.param_groups[0]["params"], 1.0)
-        optimizer.step(factor)
-        if step % 50 == 0 or step == plan.steps - 1:
-            line = {"step": step, "tokens": (step + 1) * plan.rows * plan.shape.context, "loss": round(loss.item(), 4), "seconds": round(time.time() - began, 1)}
-            if step % 200 == 0 or step == plan.steps - 1:
-                nats = loss_of(model, held, plan.shape.context, device)
-                line["held_out_loss"] = round(nats, 4)
-                line["held_out_bits_per_byte"] = round(nats * len(held) / held_bytes / np.log(2), 4)
-            curve.append(line)
-            log(json.dumps(line))
+def weighted_loss(hidden, embedding, targets, weights):
+    logits, weights = F.linear(hidden, embedding), weights.float()
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum() / weights.sum()
 
 
-def tuning_rows(tokenizer, talks, context):
-    """(ids, targets) of each conversation: only the assistant's words and its <|im_end|> are learnt."""
-    end = tokenizer.token_to_id(IM_END)
-    said = [m["content"] for talk in talks for m in talk]
-    bodies = iter([e.ids for at in range(0, len(said), 4096) for e in tokenizer.encode_batch(said[at:at + 4096])])
-    heads = {r: tokenizer.encode(f"<|im_start|>{r}\n").ids for r in ("system", "user", "assistant")}
-    tail, rows = tokenizer.encode("\n").ids, []
-    for talk in talks:
-        ids, learn = [], []
-        for m in talk:
-            head, body, mine = heads[m["role"]], next(bodies) + [end], m["role"] == "assistant"
-            ids += head + body + tail
-            learn += [False] * len(head) + [mine] * len(body) + [False] * len(tail)
-        if len(ids) <= context:
-            targets = [t if k else -1 for t, k in zip(ids, learn)]
-            rows.append((ids[:-1], targets[1:]))
-    return rows
+def phase_at(phases, fraction):
+    for share, what in phases:
+        fraction -= share
+        if fraction < 0:
+            break
+    return what
 
 
-def plain_rows(streams, count, length, rng):
-    """Windows of plain text, learnt whole."""
-    text = np.concatenate([streams["children"], streams["fairytales"], streams["books"][: len(streams["children"])]])
-    starts = [rng.randrange(len(text) - length - 1) for _ in range(count)]
-    return [(text[a:a + length].tolist(), text[a + 1:a + length + 1].tolist()) for a in starts]
+class Feed(threading.Thread):
+    """Packs steps ahead of the GPU."""
+
+    def __init__(self, steps: Steps, phases, fraction, conversations, pinned, log):
+        super().__init__(daemon=True)
+        self.steps, self.phases, self.fraction, self.conversations = steps, phases, fraction, conversations
+        self.pinned, self.log, self.queue, self.stop, self.failure = pinned, log, queue.Queue(6), False, None
+
+    def run(self):
+        try:
+            at = 0
+            while not self.stop:
+                shares = phase_at(self.phases, self.fraction(at))
+                if not self.steps.pools and any(n not in self.steps.streams for n in shares):
+                    self.steps.pools = self.conversations.pools()
+                    if at:
+                        self.log("conversations: " + ", ".join(f"{k} {len(v):,} ({len(v.ids):,} tokens)" for k, v in self.steps.pools.items()))
+                made = [torch.from_numpy(a) for a in self.steps.step(shares)]
+                item = [t.pin_memory() for t in made] if self.pinned else made
+                while not self.stop:
+                    try:
+                        self.queue.put(item, timeout=0.2)
+                        break
+                    except queue.Full:
+                        pass
+                at += 1
+        except Exception as failure:  # told to the training, which waits
+            self.failure = failure
+            self.queue.put(None)
 
 
-def rows_of(plan, tokenizer, talks, streams, seed):
-    rows = tuning_rows(tokenizer, talks, plan.shape.context)
-    return rows + plain_rows(streams, int(len(rows) * plan.tune_plain), min(512, plan.shape.context), random.Random(seed))
+class Trainer:
+    def __init__(self, plan: Plan, streams, conversations, held_out, held_bytes, device, log):
+        self.plan, self.streams, self.conversations, self.device, self.log = plan, streams, conversations, device, log
+        self.held_out, self.held_bytes, self.curve = held_out, held_bytes, []
+        self.cuda = torch.device(device).type == "cuda"
+        torch.manual_seed(plan.seed)
+        self.model = ChatModel(plan.shape).to(device)
+        self.loss = torch.compile(weighted_loss) if self.cuda else weighted_loss
+        if self.cuda:
+            for block in self.model.blk:  # one block's code serves all of them
+                block.compile()
+        self.tokens, self.seconds = 0, 0.0
+
+    def train(self, name: str, part: Part, number: int = 0, of: int = 1):
+        plan, model, began = self.plan, self.model, time.time()
+
+        def fraction(step):
+            return min(1.0, (time.time() - began) / part.seconds) if part.seconds else step / part.steps
+
+        steps = Steps(self.streams, plan.size, plan.shape.context, plan.size // 128, plan.seed + number, part.weights, number / of)
+        feed = Feed(steps, part.phases, fraction, self.conversations, self.cuda, self.log)
+        feed.start()
+        torch.manual_seed(plan.seed + number)
+        optimizer = Both(model, plan.rate, plan.weight_decay)
+        model.drop.fill_(part.drop)
+        step, last, lap, every = 0, None, time.time(), max(1, part.steps // 40)
+        while True:
+            if part.seconds and step == 3:
+                began = time.time()  # the compiler's time aside
+            at = fraction(step)
+            ending = at >= 1 if part.seconds else step == part.steps - 1
+            item = feed.queue.get()
+            if item is None:
+                raise feed.failure
+            ids, targets, weights, positions, ends = (t.to(self.device, non_blocking=True) for t in item)
+            with autocast(self.device):
+                loss = self.loss(model.packed(ids, positions, ends), model.token_embd.weight, targets, weights)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(optimizer.adam.param_groups[0]["params"], 1.0)
+            optimizer.step(warm_stable_decay(at, part.warm, part.decay, part.start, part.end))
+            self.tokens += plan.size
+            if step % every == 0 or ending:
+                line = {"part": name, "step": step, "tokens": self.tokens, "loss": round(loss.item(), 4), "seconds": round(time.time() - began, 1)}
+                if last is not None:
+                    line["tokens_per_second"] = int((step - last) * plan.size / (time.time() - lap))
+                if step % (4 * every) == 0 or ending:
+                    nats = loss_of(model, self.held_out, plan.shape.context, self.device)
+                    line["held_out_loss"] = round(nats, 4)
+                    line["held_out_bits_per_byte"] = round(nats * len(self.held_out) / self.held_bytes / np.log(2), 4)
+                last, lap = step, time.time()
+                self.curve.append(line)
+                self.log(json.dumps(line))
+            step += 1
+            if ending:
+                break
+        feed.stop = True
+
+    def state(self) -> dict:
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
 
-def tune(plan, model, rows, epochs, device, log, curve):
-    rng = random.Random(plan.seed)
-    batches = []
-    for _ in range(epochs):
-        order = list(range(len(rows)))
-        rng.shuffle(order)
-        for at in range(0, len(order), 2048):  # sort inside a stretch, so that rows of one batch are alike in length
-            stretch = sorted(order[at:at + 2048], key=lambda i: len(rows[i][0]))
-            group, made = [], []
-            for i in stretch:
-                if group and (len(group) + 1) * len(rows[i][0]) > plan.tune_tokens:
-                    made.append(group)
-                    group = []
-                group.append(i)
-            made.append(group)
-            rng.shuffle(made)
-            batches += made
-    optimizer = Both(model, plan.tune_rate, plan.weight_decay)
-    began = time.time()
-    for step, batch in enumerate(batches):
-        longest = -(-max(len(rows[i][0]) for i in batch) // 64) * 64
-        x = torch.zeros(len(batch), longest, dtype=torch.long)
-        y = torch.full((len(batch), longest), -1)
-        for r, i in enumerate(batch):
-            x[r, : len(rows[i][0])] = torch.tensor(rows[i][0])
-            y[r, : len(rows[i][1])] = torch.tensor(rows[i][1])
-        with autocast(device):
-            loss = model(x.to(device, non_blocking=True), y.to(device, non_blocking=True))
-        loss.backward()
-        optimizer.step(warm_stable_decay(step, len(batches), warm=0.05, decay=0.9))
-        if step % 100 == 0 or step == len(batches) - 1:
-            line = {"tune_step": step, "of": len(batches), "loss": round(loss.item(), 4), "seconds": round(time.time() - began, 1)}
-            curve.append(line)
-            log(json.dumps(line))
+def mean_of(states) -> dict:
+    return {k: sum(s[k] for s in states) / len(states) for k in states[0]}
 
 
-def run(plan: Plan, out, device, log, ready=None):
+def run(plan: Plan, out, device, log):
     """Trains and writes out/impetus-tiny-chat.gguf; returns the corpus for the evaluation."""
     torch.set_float32_matmul_precision("high")
-    corpus, tokenizer, streams, held_bytes, tuning = ready or prepare(plan, log)
-    torch.manual_seed(plan.seed)
-    model = ChatModel(plan.shape, plan.drop).to(device)
-    log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    curve = []
-    pretrain(plan, model, streams, held_bytes, device, log, curve)
-    tune(plan, model, rows_of(plan, tokenizer, tuning, streams, plan.seed), plan.tune_epochs, device, log, curve)
-    model.drop = plan.polish_drop
-    talks = dialogues.polish(corpus, plan.seed + 1, plan.scale)
-    tune(plan, model, rows_of(plan, tokenizer, talks, streams, plan.seed + 1), plan.polish_epochs, device, log, curve)
-    chat_export.write(out / "impetus-tiny-chat.gguf", model, tokenizer,
-                      "A small storyteller: tells short tales and answers questions about a given passage.")
-    (out / "chat-curve.json").write_text(json.dumps(curve))
-    log(f"wrote {out / 'impetus-tiny-chat.gguf'}, {(out / 'impetus-tiny-chat.gguf').stat().st_size:,} bytes")
+    corpus, tokenizer, streams, held_out, held_bytes = prepare(plan, log)
+    conversations = Conversations(corpus, tokenizer, plan.shape.context, plan.seed, plan.rounds, plan.processes)
+    trainer = Trainer(plan, streams, conversations, held_out, held_bytes, device, log)
+    log(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters")
+    trainer.train("trunk", plan.trunk)
+    trunk, tuned = trainer.state(), []
+    for i, part in enumerate(plan.tunes):
+        trainer.model.load_state_dict(trunk)
+        trainer.train(f"tuning {i + 1}", part, i + 1, len(plan.tunes) + 1)
+        tuned.append(trainer.state())
+    trainer.model.load_state_dict(mean_of(tuned))
+    path = out / "impetus-tiny-chat.gguf"
+    chat_export.write(path, trainer.model, tokenizer, "A small storyteller: tells short tales and answers questions about a given passage.")
+    (out / "chat-curve.json").write_text(json.dumps(trainer.curve))
+    log(f"wrote {path}, {path.stat().st_size:,} bytes")
     return corpus

@@ -87,7 +87,7 @@ def clean_line(text: str) -> str:
 
 def clean_section(raw: str) -> str:
     """A FairytaleQA section; some stories come wrapped at a fixed width, the others one paragraph a line."""
-    lines = [clean_line(line) for line in raw.replace("\r", "").split("\n")]
+    lines = [clean_line(line) for line in re.split(r"\r\n?|\n", raw)]
     lines = [line for line in lines if line]
     if not lines or len(lines) < 3 or sorted(map(len, lines))[len(lines) // 2] > 95:
         return "\n\n".join(lines)

@@ -3,9 +3,10 @@ import random
 import re
 from collections import Counter
 
-from .corpus import Corpus
+from .corpus import sentences
+from .disguise import disguised
 from .exchanges import ASK_ABOUT_STORY, GO_ON, PASSAGE_FORMS, STORY_FORMS, SYSTEM, TALK
-from .reading import Verbs, questions
+from .reading import Verbs, gap, questions, reworded
 
 THINGS = (
     "king queen prince princess fox wolf bear lion cat dog mouse frog giant dragon witch fairy dwarf goblin mermaid ghost "
@@ -32,12 +33,14 @@ def answer_form(text: str) -> str:
 
 def question_form(text: str) -> str:
     text = text.strip()
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] + ("" if text.endswith("?") else "?")
 
 
-def ask(passage: str, pairs: list, rng: random.Random, form=None) -> list:
+def ask(passage: str, pairs: list, rng: random.Random) -> list:
     """One conversation: the passage with its first question, then the others as follow-ups."""
-    form = form or PASSAGE_FORMS[0 if rng.random() < 0.4 else rng.randrange(len(PASSAGE_FORMS))]
+    form = PASSAGE_FORMS[0 if rng.random() < 0.6 else rng.randrange(len(PASSAGE_FORMS))]
+    if "{passage} " in form:
+        passage = passage.replace("\n\n", " ")
     out = []
     for i, (question, answer) in enumerate(pairs):
         out.append(user(form.format(passage=passage, question=question) if i == 0 else question))
@@ -45,21 +48,60 @@ def ask(passage: str, pairs: list, rng: random.Random, form=None) -> list:
     return out
 
 
-def fairytale_questions(tales, rng: random.Random, rounds: int = 1, words: int = 700) -> list:
+def otherwise(question: str, rng: random.Random) -> str:
+    """A question in slightly other words, or with one left out: so that no question is known by heart."""
+    question = reworded(question, rng, 0.3)
+    words = question.split(" ")
+    if len(words) > 5 and rng.random() < 0.35:
+        del words[rng.randrange(2, len(words) - 1)]
+    return " ".join(words)
+
+
+def focused(passage: str, question: str, answer: str, rng: random.Random) -> str:
+    """The part of a passage about the sentence that holds the answer, where one plainly does."""
+    wanted = {w for w in re.findall(r"[a-z]{3,}", answer.lower())}
+    asked = {w for w in re.findall(r"[a-z]{3,}", question.lower())}
+    lines = [(i, s) for i, p in enumerate(passage.split("\n\n")) for s in sentences(p)]
+    if len(lines) < 5 or not wanted:
+        return passage
+    has = [len(wanted & (w := set(re.findall(r"[a-z]{3,}", s.lower())))) + 0.3 * len(asked & w) for _, s in lines]
+    best = max(range(len(has)), key=lambda i: has[i])
+    if has[best] < 0.6 * len(wanted):
+        return passage
+    low, high = max(0, best - rng.randint(1, 6)), best + 1 + rng.randint(0, 5)
+    out = ""
+    for k, (i, s) in enumerate(lines[low:high]):
+        out += ("\n\n" if k and i != lines[low + k - 1][0] else " " if k else "") + s
+    return out
+
+
+def fairytale_questions(tales, rng: random.Random, disguise: float = 0.6, words: int = 900) -> list:
+    """Each of FairytaleQA's questions once; the passage as it stands, in part, with a neighbour, or in disguise."""
     out = []
-    for _ in range(rounds):
-        for tale in tales:
-            for where, asked in tale.questions.items():
-                passage = "\n\n".join(tale.sections[i] for i in sorted(where))
+    for tale in tales:
+        for where, asked in tale.questions.items():
+            where = sorted(where)
+            whole = "\n\n".join(tale.sections[i] for i in where)
+            asked = asked[:]
+            rng.shuffle(asked)
+            while asked:
+                n = rng.choice((1, 1, 1, 1, 2, 3))
+                some, asked = asked[:n], asked[n:]
+                pairs = [(question_form(q.text), answer_form(rng.choice(q.answers))) for q in some]
+                passage, luck = whole, rng.random()
+                if luck < 0.25 and n == 1:
+                    passage = focused(whole, *pairs[0], rng)
+                elif luck < 0.4 and where[-1] + 1 < len(tale.sections):
+                    passage = whole + "\n\n" + tale.sections[where[-1] + 1]
+                elif luck < 0.5 and where[0] > 0:
+                    passage = tale.sections[where[0] - 1] + "\n\n" + whole
                 if len(passage.split()) > words:
                     continue
-                asked = asked[:]
-                rng.shuffle(asked)
-                while asked:
-                    n = rng.choice((1, 1, 2, 3))
-                    some, asked = asked[:n], asked[n:]
-                    pairs = [(question_form(q.text), answer_form(rng.choice(q.answers))) for q in some]
-                    out.append(ask(passage, pairs, rng))
+                if rng.random() < disguise:
+                    passage, pairs = disguised(passage, pairs, rng)
+                if disguise:
+                    pairs = [(otherwise(q, rng), a) for q, a in pairs]
+                out.append(ask(passage, pairs, rng))
     return out
 
 
@@ -75,15 +117,26 @@ def passages(text: str, rng: random.Random, low: int = 60, high: int = 230):
             held, want = [], rng.randint(low, high)
 
 
-def rule_questions(texts, verbs: Verbs, rng: random.Random, share: float = 1.0) -> list:
-    out = []
+def rule_questions(texts, verbs: Verbs, rng: random.Random, share: float = 1.0, disguise: float = 0.35) -> tuple:
+    """(questions made by rule, gaps to fill) about the passages of the texts."""
+    asked, gaps = [], []
     for text in texts:
         for passage in passages(text, rng):
-            if rng.random() < share:
-                pairs = questions(passage, verbs, rng, most=rng.choice((1, 2, 3)))
-                if pairs:
-                    out.append(ask(passage, pairs, rng))
-    return out
+            if rng.random() >= share:
+                continue
+            hole = gap(passage, rng) if rng.random() < 0.15 else None
+            if hole:
+                gaps.append(ask(passage, [(hole[0] + "?" if not hole[0].endswith("?") else hole[0], answer_form(hole[1]))], rng))
+            pairs = questions(passage, verbs, rng, most=rng.choice((1, 2, 3, 5)))
+            if pairs:
+                shown = passage
+                if rng.random() < disguise:
+                    shown, pairs = disguised(passage, pairs, rng)
+                if rng.random() < 0.4:
+                    asked.append(ask(shown, pairs, rng))
+                else:
+                    asked += [ask(shown, [pair], rng) for pair in pairs[:2]]
+    return asked, gaps
 
 
 def about(title: str, text: str, rng: random.Random) -> str:
@@ -169,46 +222,7 @@ def with_system(talks: list, rng: random.Random, share: float = 0.15) -> list:
     return [[{"role": "system", "content": rng.choice(SYSTEM)}, *t] if rng.random() < share else t for t in talks]
 
 
-def build(corpus: Corpus, seed: int, scale: float = 1.0):
-    """(practice, tuning): many plain conversations for the end of pre-training, and the chosen ones to tune on."""
-    rng = random.Random(seed)
-    kids = [text for _, text in corpus.children]
-    tales = [(t.title, "\n\n".join(t.sections)) for t in corpus.train]
-    verbs = Verbs(kids)
-    # Few rounds of each: a model this small learns a repeated passage by heart instead of reading it.
-    practice = rule_questions(kids, verbs, rng, scale)
-    practice += rule_questions([t for _, t in tales], verbs, rng, scale)
-    practice += rule_questions([t for _, t in corpus.books], verbs, rng, 0.6 * scale)
-    practice += fairytale_questions(corpus.train, rng, rounds=1)
-    practice += story_conversations(tales + corpus.fables, rng)
-    practice += continuations(kids, rng, 0.1 * scale)
-    practice += written(rng, 2)
-
-    tuning = fairytale_questions(corpus.train, rng)
-    extra = rule_questions([t for _, t in tales], verbs, rng, 0.5)
-    tuning += extra[: len(tuning) // 5]
-    tuning += story_conversations(tales + corpus.fables, rng)
-    sections = [(t.title, "\n\n".join(t.sections[i:])) for t in corpus.train for i in (1, 3) if len(t.sections) > i + 2]
-    tuning += story_conversations(sections, rng)
-    tuning += written(rng, 5)
-    practice, tuning = with_system(practice, rng), with_system(tuning, rng)
-    rng.shuffle(practice)
-    rng.shuffle(tuning)
-    return practice, tuning
-
-
-def polish(corpus: Corpus, seed: int, scale: float = 1.0) -> list:
-    """The second tuning: the hand-written exchanges until they sit, among fresh questions and tales."""
-    rng = random.Random(seed)
-    kids = [text for _, text in corpus.children]
-    tales = [(t.title, "\n\n".join(t.sections)) for t in corpus.train]
-    verbs = Verbs(kids)
-    talks = fairytale_questions(corpus.train, rng)
-    made = rule_questions([t for _, t in tales], verbs, rng, scale) + rule_questions(kids, verbs, rng, 0.25 * scale)
-    rng.shuffle(made)
-    talks += made[: len(talks)]
-    talks += story_conversations(tales + corpus.fables, rng, turns=2)
-    talks += written(rng, 24)
-    talks = with_system(talks, rng)
-    rng.shuffle(talks)
-    return talks[: int(len(talks) * scale)]
+def story_pool(tales, fables, rng: random.Random, turns: int = 3) -> list:
+    titled = [(t.title, "\n\n".join(t.sections)) for t in tales] + list(fables)
+    later = [(t.title, "\n\n".join(t.sections[i:])) for t in tales for i in (1, 3) if len(t.sections) > i + 2]
+    return story_conversations(titled, rng, turns) + story_conversations(later, rng, turns)

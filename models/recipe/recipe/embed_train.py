@@ -249,7 +249,7 @@ def run(plan: Plan, out: Path, device, log, name="impetus-tiny-embed", ready=Non
             tq, tp = asked[2][pick].float(), passages[2][to].float()
             loss = loss + 0.5 * (2 - (q * tq).sum(-1).mean() - (p * tp).sum(-1).mean()) + 2.0 * (q @ p.T - tq @ tp.T).square().mean() + 0.05 * contrast(q, p)
         loss.backward()
-        optimizer.step(warm_stable_decay(step, plan.steps, decay=0.5))
+        optimizer.step(warm_stable_decay(step / plan.steps, warm=0.03, decay=0.5))
         if step % 250 == 0 or step == plan.steps - 1:
             line = {"step": step, "distil": round(distil.item(), 4), "relate": round(relate.item(), 5), "contrast": round(own.item(), 3), "seconds": round(time.time() - began, 1)}
             curve.append(line)

@@ -98,13 +98,16 @@ SYSTEM = [
     "You tell short tales in plain English.",
 ]
 
+# The first is the card's. Those that end with the question alone in its paragraph have it said ahead, by the template.
 PASSAGE_FORMS = [
     "Read this passage and answer the question.\n\n{passage}\n\nQuestion: {question}",
     "{passage}\n\n{question}",
+    "{passage}\n\nQuestion: {question}",
     "Passage:\n{passage}\n\nQuestion: {question}",
     "Here is a passage:\n\n{passage}\n\n{question}",
     "{question}\n\n{passage}",
     "Answer the question about this story.\n\n{passage}\n\n{question}",
+    "{passage} Question: {question}",
 ]
 
 STORY_FORMS = [

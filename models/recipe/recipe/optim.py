@@ -58,8 +58,8 @@ class Both:
             opt.zero_grad(set_to_none=True)
 
 
-def warm_stable_decay(step: int, steps: int, warm: float = 0.03, decay: float = 0.35) -> float:
-    at = step / steps
+def warm_stable_decay(at: float, warm: float = 0.02, decay: float = 0.35, start: float = 1.0, end: float = 0.0) -> float:
+    """The rate's factor when the part `at` of the training is done."""
     if at < warm:
-        return (at + 1 / steps) / (warm + 1 / steps)
-    return 1.0 if at < 1 - decay else max(0.0, (1 - at) / decay)
+        return start * (0.02 + 0.98 * at / warm)
+    return start if at < 1 - decay else end + (start - end) * max(0.0, (1 - at) / decay)
