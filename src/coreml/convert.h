@@ -1,0 +1,57 @@
+// A model of the project's own loader into Core ML programs in the form that the Neural Engine
+// wants: activations (1, channels, 1, tokens) in fp16, every linear layer a 1x1 convolution, one
+// function a fixed number of tokens.
+//
+// An encoder's function takes
+//   "hidden"  fp16 [1, hidden, 1, S]  sum of token, position and type embeddings (the host's work)
+//   "mask"    fp16 [1, S, 1, 1]       0 for a token, kMaskValue for padding; added to the scores of
+//                                     each key
+// and gives
+//   "hidden_states" fp16 [1, hidden, 1, S]
+// The embeddings' norm is the program's first operation; pooling and normalisation are the host's,
+// in fp32. Pure: any thread. The same model and options give the same programs.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "architectures/model_spec.h"
+#include "base/result.h"
+#include "base/token_id.h"
+#include "formats/weights.h"
+#include "mil/program.h"
+
+namespace impetus::coreml {
+
+inline constexpr float kMaskValue = -1e4f;
+// Changes whenever the same model and options would give another program.
+inline constexpr int kWriterVersion = 1;
+
+enum class Precision : uint8_t { fp16, int8, palettized8, palettized6, palettized4, w8a8 };
+std::string_view to_string(Precision precision);
+Result<Precision> precision_from(std::string_view name);
+
+struct ConvertOptions {
+  Precision precision = Precision::fp16;
+  std::vector<int64_t> shapes{16,  32,  64,
+                              128, 256, 512};  // tokens; those past the context are left out
+  int macos = 15;
+  // w8a8: texts to measure the activations' ranges on. REQUIRED there.
+  std::vector<std::vector<TokenId>> calibration = {};
+};
+
+struct Converted {
+  std::vector<int64_t> shapes;  // ascending; the function of each is function_name(shape, ...)
+  mil::Model model;
+};
+
+// One model with a function a shape ("encode_128") where `macos` knows functions (15), else one
+// model a shape with the function "main".
+Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const WeightSet& weights,
+                                               const ConvertOptions& options);
+
+std::string function_name(int64_t tokens, int macos);
+
+}  // namespace impetus::coreml
