@@ -4,7 +4,9 @@
 #include <array>
 
 #include "base/json.h"
+#include "coreml/emulate.h"
 #include "coreml/encoder_program.h"
+#include "mil/interpreter.h"
 #include "mil/operations.h"
 
 namespace impetus::coreml {
@@ -109,14 +111,50 @@ mil::Metadata metadata_of(const ModelSpec& spec, const ConvertOptions& options,
   return made;
 }
 
-mil::FunctionDescription description_of(const ModelSpec& spec, const std::string& name,
-                                        int64_t tokens) {
-  mil::FunctionDescription made;
-  made.name = name;
-  made.inputs = {{.name = "hidden", .type = hidden_type(spec, tokens)},
-                 {.name = "mask", .type = mask_type(tokens)}};
-  made.outputs = {{.name = "hidden_states", .type = hidden_type(spec, tokens)}};
-  return made;
+void add_function(mil::Model& model, const ModelSpec& spec, const Constants& constants,
+                  const std::string& name, int64_t tokens, mil::Opset opset,
+                  const ActivationRanges& ranges) {
+  mil::FunctionDescription description;
+  description.name = name;
+  description.inputs = {{.name = "hidden", .type = hidden_type(spec, tokens)},
+                        {.name = "mask", .type = mask_type(tokens)}};
+  description.outputs = {{.name = "hidden_states", .type = hidden_type(spec, tokens)}};
+  model.functions.push_back(std::move(description));
+  model.program.functions.emplace(name, encoder_function(spec, constants, tokens, opset, ranges));
+}
+
+// How large what the convolutions read becomes over the calibration's texts, in the program that
+// has their 8-bit weights already.
+Result<ActivationRanges> measured_ranges(const ModelSpec& spec, const WeightSet& weights,
+                                         const Constants& constants,
+                                         const std::vector<int64_t>& shapes, mil::Opset opset,
+                                         const ConvertOptions& options) {
+  size_t longest = 0;
+  for (const auto& text : options.calibration) longest = std::max(longest, text.size());
+  if (longest == 0) {
+    return error(ErrorCode::invalid_argument,
+                 "w8a8 needs texts to calibrate on: how large activations are cannot be told from "
+                 "the weights");
+  }
+  const auto at = std::ranges::lower_bound(shapes, static_cast<int64_t>(longest));
+  const int64_t tokens = at == shapes.end() ? shapes.back() : *at;
+  mil::Model model;
+  model.specification_version = specification_version_of(opset);
+  add_function(model, spec, constants, "main", tokens, opset, {});
+  IMPETUS_TRY(const auto program, mil::Interpreter::load(model, "main", {.threads = 2}));
+  IMPETUS_TRY(const auto embeddings, HostEmbeddings::load(spec, weights));
+  ActivationRanges ranges;
+  for (const std::string& name : quantised_activations(spec)) ranges.emplace(name, 0.0f);
+  for (const auto& text : options.calibration) {
+    if (text.empty()) continue;
+    const auto cut = std::span(text).first(std::min(text.size(), static_cast<size_t>(tokens)));
+    IMPETUS_TRY(const Emulated ran, emulate(program, embeddings, cut, {}));
+    for (const mil::TensorRange& range : ran.ranges) {
+      const auto found = ranges.find(range.tensor);
+      if (found != ranges.end()) found->second = std::max(found->second, range.max_abs);
+    }
+  }
+  return ranges;
 }
 
 }  // namespace
@@ -158,7 +196,7 @@ Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const Weig
               encoder_constants(spec, weights, options.precision, opset, options.progress));
   ActivationRanges ranges;
   if (options.precision == Precision::w8a8) {
-    return error(ErrorCode::unsupported, "w8a8 is not there yet");
+    IMPETUS_TRY(ranges, measured_ranges(spec, weights, constants, shapes, opset, options));
   }
 
   const auto model_of = [&](const std::vector<int64_t>& lengths) {
@@ -167,9 +205,7 @@ Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const Weig
     model.metadata = metadata_of(spec, options, lengths);
     for (const int64_t tokens : lengths) {
       const std::string name = function_name(tokens, options.macos);
-      model.functions.push_back(description_of(spec, name, tokens));
-      model.program.functions.emplace(name,
-                                      encoder_function(spec, constants, tokens, opset, ranges));
+      add_function(model, spec, constants, name, tokens, opset, ranges);
     }
     model.default_function = model.functions.front().name;
     return model;
