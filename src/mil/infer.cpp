@@ -26,17 +26,6 @@ Error unknown_constant(std::string_view parameter) {
   return wrong("{} must be a constant, and is computed while the program runs", parameter);
 }
 
-}  // namespace
-
-Result<const Operand*> Reader::operand(std::string_view parameter) const {
-  const auto bound = operands_.all(parameter);
-  if (bound.empty()) return wrong("required parameter {} is missing", parameter);
-  if (bound.size() > 1) {
-    return wrong("parameter {} is bound to {} values and takes one", parameter, bound.size());
-  }
-  return &bound.front();
-}
-
 Result<TensorType> bounded(const ValueType& type, std::string_view parameter) {
   if (type.kind != ValueType::Kind::tensor) {
     return wrong("{} is {} where a tensor is wanted", parameter, type.to_string());
@@ -51,6 +40,17 @@ Result<TensorType> bounded(const ValueType& type, std::string_view parameter) {
     }
   }
   return type.tensor;
+}
+
+}  // namespace
+
+Result<const Operand*> Reader::operand(std::string_view parameter) const {
+  const auto bound = operands_.all(parameter);
+  if (bound.empty()) return wrong("required parameter {} is missing", parameter);
+  if (bound.size() > 1) {
+    return wrong("parameter {} is bound to {} values and takes one", parameter, bound.size());
+  }
+  return &bound.front();
 }
 
 Result<TensorType> Reader::tensor(std::string_view parameter) const {
@@ -287,9 +287,8 @@ Result<void> check_countable(const ValueType& type) {
   if (type.kind != ValueType::Kind::tensor || !type.tensor.fixed()) return {};
   const auto bytes = type.tensor.bytes();
   const bool bounded = type.tensor.shape.size() <= infer::kRankMax &&
-                       std::ranges::all_of(type.tensor.shape, [](int64_t dim) {
-                         return dim <= infer::kDimensionMax;
-                       });
+                       std::ranges::all_of(type.tensor.shape,
+                                           [](int64_t dim) { return dim <= infer::kDimensionMax; });
   if (!bytes || !bounded) return infer::wrong("the result would be {}", type.to_string());
   return {};
 }

@@ -60,9 +60,13 @@ class Reader {
 Types one(DataType dtype, Shape shape);
 std::string show(std::span<const int64_t> shape);  // "[1, ?, 64]"
 
-inline bool known(int64_t dim) { return dim >= 0; }
+inline bool known(int64_t dim) {
+  return dim >= 0;
+}
 // Whether two lengths can be one.
-inline bool agree(int64_t a, int64_t b) { return a == b || !known(a) || !known(b); }
+inline bool agree(int64_t a, int64_t b) {
+  return a == b || !known(a) || !known(b);
+}
 bool agree(std::span<const int64_t> a, std::span<const int64_t> b);
 
 // nullopt where a length is unknown; an error where the product leaves int64.

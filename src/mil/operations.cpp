@@ -77,14 +77,14 @@ constexpr std::array kCast7{value("x", kPlain7), fixed("dtype", kText)};
 constexpr std::array kSelect{value("cond", kBool), value("a", kPlain, 'T'),
                              value("b", kPlain, 'T')};
 
-constexpr std::array kConv5{value("x", kFloat, 'T'),     value("weight", kFloat, 'T'),
+constexpr std::array kConv5{value("x", kFloat, 'T'),      value("weight", kFloat, 'T'),
                             perhaps("bias", kFloat, 'T'), preset("strides", kInt),
-                            preset("pad_type", kText),   preset("pad", kInt),
-                            preset("dilations", kInt),   preset("groups", kInt)};
-constexpr std::array kConv7{value("x", kFloat),        value("weight", kFloat, 'U'),
-                            perhaps("bias", kFloat, 'U', false), preset("strides", kInt),
-                            preset("pad_type", kText), preset("pad", kInt),
-                            preset("dilations", kInt), preset("groups", kInt)};
+                            preset("pad_type", kText),    preset("pad", kInt),
+                            preset("dilations", kInt),    preset("groups", kInt)};
+constexpr std::array kConv7{
+    value("x", kFloat),        value("weight", kFloat, 'U'), perhaps("bias", kFloat, 'U', false),
+    preset("strides", kInt),   preset("pad_type", kText),    preset("pad", kInt),
+    preset("dilations", kInt), preset("groups", kInt)};
 constexpr std::array kLinear5{value("x", kNumber, 'T'), fixed("weight", kNumber, 'T'),
                               preset("bias", kNumber, 'T')};
 constexpr std::array kLinear7{value("x", kNumber), fixed("weight", kNumber, 'U'),
@@ -94,19 +94,21 @@ constexpr std::array kMatmul5{value("x", kNumber, 'T'), value("y", kNumber, 'T')
 constexpr std::array kMatmul7{value("x", kNumber), value("y", kNumber),
                               preset("transpose_x", kBool), preset("transpose_y", kBool)};
 constexpr std::array kEinsum{list("values", kNumber, 'T'), fixed("equation", kText)};
-constexpr std::array kMaxPool{value("x", kFloat),        fixed("kernel_sizes", kInt),
-                              preset("strides", kInt),   fixed("pad_type", kText),
-                              preset("pad", kInt),       preset("ceil_mode", kBool)};
-constexpr std::array kAvgPool{value("x", kFloat),        fixed("kernel_sizes", kInt),
-                              preset("strides", kInt),   fixed("pad_type", kText),
-                              preset("pad", kInt),       preset("ceil_mode", kBool),
+constexpr std::array kMaxPool{value("x", kFloat),      fixed("kernel_sizes", kInt),
+                              preset("strides", kInt), fixed("pad_type", kText),
+                              preset("pad", kInt),     preset("ceil_mode", kBool)};
+constexpr std::array kAvgPool{value("x", kFloat),
+                              fixed("kernel_sizes", kInt),
+                              preset("strides", kInt),
+                              fixed("pad_type", kText),
+                              preset("pad", kInt),
+                              preset("ceil_mode", kBool),
                               preset("exclude_padding_from_average", kBool)};
 constexpr std::array kAttention{value("query", kFloat, 'T'), value("key", kFloat, 'T'),
                                 value("value", kFloat, 'T'),
                                 perhaps("attn_mask", kFloat | kBool, 0, false)};
 
-constexpr std::array kReduce{value("x", kNumber), preset("axes", kInt),
-                             preset("keep_dims", kBool)};
+constexpr std::array kReduce{value("x", kNumber), preset("axes", kInt), preset("keep_dims", kBool)};
 constexpr std::array kReduceArg5{value("x", kNumber), preset("axis", kInt),
                                  preset("keep_dims", kBool)};
 constexpr std::array kReduceArg7{value("x", kNumber), preset("axis", kInt),
@@ -122,14 +124,17 @@ constexpr std::array kInstanceNorm5{value("x", kFloat, 'T'), perhaps("gamma", kF
                                     perhaps("beta", kFloat, 'T'), preset("epsilon", kFloat, 'T')};
 constexpr std::array kInstanceNorm7{value("x", kFloat), perhaps("gamma", kFloat, 'U'),
                                     perhaps("beta", kFloat, 'U'), preset("epsilon", kFloat, 'U')};
-constexpr std::array kBatchNorm5{value("x", kFloat, 'T'),       fixed("mean", kFloat, 'T'),
+constexpr std::array kBatchNorm5{value("x", kFloat, 'T'),        fixed("mean", kFloat, 'T'),
                                  fixed("variance", kFloat, 'T'), perhaps("gamma", kFloat, 'T'),
                                  perhaps("beta", kFloat, 'T'),   preset("epsilon", kFloat, 'T')};
-constexpr std::array kBatchNorm7{value("x", kFloat),             fixed("mean", kFloat, 'U'),
-                                 fixed("variance", kFloat, 'U'), perhaps("gamma", kFloat, 'U'),
-                                 perhaps("beta", kFloat, 'U'),   preset("epsilon", kFloat, 'U')};
-constexpr std::array kCumsum{value("x", kNumber), preset("axis", kInt),
-                             preset("exclusive", kBool), preset("reverse", kBool)};
+constexpr std::array kBatchNorm7{value("x", kFloat),
+                                 fixed("mean", kFloat, 'U'),
+                                 fixed("variance", kFloat, 'U'),
+                                 perhaps("gamma", kFloat, 'U'),
+                                 perhaps("beta", kFloat, 'U'),
+                                 preset("epsilon", kFloat, 'U')};
+constexpr std::array kCumsum{value("x", kNumber), preset("axis", kInt), preset("exclusive", kBool),
+                             preset("reverse", kBool)};
 constexpr std::array kArgsort{value("x", kNumber), preset("axis", kInt),
                               preset("ascending", kBool)};
 
@@ -151,21 +156,21 @@ constexpr std::array kPad{value("x", kFloat, 'T'), value("pad", kInt), preset("m
 constexpr std::array kTile{value("x", kPlain), value("reps", kInt)};
 constexpr std::array kFlatten{value("x", kPlain), preset("axis", kInt)};
 
-constexpr std::array kSliceIndex5{
-    value("x", kPlain),          value("begin", kInt),      value("end", kInt),
-    preset("stride", kInt),      preset("begin_mask", kBool), preset("end_mask", kBool),
-    preset("squeeze_mask", kBool)};
-constexpr std::array kSliceIndex7{
-    value("x", kPlain7),              value("begin", kExtent7, 'U'), value("end", kExtent7, 'U'),
-    preset("stride", kExtent7, 'U'), preset("begin_mask", kBool),   preset("end_mask", kBool),
-    preset("squeeze_mask", kBool)};
+constexpr std::array kSliceIndex5{value("x", kPlain),           value("begin", kInt),
+                                  value("end", kInt),           preset("stride", kInt),
+                                  preset("begin_mask", kBool),  preset("end_mask", kBool),
+                                  preset("squeeze_mask", kBool)};
+constexpr std::array kSliceIndex7{value("x", kPlain7),          value("begin", kExtent7, 'U'),
+                                  value("end", kExtent7, 'U'),  preset("stride", kExtent7, 'U'),
+                                  preset("begin_mask", kBool),  preset("end_mask", kBool),
+                                  preset("squeeze_mask", kBool)};
 constexpr std::array kSliceSize5{value("x", kPlain), value("begin", kInt), value("size", kInt)};
 constexpr std::array kSliceSize7{value("x", kPlain7), value("begin", kExtent7, 'U'),
                                  value("size", kExtent7, 'U')};
-constexpr std::array kSliceUpdate{
-    value("x", kPlain7, 'T'),       value("update", kPlain7, 'T'),    value("begin", kExtent7, 'U'),
-    value("end", kExtent7, 'U'),    preset("stride", kExtent7, 'U'), preset("begin_mask", kBool),
-    preset("end_mask", kBool),      preset("squeeze_mask", kBool)};
+constexpr std::array kSliceUpdate{value("x", kPlain7, 'T'),        value("update", kPlain7, 'T'),
+                                  value("begin", kExtent7, 'U'),   value("end", kExtent7, 'U'),
+                                  preset("stride", kExtent7, 'U'), preset("begin_mask", kBool),
+                                  preset("end_mask", kBool),       preset("squeeze_mask", kBool)};
 constexpr std::array kReadState{value("input", 0)};
 constexpr std::array kWriteState{value("input", 0), value("data", kPlain7)};
 
@@ -221,14 +226,11 @@ constexpr OperationSpec row(std::string_view type, std::span<const ParameterSpec
 // CoreML6's constexpr_*.
 constexpr OperationSpec folded(std::string_view type, std::span<const ParameterSpec> parameters,
                                Rule rule) {
-  return {.type = type,
-          .first = core_ml6,
-          .parameters = parameters,
-          .infer = rule,
-          .attributes = true};
+  return {
+      .type = type, .first = core_ml6, .parameters = parameters, .infer = rule, .attributes = true};
 }
 constexpr OperationSpec named(std::string_view type, Opset first = core_ml5) {
-  return {.type = type, .first = first};
+  return {.type = type, .first = first, .parameters = {}};
 }
 
 // Of rows with one type the last that an opset has is in force in it: older ones stand first.
@@ -408,8 +410,7 @@ constexpr auto kTable = std::to_array<OperationSpec>({
     row("constexpr_sparse_to_dense", kSparse8, infer::sparse_to_dense8, core_ml8),
     folded("constexpr_cast", kConstexprCast, infer::constexpr_cast),
     row("constexpr_cast", kConstexprCast, infer::constexpr_cast, core_ml8),
-    row("constexpr_blockwise_shift_scale", kBlockwiseScale, infer::blockwise_shift_scale,
-        core_ml8),
+    row("constexpr_blockwise_shift_scale", kBlockwiseScale, infer::blockwise_shift_scale, core_ml8),
     row("quantize", kQuantize, infer::quantize, core_ml7),
     row("dequantize", kDequantize, infer::dequantize, core_ml7),
 
