@@ -157,6 +157,14 @@ Result<ActivationRanges> measured_ranges(const ModelSpec& spec, const WeightSet&
   return ranges;
 }
 
+// A program that the types or the engine's rules contradict is this writer's bug, and never leaves.
+Result<void> pass_own_check(const mil::Model& model) {
+  if (auto valid = validate(model, mil::Unknown::refuse, /*every_parameter=*/true); !valid.ok()) {
+    return Error{ErrorCode::internal, "the program written is not valid: " + valid.error().message};
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string_view to_string(Precision precision) {
@@ -216,6 +224,7 @@ Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const Weig
   } else {
     for (const int64_t tokens : shapes) made.push_back({{tokens}, model_of({tokens})});
   }
+  for (const Converted& one : made) IMPETUS_CHECK(pass_own_check(one.model));
   return made;
 }
 
