@@ -86,7 +86,7 @@ def weight_errors(precision: str, variable, source: np.ndarray) -> str:
         if not np.array_equal(np.abs(values - halves[group]), nearest):
             return f"group {group}: not every weight has its nearest entry"
     noise = ((got.astype(np.float64) - source) ** 2).mean() / (source.astype(np.float64) ** 2).mean()
-    floor = {"palettized8": 38, "palettized6": 28, "palettized4": 17}[precision]
+    floor = {"palettized8": 38, "palettized6": 26, "palettized4": 14}[precision]
     return "" if -10 * np.log10(max(noise, 1e-12)) > floor else f"{-10 * np.log10(noise):.1f} dB, below {floor}"
 
 
