@@ -163,7 +163,8 @@ Result<Package> open_package(const fs::path& path) {
   IMPETUS_TRY(const std::string text, read_file(manifest_path, kManifestBytesMax));
   const auto manifest = parse_json_unique(text);
   if (!manifest.ok()) {
-    return Error(manifest.error()).within((path / "Manifest.json").string());
+    return error(ErrorCode::corrupt, "{}: {}", (path / "Manifest.json").string(),
+                 manifest.error().message);
   }
   auto item = root_item(*manifest, path / "Data", root);
   if (!item.ok()) return std::move(item).error().within((path / "Manifest.json").string());
