@@ -96,7 +96,10 @@ class FunctionCheck {
   const Graph& graph() const { return placement_.graph; }
 
   void add(const Rule& rule, const Node* node, Hit& hit) {
-    Finding finding{std::string(rule.id), hit.level, graph().name};
+    Finding finding;
+    finding.rule = rule.id;
+    finding.level = hit.level;
+    finding.function = graph().name;
     if (node != nullptr) {
       finding.operation = node->name();
       finding.type = node->type();
@@ -292,20 +295,22 @@ Result<CheckReport> check(const mil::Model& model, const Chip& chip, int64_t pac
     Hits hits;
     rule.package(context, package_bytes, hits);
     for (Hit& hit : hits) {
-      report.findings.push_back({.rule = std::string(rule.id),
-                                 .level = hit.level,
-                                 .message = std::move(hit.message),
-                                 .mend = std::move(hit.mend)});
+      Finding& finding = report.findings.emplace_back();
+      finding.rule = rule.id;
+      finding.level = hit.level;
+      finding.message = std::move(hit.message);
+      finding.mend = std::move(hit.mend);
     }
   }
 
   const auto waivers = waivers_of(model);
   if (!waivers.ok()) {
-    report.findings.push_back({.rule = "waivers",
-                               .level = Level::warning,
-                               .message = fmt::format("the metadata's {} cannot be read: {}",
-                                                      kWaiversKey, waivers.error().message),
-                               .mend = "write a JSON object, rule to reason"});
+    Finding& finding = report.findings.emplace_back();
+    finding.rule = "waivers";
+    finding.level = Level::warning;
+    finding.message =
+        fmt::format("the metadata's {} cannot be read: {}", kWaiversKey, waivers.error().message);
+    finding.mend = "write a JSON object, rule to reason";
     return report;
   }
   for (Finding& finding : report.findings) {

@@ -28,18 +28,10 @@ Unit unit_for(DataType type) {
   return mil::is_float(type) ? Unit::gpu : Unit::cpu;
 }
 
-// Of the operands that are computed while the program runs, and of the results.
 template <typename Judge>
-void each_activation(const Node& node, bool operands, Judge judge) {
-  if (operands) {
-    for (const Reference& operand : node.operands) {
-      if (operand.constant == nullptr && !operand.name.empty() && is_tensor(*operand.type)) {
-        judge(operand.name, operand.tensor(), operand.parameter);
-      }
-    }
-  }
+void each_result(const Node& node, Judge judge) {
   for (const mil::NamedType& result : node.operation->outputs) {
-    if (is_tensor(result.type)) judge(result.name, result.type.tensor, std::string_view());
+    if (is_tensor(result.type)) judge(result.name, result.type.tensor);
   }
 }
 
@@ -64,34 +56,36 @@ void judge_type(const Context&, const Graph& graph, const Node& node, Hits& hits
         x != nullptr && !mil::is_float(x->tensor().dtype) && x->tensor().dtype != DataType::boolean;
     if (half && !integers) return;
   }
-  bool found = false;
-  each_activation(
-      node, true, [&](std::string_view name, const TensorType& type, std::string_view parameter) {
-        if (found || computes_on_engine(type.dtype)) return;
-        if (type.dtype == DataType::boolean &&
-            ((parameter.empty() && compares) || parameter == "cond"))
-          return;
-        // What a folded constant gives is no computation of this operation.
-        for (const Reference& operand : node.operands) {
-          if (operand.name == name && operand.producer >= 0 &&
-              graph.nodes[static_cast<size_t>(operand.producer)].constant) {
-            return;
-          }
-        }
-        found = true;
-        hits.push_back({.level = Level::error,
-                        .tensor = std::string(name),
-                        .message = fmt::format("computes with {}", type.to_string()),
-                        .mend = mil::is_float(type.dtype)
-                                    ? "convert the model in fp16"
-                                    : "keep integers and bools on the host, or make them fp16",
-                        .unit = unit_for(type.dtype)});
-      });
+  const auto leaves = [&](std::string_view name, const TensorType& type) {
+    hits.push_back({.level = Level::error,
+                    .tensor = std::string(name),
+                    .message = fmt::format("computes with {}", type.to_string()),
+                    .mend = mil::is_float(type.dtype)
+                                ? "convert the model in fp16"
+                                : "keep integers and bools on the host, or make them fp16",
+                    .unit = unit_for(type.dtype)});
+  };
+  for (const Reference& operand : node.operands) {
+    const bool folded =
+        operand.name.empty() || operand.constant != nullptr ||
+        (operand.producer >= 0 && graph.nodes[static_cast<size_t>(operand.producer)].constant);
+    const bool condition =
+        operand.parameter == "cond" && operand.tensor().dtype == DataType::boolean;
+    if (folded || condition || !is_tensor(*operand.type)) continue;
+    if (!computes_on_engine(operand.tensor().dtype)) {
+      return leaves(operand.name, operand.tensor());
+    }
+  }
+  for (const mil::NamedType& result : node.operation->outputs) {
+    const DataType type = result.type.tensor.dtype;
+    if (!is_tensor(result.type) || computes_on_engine(type)) continue;
+    if (!compares || type != DataType::boolean) return leaves(result.name, result.type.tensor);
+  }
 }
 
 void judge_rank(const Context&, const Graph&, const Node& node, Hits& hits) {
   if (!runs_at_all(node.type())) return;
-  each_activation(node, false, [&](std::string_view name, const TensorType& type, auto) {
+  each_result(node, [&](std::string_view name, const TensorType& type) {
     const size_t rank = type.shape.size();
     if (rank <= 4) return;
     const bool leaves = rank > 5;
@@ -114,7 +108,7 @@ void judge_extent(const Context& context, const Graph&, const Node& node, Hits& 
                     .mend = "cut the tensor into parts along it",
                     .unit = Unit::gpu});
   };
-  each_activation(node, false, [&](std::string_view name, const TensorType& type, auto) {
+  each_result(node, [&](std::string_view name, const TensorType& type) {
     const std::vector<int64_t>& shape = type.shape;
     const size_t rank = shape.size();
     if (rank >= 1 && shape[rank - 1] > most) too_large(name, "width", shape[rank - 1], most);
@@ -131,7 +125,7 @@ void judge_extent(const Context& context, const Graph&, const Node& node, Hits& 
 void judge_padding(const Context&, const Graph&, const Node& node, Hits& hits) {
   if (!runs_at_all(node.type())) return;
   constexpr double kWaste = 2;
-  each_activation(node, false, [&](std::string_view name, const TensorType& type, auto) {
+  each_result(node, [&](std::string_view name, const TensorType& type) {
     const double factor = blow_up(type);
     if (factor <= kWaste) return;
     const auto largest = std::ranges::max_element(type.shape);
@@ -298,7 +292,7 @@ void judge_inner(const Context&, const Graph&, const Node& node, Hits& hits) {
 
 void judge_open_shape(const Context&, const Graph&, const Node& node, Hits& hits) {
   if (!runs_at_all(node.type())) return;
-  each_activation(node, false, [&](std::string_view name, const TensorType& type, auto) {
+  each_result(node, [&](std::string_view name, const TensorType& type) {
     if (type.fixed()) return;
     hits.push_back({.level = Level::error,
                     .tensor = std::string(name),

@@ -21,7 +21,7 @@ namespace impetus::coreml {
 // A rule that fired at one place.
 struct Hit {
   Level level = Level::error;
-  std::string tensor, message, mend;
+  std::string tensor = {}, message = {}, mend = {};
   // Where the operation goes instead; neural_engine: it stays.
   Unit unit = Unit::neural_engine;
 };
