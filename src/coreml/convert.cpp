@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/json.h"
+#include "coreml/check.h"
 #include "coreml/emulate.h"
 #include "coreml/encoder_program.h"
 #include "mil/interpreter.h"
@@ -157,11 +158,42 @@ Result<ActivationRanges> measured_ranges(const ModelSpec& spec, const WeightSet&
   return ranges;
 }
 
+// Why this writer accepts a warning of its own programs.
+struct Waiver {
+  std::string_view rule, reason;
+};
+constexpr std::array<Waiver, 2> kWaivers{{
+    {"D4",
+     "rows shorter than 64 bytes are those of short lengths and narrow heads: a few KiB each, and "
+     "fixed lengths are what keeps the program on the engine"},
+    {"D18",
+     "attention contracts over a head's size and over the function's length, which the model and "
+     "its texts give; padding them would cost more than it saves"},
+}};
+
 // A program that the types or the engine's rules contradict is this writer's bug, and never leaves.
-Result<void> pass_own_check(const mil::Model& model) {
+// Warnings are waived by rule, with the reason, in the metadata.
+Result<void> pass_own_check(mil::Model& model) {
   if (auto valid = validate(model, mil::Unknown::refuse, /*every_parameter=*/true); !valid.ok()) {
     return Error{ErrorCode::internal, "the program written is not valid: " + valid.error().message};
   }
+  json::object waived;
+  for (const Chip& chip : chips()) {
+    IMPETUS_TRY(const CheckReport report, check(model, chip));
+    for (const Finding& finding : report.findings) {
+      if (finding.level != Level::error && finding.level != Level::warning) continue;
+      const auto known = std::ranges::find(kWaivers, finding.rule, &Waiver::rule);
+      if (finding.level == Level::warning && known != kWaivers.end()) {
+        waived[known->rule] = std::string(known->reason);
+        continue;
+      }
+      return error(ErrorCode::unsupported,
+                   "the Neural Engine of {} would not take this program: rule {}, {} ({}): {}; {}",
+                   chip.name, finding.rule, finding.operation, finding.type, finding.message,
+                   finding.mend);
+    }
+  }
+  model.metadata.user[kWaiversKey] = json::serialize(waived);
   return {};
 }
 
@@ -224,7 +256,7 @@ Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const Weig
   } else {
     for (const int64_t tokens : shapes) made.push_back({{tokens}, model_of({tokens})});
   }
-  for (const Converted& one : made) IMPETUS_CHECK(pass_own_check(one.model));
+  for (Converted& one : made) IMPETUS_CHECK(pass_own_check(one.model));
   return made;
 }
 
