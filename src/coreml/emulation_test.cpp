@@ -41,7 +41,7 @@ struct Outcome {
 };
 
 Outcome compared(const ModelSpec& spec, const WeightSet& weights, const ConvertOptions& options,
-             int texts = 4) {
+                 int texts = 4) {
   Outcome run;
   const auto embeddings = HostEmbeddings::load(spec, weights);
   EXPECT_TRUE(embeddings.ok()) << embeddings.error().message;
