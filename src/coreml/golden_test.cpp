@@ -52,11 +52,16 @@ struct Golden {
 // apart by it), run this test, and take the hashes it prints.
 constexpr int kGoldenVersion = 1;
 constexpr Golden kGoldens[] = {
-    {Precision::fp16, 13, 0},        {Precision::fp16, 14, 0},
-    {Precision::fp16, 15, 0},        {Precision::int8, 13, 0},
-    {Precision::int8, 15, 0},        {Precision::palettized8, 13, 0},
-    {Precision::palettized8, 15, 0}, {Precision::palettized6, 13, 0},
-    {Precision::palettized6, 15, 0}, {Precision::palettized4, 15, 0},
+    {Precision::fp16, 13, 0xd1ce38c75d48a35},
+    {Precision::fp16, 14, 0x273ecc08bc36ddc3},
+    {Precision::fp16, 15, 0xc98edde5c2123820},
+    {Precision::int8, 13, 0x290a12c9de30eb0d},
+    {Precision::int8, 15, 0x293b9d3fc515a12d},
+    {Precision::palettized8, 13, 0xec23f5714e43ffd9},
+    {Precision::palettized8, 15, 0x54ace839425dd91b},
+    {Precision::palettized6, 13, 0xf188ca1bac29e0f1},
+    {Precision::palettized6, 15, 0xbf8324e7f3c065e7},
+    {Precision::palettized4, 15, 0xce4fbbc6c8c28e35},
 };
 
 TEST(Writer, GivesTheBytesItGaveBefore) {
