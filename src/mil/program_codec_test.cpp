@@ -1,5 +1,6 @@
 #include "mil/program_codec.h"
 
+#include <array>
 #include <functional>
 #include <random>
 
