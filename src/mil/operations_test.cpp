@@ -190,6 +190,7 @@ TEST(Operations, Elementwise) {
       {"add", core_ml5, {{"x", "fp16[1, 3, 1]"}, {"y", "fp16[2, 1, ?]"}}, "fp16[2, 3, ?]"},
       {"add", core_ml5, {{"x", "fp16[?, 4]"}, {"y", "fp16[5, 1]"}}, "fp16[5, 4]"},
       {"add", core_ml5, {{"x", "fp16[?]"}, {"y", "fp16[?]"}}, "fp16[?]"},
+      {"add", core_ml5, {{"x", "fp16[?]"}, {"y", "fp16[0]"}}, "fp16[?]"},  // of 1 or of 0
       {"add", core_ml5, {{"x", "fp16[]"}, {"y", "fp16[2, 2]"}}, "fp16[2, 2]"},
       {"add",
        core_ml5,
