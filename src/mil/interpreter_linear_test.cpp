@@ -107,7 +107,8 @@ TEST(InterpreterLinear, MatrixProductsOfAllRanks) {
       y_shape.insert(y_shape.end(), {ty ? n : k, ty ? k : n});
     }
     const Numbers x = random.numbers(type, x_shape), y = random.numbers(type, y_shape);
-    const Dims full = x_vector || y_vector ? (x_vector ? leading(y_shape) : leading(x_shape)) : batch;
+    const Dims full =
+        x_vector || y_vector ? (x_vector ? leading(y_shape) : leading(x_shape)) : batch;
     Dims result = full;
     if (!x_vector) result.push_back(m);
     if (!y_vector) result.push_back(n);
