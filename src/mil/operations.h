@@ -5,9 +5,11 @@
 // Parameters are all written out, always: the Core ML runtime refuses omissions that coremltools'
 // Python builders silently fill in ("Required param 'pad' is missing"), so the table knows no
 // defaults for writers. Readers accept what coremltools leaves out: `optional` parameters.
+// Immutable: any thread.
 // Source of names, parameters and type rules: coremltools/converters/mil/mil/ops/defs.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -22,7 +24,10 @@ namespace impetus::mil {
 // One bound parameter, as a type rule sees it.
 struct Operand {
   ValueType type;
-  const Value* constant = nullptr;  // where it is known before the program runs
+  const Value* constant = nullptr;  // a const operation's value, or an immediate binding
+  // Known before the program runs, though perhaps not yet computed: constants, constexpr_* results
+  // and what is made of nothing else.
+  bool fixed = false;
 };
 
 // Of one operation; CoreML6's constexpr_* parameters (attributes) stand here too.
@@ -33,28 +38,51 @@ class Operands {
   std::span<const Operand> all(std::string_view parameter) const;
   void add(std::string_view parameter, Operand operand);
 
+  using Bound = std::map<std::string, std::vector<Operand>, std::less<>>;
+  const Bound& bound() const { return bound_; }
+
  private:
-  std::map<std::string, std::vector<Operand>, std::less<>> bound_;
+  Bound bound_;
 };
+
+using TypeSet = uint32_t;  // bit 1 << DataType each
 
 struct ParameterSpec {
   std::string_view name;
   bool optional = false;  // coremltools' readers do without; a writer of ours never does
   bool many = false;      // a list of bindings
   bool constant = false;  // must be known before the program runs
+  // An optional one that has no default (bias, gamma, attn_mask): where it is absent it is none,
+  // also in what a writer of ours writes.
+  bool omittable = false;
+  TypeSet types = 0;  // element types that it may have; 0: any, and what is no tensor
+  char same = 0;      // parameters with one letter have one element type
 };
 
 struct OperationSpec {
   std::string_view type;
   Opset first = Opset::core_ml5;  // the first opset that has it
   std::span<const ParameterSpec> parameters;
-  // Types of the results, or an error that says which operand contradicts what.
+  // Types of the results, or an error that says which operand contradicts what. Null: the table
+  // knows the name and nothing else (loops, recurrent and random operations, scatters, ...).
+  // Safe on any operands; infer_types() below judges presence and element types as well.
   Result<std::vector<ValueType>> (*infer)(const Operands& operands) = nullptr;
+  bool attributes = false;  // its parameters stand in Operation::attributes (CoreML6's constexpr_*)
 };
 
 // Null for what the table does not know, or what the opset does not have yet. Where an operation's
 // parameters changed, the version in force in `opset`.
 const OperationSpec* find_operation(std::string_view type, Opset opset);
+
+// The whole judgement of one operation: required parameters are there and no others, constants are
+// constants, element types are allowed and agree; then the rule. `every_parameter`: optional ones
+// too, unless omittable. Unknown dimensions propagate: where the rule cannot know it says kUnknown.
+// unsupported where the spec has no rule; else corrupt. The caller names operation and place.
+Result<std::vector<ValueType>> infer_types(const OperationSpec& spec, const Operands& operands,
+                                           bool every_parameter = false);
+
+// Whether a declared type agrees with an inferred one: unknown dimensions agree with all lengths.
+bool compatible(const ValueType& declared, const ValueType& inferred);
 
 // What validate() does about an operation that the table does not know: trust its declared types
 // (for looking at other people's packages), or refuse (to run, to write).
@@ -63,7 +91,8 @@ enum class Unknown : uint8_t { trust, refuse };
 // Judges a program: every function has a block of a known opset; names are identifiers, defined
 // once and before their use; each operation has its required parameters and no others; declared
 // result types are those that the rules give; block outputs exist; the description's features agree
-// with the functions' inputs and outputs. The error names function and operation.
+// with the functions' inputs and outputs. The error names function and operation. Linear in the
+// program's size, constants' bytes included.
 // `every_parameter`: optional ones too must be there (what a writer of ours must satisfy).
 Result<void> validate(const Model& model, Unknown unknown, bool every_parameter = false);
 

@@ -170,14 +170,18 @@ struct Program {
 // An input, output or state as the model's description declares it.
 struct Feature {
   enum class Kind : uint8_t { array, image, state, other };
+  enum class Color : uint8_t { none, grayscale, rgb, bgr, grayscale_f16 };
 
   std::string name;
   Kind kind = Kind::array;
-  TensorType type;  // of an array or state; the default shape where it is flexible
+  // The default shape where it is flexible; an array's is empty where it is not declared (outputs
+  // of flexible models). An image's: uint8 (fp16 for grayscale_f16) [1, channels, height, width].
+  TensorType type;
   bool optional = false;
   // Flexible shapes, where there are any.
   std::vector<std::vector<int64_t>> enumerated = {};
   std::vector<std::pair<int64_t, int64_t>> ranges = {};  // a dimension each; upper -1: unbounded
+  Color color = Color::none;                             // of an image
 };
 
 struct FunctionDescription {

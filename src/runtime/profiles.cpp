@@ -95,6 +95,33 @@ Result<void> ProfileStore::put(const Inventory& inventory, const BackendDescript
   return {};
 }
 
+namespace {
+
+// Past the caches, backends of one CPU read from the same memory: where one measured less than
+// another that was the moment, not its kernels, and no reason to prefer the other.
+void share_memory_speed(std::vector<Processor>& processors) {
+  constexpr int64_t kPastCaches = int64_t{100} << 20;
+  const auto on_cpu = [](const Processor& one) {
+    return one.device == "cpu" && one.profile.measured;
+  };
+  for (Processor& one : processors) {
+    if (!on_cpu(one)) continue;
+    for (ReadRate& rate : one.profile.read) {
+      if (rate.working_set_bytes < kPastCaches) continue;
+      for (const Processor& other : processors) {
+        if (!on_cpu(other)) continue;
+        for (const ReadRate& like : other.profile.read) {
+          if (like.threads == rate.threads && like.working_set_bytes == rate.working_set_bytes) {
+            rate.bytes_per_second = std::max(rate.bytes_per_second, like.bytes_per_second);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
 PlanMachine plan_machine(const Inventory& inventory,
                          std::span<const std::unique_ptr<Backend>> backends,
                          const ProfileStore& profiles, int64_t memory_bytes) {
@@ -121,6 +148,7 @@ PlanMachine plan_machine(const Inventory& inventory,
     one.weights = descriptor.weights;
     driven.push_back(descriptor.device);
   }
+  share_memory_speed(machine.processors);
   const auto undriven = [&](const std::string& id, const std::string& name, std::string why) {
     if (std::ranges::find(driven, id) != driven.end()) return;
     Processor& one = machine.processors.emplace_back();

@@ -102,5 +102,25 @@ TEST_F(ProfilesTest, TheMachineHasWhatIsDrivenAndWhatIsNot) {
   EXPECT_NE(machine.processors[2].unavailable.find("Intel NPU"), std::string::npos);
 }
 
+TEST_F(ProfilesTest, KernelTablesOfOneCpuShareItsMemory) {
+  const ProfileStore store(folder_);
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const char* isa : {"reference", ""}) {
+    backends.push_back(std::move(*make_cpu_backend({.threads = 1, .isa = isa})));
+    const double rate = isa[0] == 'r' ? 80e9 : 100e9;
+    profile_.backend = backends.back()->descriptor().backend;
+    profile_.measured = true;
+    profile_.read = {{1, 1 << 20, rate}, {1, 500 << 20, 180e9 - rate}};
+    ASSERT_TRUE(store.put(inventory_, backends.back()->descriptor(), profile_).ok());
+  }
+  if (backends[0]->descriptor().backend == backends[1]->descriptor().backend) GTEST_SKIP();
+  const PlanMachine machine = plan_machine(inventory_, backends, store, 1 << 30);
+  for (const Processor& one : machine.processors) {
+    EXPECT_EQ(one.profile.read[1].bytes_per_second, 100e9) << one.profile.backend;
+  }
+  EXPECT_EQ(machine.processors[0].profile.read[0].bytes_per_second, 80e9);
+  EXPECT_EQ(machine.processors[1].profile.read[0].bytes_per_second, 100e9);
+}
+
 }  // namespace
 }  // namespace impetus
