@@ -132,6 +132,10 @@ void print_functions(const Checked& checked) {
              "function", "chip", "operations", "engine", "gpu", "cpu", "constant", "pieces",
              "residency", "of flops", "predicted", "memory");
   const size_t functions = checked.reports.front().functions.size();
+  int64_t peak = 0;  // the package's memory counts the largest function's
+  for (const FunctionReport& one : checked.reports.front().functions) {
+    peak = std::max(peak, one.activation_peak_bytes);
+  }
   for (size_t i = 0; i < functions; ++i) {
     for (const CheckReport& report : checked.reports) {
       const FunctionReport& one = report.functions[i];
@@ -141,7 +145,7 @@ void print_functions(const Checked& checked) {
           first ? one.name : "", report.chip, one.operations, one.engine, one.gpu, one.cpu,
           one.constants, one.segments, share_text(one.residency), share_text(one.flops_residency),
           time_text(one.seconds),
-          bytes_text(report.memory_bytes - report.weight_bytes > 0 ? report.memory_bytes : 0));
+          bytes_text(report.memory_bytes - peak + one.activation_peak_bytes));
     }
   }
   const CheckReport& any = checked.reports.front();
@@ -157,66 +161,84 @@ void print_functions(const Checked& checked) {
   }
 }
 
-// Findings that say the same of several places.
+// What does not differ between places: the text up to its first figure or colon.
+std::string gist(const std::string& text) {
+  return text.substr(0, text.find_first_of("0123456789:"));
+}
+
+// Findings of a rule that have one mend.
 struct Group {
   const Finding* first = nullptr;
   int64_t count = 0;
   std::set<std::string> chips;
-  std::set<std::string> functions;
+  std::map<std::string, int64_t> types;
 };
 
+// "gather, cast": the most frequent first.
+std::string types_text(const Group& group) {
+  std::vector<std::pair<int64_t, std::string>> types;
+  for (const auto& [type, count] : group.types) types.emplace_back(-count, type);
+  std::ranges::sort(types);
+  std::string text;
+  constexpr size_t kShown = 5;
+  for (size_t i = 0; i < std::min(types.size(), kShown); ++i) {
+    text += fmt::format("{}{} {}", i == 0 ? "" : ", ", -types[i].first, types[i].second);
+  }
+  return types.size() > kShown ? text + ", ..." : text;
+}
+
+void print_group(const Group& group, size_t chips) {
+  const Finding& one = *group.first;
+  std::string where = one.function;
+  const std::string& name = one.operation.empty() ? one.tensor : one.operation;
+  if (!name.empty()) where += (where.empty() ? "" : "/") + name;
+  if (!one.type.empty()) where += fmt::format(" ({})", one.type);
+  if (group.count > 1) {
+    const std::string types = types_text(group);
+    fmt::print("  {} times{}, first\n", group.count, types.empty() ? "" : ": " + types);
+  }
+  fmt::print("  {}{}{}\n", where, where.empty() ? "" : ": ", one.message);
+  if (group.chips.size() < chips) fmt::print("    on {} only\n", fmt::join(group.chips, ", "));
+  if (one.waiver.empty()) fmt::print("    mend: {}\n", one.mend);
+}
+
+size_t rank_of(const std::string& rule) {
+  const auto all = coreml::rules();
+  return static_cast<size_t>(std::ranges::find(all, rule, &coreml::Rule::id) - all.begin());
+}
+
 void print_findings(const Checked& checked, const Paint& paint) {
-  // The same place on several chips is one.
-  std::map<std::tuple<std::string, std::string, std::string, std::string>, std::set<std::string>>
-      places;
-  const auto place = [](const Finding& one) {
-    return std::tuple(one.rule + one.waiver, one.function, one.operation, one.tensor + one.message);
-  };
-  std::map<std::tuple<Level, std::string, std::string, std::string>, Group> groups;
+  // By waived or not, level, rule in the table's order, what to do about it.
+  std::map<std::tuple<bool, Level, size_t, std::string, std::string>, Group> groups;
+  std::set<std::tuple<std::string, std::string, std::string, std::string>> places;
   for (const CheckReport& report : checked.reports) {
     for (const Finding& one : report.findings) {
-      auto& chips = places[place(one)];
-      const bool added = chips.empty();
-      chips.insert(report.chip);
-      const Level level = one.waiver.empty() ? one.level : Level::info;
-      Group& group = groups[{level, one.rule, one.type, one.waiver}];
+      const size_t at = rank_of(one.rule);
+      Group& group = groups[{!one.waiver.empty(), one.level, at, one.waiver, gist(one.mend)}];
       if (group.first == nullptr) group.first = &one;
-      group.count += added ? 1 : 0;
       group.chips.insert(report.chip);
-      group.functions.insert(one.function);
+      // The same place on several chips is one.
+      if (!places.emplace(one.rule, one.function, one.operation, one.tensor + gist(one.message))
+               .second) {
+        continue;
+      }
+      ++group.count;
+      if (!one.type.empty()) ++group.types[one.type];
     }
   }
-  std::string rule;
-  std::vector<const Group*> ordered;
-  for (const auto& [key, group] : groups) ordered.push_back(&group);
-  std::ranges::stable_sort(ordered, [](const Group* a, const Group* b) {
-    const auto rank = [](const Group* one) {
-      return std::pair(!one->first->waiver.empty(), one->first->level);
-    };
-    return rank(a) < rank(b);
-  });
-  for (const Group* group : ordered) {
-    const Finding& one = *group->first;
-    const coreml::Rule* known = coreml::find_rule(one.rule);
-    const std::string title = one.rule + (one.waiver.empty() ? "" : " waived");
-    if (title != rule) {
-      fmt::print("\n{}  {}\n",
-                 paint.level(one.level, fmt::format("{} {}", to_string(one.level), title)),
+  std::string title;
+  for (const auto& [key, group] : groups) {
+    const Finding& one = *group.first;
+    const std::string heading = fmt::format("{} {}{}", to_string(one.level), one.rule,
+                                            one.waiver.empty() ? "" : ", waived");
+    if (heading != title) {
+      const coreml::Rule* known = coreml::find_rule(one.rule);
+      fmt::print("\n{}  {}\n", paint.level(one.level, heading),
                  known != nullptr ? known->statement : std::string_view());
-      rule = title;
-      if (!one.waiver.empty()) fmt::print("  waived: {}\n", one.waiver);
+      title = heading;
     }
-    std::string where = one.function;
-    const std::string& name = one.operation.empty() ? one.tensor : one.operation;
-    if (!name.empty()) where += (where.empty() ? "" : "/") + name;
-    if (!one.type.empty()) where += fmt::format(" ({})", one.type);
-    fmt::print("  {}{}{}{}\n",
-               group->count > 1 ? fmt::format("{} times, first ", group->count) : "", where,
-               where.empty() ? "" : ": ", one.message);
-    if (group->chips.size() < checked.reports.size()) {
-      fmt::print("    on {} only\n", fmt::join(group->chips, ", "));
-    }
-    if (one.waiver.empty()) fmt::print("    mend: {}\n", one.mend);
+    print_group(group, checked.reports.size());
+    if (!one.waiver.empty()) fmt::print("    waived: {}\n", one.waiver);
   }
 }
 
