@@ -79,7 +79,8 @@ Result<ConversionQuality> measure_conversion(const ModelSpec& spec, const Weight
               mil::Interpreter::load(program, function, {.threads = cpu->descriptor().threads}));
   const auto longest = static_cast<size_t>(found->second.inputs.front().type.tensor.shape.back());
 
-  ConversionQuality quality{.function = function};
+  ConversionQuality quality;
+  quality.function = function;
   for (std::vector<TokenId> tokens : texts) {
     if (tokens.empty()) continue;
     tokens.resize(std::min(tokens.size(), longest));

@@ -85,9 +85,9 @@ TEST(Convert, TheEnginesForm) {
   const auto made = converted(model.spec, *model.weights, {.shapes = {16}});
   const mil::Block& block = block_of(made[0], "encode_16");
   const auto counts = counted(block);
-  const std::map<std::string, int> wanted = {{"conv", 12},  {"split", 6}, {"transpose", 2},
-                                             {"einsum", 8}, {"add", 8},   {"softmax", 4},
-                                             {"concat", 2}, {"gelu", 2},  {"layer_norm", 5}};
+  const std::map<std::string, int> wanted = {
+      {"conv", 12},   {"split", 6},  {"transpose", 2}, {"einsum", 8},     {"add", 8},
+      {"softmax", 4}, {"concat", 2}, {"gelu", 2},      {"layer_norm", 5}, {"mul", 4}};
   for (const auto& [type, count] : wanted) EXPECT_EQ(counts.at(type), count) << type;
   EXPECT_EQ(counts.size(), wanted.size() + 1);  // and const
   // The embeddings' norm comes first, and every activation is (1, channels, 1, tokens) in fp16.

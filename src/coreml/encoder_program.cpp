@@ -87,12 +87,10 @@ int64_t palette_groups(int64_t rows, int bits) {
   return groups_of(rows, 8);
 }
 
-// Fewer than 8 bits hurt where a layer writes into the residual, and most in small matrices: there
-// palettes keep 8. With tables by group that is 1/6 of the weights (value and attention output);
-// one table a tensor does not reach a cosine of 0.998 to f32 without the down projection too.
-bool keeps_8_bits(std::string_view name, bool grouped) {
-  return name.ends_with("_value") || name.ends_with("_attention_output") ||
-         (!grouped && name.ends_with("_down"));
+// Fewer than 8 bits hurt most where a layer writes into the residual: there palettes keep 8, which
+// is half of the weights. Without it 6 bits do not reach a cosine of 0.998 to f32.
+bool keeps_8_bits(std::string_view name) {
+  return name.ends_with("_value") || name.ends_with("_attention_output") || name.ends_with("_down");
 }
 
 Operation int8_weight(const std::string& name, std::span<const float> values, int64_t out,
@@ -166,7 +164,7 @@ class ConstantsMaker {
     if (precision_ == Precision::fp16) {
       add(constant(weight, tensor({DataType::f16, {out, in, 1, 1}}, halves_of(values))));
     } else if (int bits = palette_bits(precision_)) {
-      if (keeps_8_bits(name, opset_ >= mil::Opset::core_ml8)) bits = 8;
+      if (keeps_8_bits(name)) bits = 8;
       add(palettised_weight(weight, values, out, in, bits, opset_));
     } else {
       add(int8_weight(weight, values, out, in, opset_));
@@ -208,7 +206,8 @@ class FunctionMaker {
       : spec_(spec), constants_(constants), tokens_(tokens), ranges_(ranges) {}
 
   mil::Block make() {
-    std::string hidden = norm("embedding_norm", kHidden);
+    std::string hidden =
+        norm("embedding_norm", kHidden, norm_epsilon(spec_), "norm_epsilon", "embedding_norm");
     for (int64_t i = 0; i < spec_.layers; ++i) hidden = layer(i, hidden);
     block_.outputs = {hidden};
     return std::move(block_);
@@ -217,6 +216,7 @@ class FunctionMaker {
   static constexpr const char* kHidden = "hidden";
   static constexpr const char* kMask = "mask";
   static constexpr const char* kOutput = "hidden_states";
+  static constexpr float kSumScale = 0.125f;
 
  private:
   TensorType activation(int64_t channels) const {
@@ -265,15 +265,31 @@ class FunctionMaker {
                 {"groups", {shared("conv_groups", Value::scalar(int32_t{1}))}}});
   }
 
-  std::string norm(const std::string& name, const std::string& x, const std::string& result = {}) {
+  std::string norm(const std::string& name, const std::string& x, float epsilon,
+                   const std::string& epsilon_name, const std::string& result) {
     const std::array<int32_t, 1> channels = {1};
-    return add(
-        "layer_norm", result.empty() ? name : result, activation(spec_.hidden),
-        {{"x", {x}},
-         {"axes", {shared("norm_axes", Value::ints(channels))}},
-         {"gamma", {weight(name + "_gamma")}},
-         {"beta", {weight(name + "_beta")}},
-         {"epsilon", {shared("norm_epsilon", Value::scalar(norm_epsilon(spec_), DataType::f16))}}});
+    return add("layer_norm", result, activation(spec_.hidden),
+               {{"x", {x}},
+                {"axes", {shared("norm_axes", Value::ints(channels))}},
+                {"gamma", {weight(name + "_gamma")}},
+                {"beta", {weight(name + "_beta")}},
+                {"epsilon", {shared(epsilon_name, Value::scalar(epsilon, DataType::f16))}}});
+  }
+
+  // norm(residual + x), scaled down before: the residual's outliers pass 256, past which squares
+  // overflow fp16 (rule D14), and a norm's result does not change with its input's scale.
+  std::string norm_of_sum(int64_t index, std::string_view part, const std::string& x,
+                          const std::string& residual, const std::string& result = {}) {
+    const auto named = [&](const char* end) {
+      return fmt::format("layer_{}_{}_{}", index, part, end);
+    };
+    const TensorType type = activation(spec_.hidden);
+    const std::string total = sum(named("sum"), x, residual, type);
+    const std::string scaled = add(
+        "mul", named("scaled_sum"), type,
+        {{"x", {total}}, {"y", {shared("sum_scale", Value::scalar(kSumScale, DataType::f16))}}});
+    return norm(named("norm"), scaled, norm_epsilon(spec_, kSumScale), "sum_norm_epsilon",
+                result.empty() ? named("norm") : result);
   }
 
   std::string sum(const std::string& name, const std::string& x, const std::string& y,
@@ -381,20 +397,17 @@ class FunctionMaker {
 
   std::string layer(int64_t index, const std::string& hidden) {
     const auto named = [&](const char* part) { return layer_name(index, part); };
-    const TensorType type = activation(spec_.hidden);
     const std::string context = attention(named("attention"), hidden);
     const std::string output =
         conv(named("attention_output"), operand(context, spec_.hidden), spec_.hidden);
-    const std::string attended =
-        norm(named("attention_norm"), sum(named("attention_sum"), output, hidden, type));
+    const std::string attended = norm_of_sum(index, "attention", output, hidden);
     const std::string up =
         conv(named("feed_forward_up"), operand(attended, spec_.hidden), spec_.feed_forward);
     const std::string inner = activated(named("feed_forward_activation"), up);
     const std::string down =
         conv(named("feed_forward_down"), operand(inner, spec_.feed_forward), spec_.hidden);
     const bool last = index + 1 == spec_.layers;
-    return norm(named("output_norm"), sum(named("output_sum"), down, attended, type),
-                last ? kOutput : "");
+    return norm_of_sum(index, "output", down, attended, last ? kOutput : "");
   }
 
   const ModelSpec& spec_;
@@ -458,8 +471,8 @@ mil::TensorType mask_type(int64_t tokens) {
   return {DataType::f16, {1, tokens, 1, 1}};
 }
 
-float norm_epsilon(const ModelSpec& spec) {
-  return std::max(spec.norm_eps, 1e-7f);
+float norm_epsilon(const ModelSpec& spec, float scale) {
+  return std::max(spec.norm_eps * scale * scale, 1e-7f);
 }
 
 }  // namespace impetus::coreml

@@ -45,8 +45,8 @@ mil::Function encoder_function(const ModelSpec& spec, const Constants& constants
 mil::TensorType hidden_type(const ModelSpec& spec, int64_t tokens);
 mil::TensorType mask_type(int64_t tokens);
 
-// The epsilon of the program's norms: the model's, or the smallest that fp16 keeps apart from zero
-// with a margin (rule D13). Next to the variances of real hidden states (> 1e-3) it is nothing.
-float norm_epsilon(const ModelSpec& spec);
+// The epsilon of a norm whose input is scaled: the model's, or the smallest that fp16 keeps apart
+// from zero with a margin (rule D13). Next to the variances of real hidden states it is nothing.
+float norm_epsilon(const ModelSpec& spec, float scale = 1);
 
 }  // namespace impetus::coreml

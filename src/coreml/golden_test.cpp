@@ -52,16 +52,16 @@ struct Golden {
 // apart by it), run this test, and take the hashes it prints.
 constexpr int kGoldenVersion = 1;
 constexpr Golden kGoldens[] = {
-    {Precision::fp16, 13, 0xd1ce38c75d48a35},
-    {Precision::fp16, 14, 0x273ecc08bc36ddc3},
-    {Precision::fp16, 15, 0xc98edde5c2123820},
-    {Precision::int8, 13, 0x290a12c9de30eb0d},
-    {Precision::int8, 15, 0x293b9d3fc515a12d},
-    {Precision::palettized8, 13, 0xec23f5714e43ffd9},
-    {Precision::palettized8, 15, 0x54ace839425dd91b},
-    {Precision::palettized6, 13, 0xf188ca1bac29e0f1},
-    {Precision::palettized6, 15, 0xbf8324e7f3c065e7},
-    {Precision::palettized4, 15, 0xce4fbbc6c8c28e35},
+    {Precision::fp16, 13, 0x1cc46d0f6f795749},
+    {Precision::fp16, 14, 0xfc9d08eb58fdaf2b},
+    {Precision::fp16, 15, 0xcaa529fad72e041e},
+    {Precision::int8, 13, 0x8f9843916a64d9dd},
+    {Precision::int8, 15, 0x8766a02d833826c7},
+    {Precision::palettized8, 13, 0x46ad8a5a7883b0c5},
+    {Precision::palettized8, 15, 0x9d6af47b62b4692d},
+    {Precision::palettized6, 13, 0x305fa9bd4ee68bc1},
+    {Precision::palettized6, 15, 0xc5c6157401a0473d},
+    {Precision::palettized4, 15, 0x3987f3781a17622d},
 };
 
 TEST(Writer, GivesTheBytesItGaveBefore) {
