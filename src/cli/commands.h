@@ -35,6 +35,7 @@ void add_bench(Commands& commands);
 void add_plan(Commands& commands);
 void add_inspect(Commands& commands);
 void add_hardware(Commands& commands);
+void add_convert(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);
 void add_template(Commands& commands);

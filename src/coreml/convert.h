@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,6 +41,10 @@ struct ConvertOptions {
   int macos = 15;
   // w8a8: texts to measure the activations' ranges on. REQUIRED there.
   std::vector<std::vector<TokenId>> calibration = {};
+  // Of the metadata; the license as the model's own card gives it. Empty: not said.
+  std::string name = {}, license = {};
+  // Told now and then how many of its tensors are converted.
+  std::function<void(int64_t done, int64_t total)> progress = {};
 };
 
 struct Converted {
@@ -47,6 +52,18 @@ struct Converted {
   mil::Model model;
 };
 
+// Keys of Metadata::user, all strings: facts of the model (a JSON object), precision, shapes
+// ("16,32"), kWriterVersion.
+inline constexpr const char* kModelKey = "org.impetus.model";
+inline constexpr const char* kPrecisionKey = "org.impetus.precision";
+inline constexpr const char* kShapesKey = "org.impetus.shapes";
+inline constexpr const char* kWriterVersionKey = "org.impetus.writer_version";
+
+// unsupported for decoders, for weights that fp16 cannot hold and for what `macos` cannot run;
+// invalid_argument for options. What is returned has passed validate() of mil/operations.h with
+// every parameter, and check() of check.h: no error, and a waiver with its reason (kWaiversKey) for
+// each warning.
+//
 // One model with a function a shape ("encode_128") where `macos` knows functions (15), else one
 // model a shape with the function "main".
 Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const WeightSet& weights,
