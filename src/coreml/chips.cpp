@@ -5,6 +5,8 @@
 #include <cctype>
 #include <string>
 
+#include <fmt/format.h>
+
 namespace impetus::coreml {
 namespace {
 
@@ -117,6 +119,21 @@ const Chip* find_chip(std::string_view name) {
                          [](unsigned char letter) { return std::tolower(letter); });
   const auto found = std::ranges::find(kChips, wanted, &Chip::name);
   return found == kChips.end() ? nullptr : &*found;
+}
+
+std::string chips_markdown() {
+  std::string text =
+      "| chip | family | extents | kernel width | convolutions | products | bandwidth | launch | "
+      "sources |\n|---|---|---|---|---|---|---|---|---|\n";
+  for (const Chip& chip : kChips) {
+    text += fmt::format(
+        "| {} | {} | {} | {} | {:.1f} TFLOPS | {:.1f} TFLOPS | {:.0f} GB/s | {:.0f} us | limits: "
+        "{}. Rates: {} |\n",
+        chip.name, chip.family, chip.extent_max, chip.kernel_width_max, chip.fp16_flops / tera,
+        chip.matmul_flops / tera, chip.bytes_per_second / giga, chip.launch_seconds / micro,
+        chip.limits, chip.figures);
+  }
+  return text;
 }
 
 }  // namespace impetus::coreml

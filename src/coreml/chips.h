@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace impetus::coreml {
@@ -43,5 +44,7 @@ struct HostRates {
 std::span<const Chip> chips();
 // By chip or by machine, any case: "m4", "m4-max", "m4-pro" are the family's; null: unknown.
 const Chip* find_chip(std::string_view name);
+// The table as docs/neural-engine.md has it.
+std::string chips_markdown();
 
 }  // namespace impetus::coreml
