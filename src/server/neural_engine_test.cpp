@@ -1,6 +1,7 @@
 // An encoder converted, checked, cached and served by a Neural Engine that is imitated: by length
 // bucket, beside a CPU that takes what does not fit.
 #include <cmath>
+#include <future>
 
 #include <unistd.h>
 
