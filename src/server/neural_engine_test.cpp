@@ -55,7 +55,8 @@ class NeuralEngineTest : public ServerTest {
   }
   static std::vector<std::vector<float>> vectors(const HttpAnswer& answer) {
     std::vector<std::vector<float>> all;
-    for (const json::value& entry : body(answer).at("data").as_array()) {
+    const json::object whole = body(answer);
+    for (const json::value& entry : whole.at("data").as_array()) {
       auto& vector = all.emplace_back();
       for (const json::value& x : entry.at("embedding").as_array()) {
         vector.push_back(static_cast<float>(x.to_number<double>()));
