@@ -172,6 +172,7 @@ Result<std::unique_ptr<Encoder>> CoremlBackend::load(const ModelSpec& spec,
   parts.keeps.push_back(std::make_shared<const CacheEntry>(std::move(entry)));
   parts.descriptor = descriptor_;
   parts.spec = spec;
+  parts.precision = to_string(convert.precision);
   parts.shapes = convert.shapes;
   parts.batch_tokens_max = options.step_tokens_max;
   return make_coreml_encoder(std::move(parts));

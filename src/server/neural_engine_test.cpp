@@ -144,6 +144,7 @@ TEST_F(NeuralEngineTest, WhatIsTooLongGoesToTheCpuAndSaysSo) {
   HttpClient client(port_);
   const auto model = body(client.get("/v1/models/impetus-tiny-embed")).at("impetus").as_object();
   EXPECT_EQ(model.at("devices").at("embeddings"), json::array({"coreml-emulated", cpu_}));
+  EXPECT_EQ(model.at("precision"), "fp16");
   EXPECT_NE(model.at("fallback_reason").as_string().find("texts of at most 32 tokens"),
             std::string::npos);
   const auto chat = client.post("/v1/chat/completions", chat_body("Hi", R"(, "max_tokens": 2)"));
