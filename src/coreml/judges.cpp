@@ -126,6 +126,7 @@ void judge_padding(const Context&, const Graph&, const Node& node, Hits& hits) {
   if (!runs_at_all(node.type())) return;
   constexpr double kWaste = 2;
   each_result(node, [&](std::string_view name, const TensorType& type) {
+    if (!computes_on_engine(type.dtype)) return;  // D1: it is stored elsewhere
     const double factor = blow_up(type);
     if (factor <= kWaste) return;
     const auto largest = std::ranges::max_element(type.shape);

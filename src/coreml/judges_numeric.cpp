@@ -143,7 +143,7 @@ void judge_epsilon(const Context&, const Graph& graph, const Node& node, Hits& h
   const auto vanishes = [&](float epsilon) {
     hits.push_back({.level = Level::error,
                     .tensor = std::string(node.name()),
-                    .message = fmt::format("epsilon {:g} vanishes in fp16", epsilon),
+                    .message = fmt::format("epsilon {:.3g} is lost in fp16", epsilon),
                     .mend = "use 1e-5, or 1e-7 at least"});
   };
   if (const auto epsilon = scalar_of(node.find("epsilon")); epsilon && *epsilon < kLeast) {
