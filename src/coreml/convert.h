@@ -30,6 +30,9 @@ inline constexpr float kMaskValue = -1e4f;
 // Changes whenever the same model and options would give another program.
 inline constexpr int kWriterVersion = 1;
 
+// Of the linear layers' weights; norms and biases stay fp16. palettized6 and palettized4 keep 8
+// bits where fewer cost most: the attention's value and output, and before macOS 15 (one table a
+// tensor) the feed-forward's down projection.
 enum class Precision : uint8_t { fp16, int8, palettized8, palettized6, palettized4, w8a8 };
 std::string_view to_string(Precision precision);
 Result<Precision> precision_from(std::string_view name);

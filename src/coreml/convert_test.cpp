@@ -187,7 +187,7 @@ TEST(Convert, WeightsInEachSystemsForm) {
   EXPECT_EQ(shape_of(input_of(lut4, "indices")), "uint4[160, 64, 1, 1]");
   EXPECT_EQ(shape_of(input_of(lut4, "lut")), "fp16[20, 1, 1, 1, 16, 1]");
   const auto lut6 = weight_of(Precision::palettized6, 15);
-  EXPECT_EQ(shape_of(input_of(lut6, "lut")), "fp16[10, 1, 1, 1, 64, 1]");
+  EXPECT_EQ(shape_of(input_of(lut6, "lut")), "fp16[20, 1, 1, 1, 64, 1]");
   const auto lut8 = weight_of(Precision::palettized8, 15);
   EXPECT_EQ(shape_of(input_of(lut8, "indices")), "uint8[160, 64, 1, 1]");
   EXPECT_EQ(shape_of(input_of(lut8, "lut")), "fp16[1, 1, 1, 1, 256, 1]");

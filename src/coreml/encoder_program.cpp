@@ -84,7 +84,15 @@ int palette_bits(Precision precision) {
 // want smaller groups. The engine takes groups of 8 channels or more.
 int64_t palette_groups(int64_t rows, int bits) {
   if (bits == 8) return 1;
-  return groups_of(rows, bits == 6 ? 16 : 8);
+  return groups_of(rows, 8);
+}
+
+// Fewer than 8 bits hurt where a layer writes into the residual, and most in small matrices: there
+// palettes keep 8. With tables by group that is 1/6 of the weights (value and attention output);
+// one table a tensor does not reach a cosine of 0.998 to f32 without the down projection too.
+bool keeps_8_bits(std::string_view name, bool grouped) {
+  return name.ends_with("_value") || name.ends_with("_attention_output") ||
+         (!grouped && name.ends_with("_down"));
 }
 
 Operation int8_weight(const std::string& name, std::span<const float> values, int64_t out,
@@ -157,7 +165,8 @@ class ConstantsMaker {
     const std::string weight = name + "_weight";
     if (precision_ == Precision::fp16) {
       add(constant(weight, tensor({DataType::f16, {out, in, 1, 1}}, halves_of(values))));
-    } else if (const int bits = palette_bits(precision_)) {
+    } else if (int bits = palette_bits(precision_)) {
+      if (keeps_8_bits(name, opset_ >= mil::Opset::core_ml8)) bits = 8;
       add(palettised_weight(weight, values, out, in, bits, opset_));
     } else {
       add(int8_weight(weight, values, out, in, opset_));

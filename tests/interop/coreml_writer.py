@@ -86,7 +86,7 @@ def weight_errors(precision: str, variable, source: np.ndarray) -> str:
         if not np.array_equal(np.abs(values - halves[group]), nearest):
             return f"group {group}: not every weight has its nearest entry"
     noise = ((got.astype(np.float64) - source) ** 2).mean() / (source.astype(np.float64) ** 2).mean()
-    floor = {"palettized8": 38, "palettized6": 26, "palettized4": 14}[precision]
+    floor = {8: 38, 6: 26, 4: 14}[int(np.log2(entries.shape[1]))]
     return "" if -10 * np.log10(max(noise, 1e-12)) > floor else f"{-10 * np.log10(noise):.1f} dB, below {floor}"
 
 
