@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "coreml/apple_model.h"
 #include "coreml/check.h"
 #include "coreml/report.h"
 #include "coreml/rules.h"
@@ -281,19 +282,45 @@ void print_report(const Checked& checked, const Options& options, const Paint& p
                                                                    errors, checked.reports.size()));
 }
 
+// What this machine's Core ML plans, beside which the rules are predictions.
+Result<void> ask_device(const Options& options) {
+  IMPETUS_TRY(
+      const auto report,
+      coreml::on_device_report(options.model, "", coreml::ComputeUnits::cpu_and_neural_engine));
+  if (options.json) {
+    json::array operations;
+    for (const auto& one : report.operations) {
+      operations.push_back(json::object{{"function", one.function},
+                                        {"type", one.type},
+                                        {"output", one.output},
+                                        {"device", one.device},
+                                        {"cost", one.cost},
+                                        {"on_engine", one.on_engine}});
+    }
+    print_json(json::object{{"system", report.system},
+                            {"devices", json::array(report.devices.begin(), report.devices.end())},
+                            {"operations", std::move(operations)}});
+    return {};
+  }
+  fmt::print("{}\n", report.system);
+  for (const std::string& device : report.devices) fmt::print("  {}\n", device);
+  for (const auto& one : report.operations) {
+    if (one.device.empty()) continue;
+    fmt::print("  {:<16} {:<28} {:<32} {}{}\n", one.function, one.type, one.output, one.device,
+               one.device != "ane" && one.on_engine ? " (the engine could)" : "");
+  }
+  return {};
+}
+
 Result<void> run_check(const Options& options, Commands& commands) {
   if (options.rules) {
     fmt::print("{}\n{}", coreml::rules_markdown(), coreml::chips_markdown());
     return {};
   }
-  if (options.on_device) {
-    return error(ErrorCode::unsupported,
-                 "--on-device asks Core ML, which this system does not have; without it the check "
-                 "runs anywhere");
-  }
   if (options.model.empty()) {
     return error(ErrorCode::invalid_argument, "check what? Name a .mlpackage or a model");
   }
+  if (options.on_device) return ask_device(options);
   auto checked = check_all(options);
   if (!checked.ok()) {
     commands.status = 2;

@@ -22,7 +22,7 @@ constexpr double kGate = 0.99;
 constexpr int64_t kGateTokens = 64;
 
 struct Options {
-  std::string model, to = "coreml", out, precision = "fp16", calibration;
+  std::string model, to = "coreml", out, precision = "fp16", calibration, compare;
   std::vector<int64_t> shapes = coreml::ConvertOptions{}.shapes;
   int macos = coreml::ConvertOptions{}.macos;
   int threads = 0;
@@ -52,17 +52,16 @@ std::string license_of(const ModelLocation& location, const ModelFiles& files) {
   return {};
 }
 
-Result<std::vector<std::string>> texts_of(const std::string& calibration) {
-  if (calibration.empty()) return sample_sentences();
-  IMPETUS_TRY(const std::string file, read_file(calibration, size_t{16} << 20));
+Result<std::vector<std::string>> texts_of(const std::string& file_name) {
+  if (file_name.empty()) return sample_sentences();
+  IMPETUS_TRY(const std::string file, read_file(file_name, size_t{16} << 20));
   std::vector<std::string> texts;
   std::istringstream lines(file);
   for (std::string line; std::getline(lines, line);) {
     if (!line.empty()) texts.push_back(std::move(line));
   }
   if (texts.empty()) {
-    return error(ErrorCode::invalid_argument, "{}: no text in it; one a line is wanted",
-                 calibration);
+    return error(ErrorCode::invalid_argument, "{}: no text in it; one a line is wanted", file_name);
   }
   return texts;
 }
@@ -147,7 +146,8 @@ Result<void> convert(const Options& options) {
   std::vector<std::vector<TokenId>> samples;
   if (files.spec.kind == ModelKind::encoder) {  // the converter says what else there is to say
     IMPETUS_TRY(const ModelText text, load_model_text(location));
-    samples = encoded(*text.tokenizer, sample_sentences());
+    IMPETUS_TRY(const auto compared, texts_of(options.compare));
+    samples = encoded(*text.tokenizer, compared);
     if (wanted.precision == coreml::Precision::w8a8) {
       IMPETUS_TRY(const auto calibration, texts_of(options.calibration));
       wanted.calibration = encoded(*text.tokenizer, calibration);
@@ -229,6 +229,9 @@ void add_convert(Commands& commands) {
       ->capture_default_str();
   app->add_option("--calibration", options->calibration,
                   "With w8a8: texts, one a line, that show how large activations are");
+  app->add_option("--compare", options->compare,
+                  "Texts, one a line, to hold the program against the model on (default: a dozen "
+                  "built in)");
   app->add_option("--threads", options->threads, "Threads of the comparison (default: all)")
       ->check(CLI::Range(0, 1024));
   app->add_flag("--force", options->force, "Write it however far it is from the model");
