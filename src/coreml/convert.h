@@ -28,7 +28,7 @@ namespace impetus::coreml {
 
 inline constexpr float kMaskValue = -1e4f;
 // Changes whenever the same model and options would give another program.
-inline constexpr int kWriterVersion = 1;
+inline constexpr int kWriterVersion = 2;
 
 // Of the linear layers' weights; norms and biases stay fp16. palettized6 and palettized4 keep 8
 // bits where fewer cost most: the attention's value and output, and the feed-forward's down

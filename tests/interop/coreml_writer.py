@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import CACHE, REPOSITORY, TEST_DATA, Checks, arguments, command, command_json
-from minilm import lowest_cosine, model_folder
+from minilm import embed_by_command, model_folder
 
 PRECISIONS = ["fp16", "int8", "palettized8", "palettized6", "palettized4", "w8a8"]
 LOWEST = {"fp16": 0.9999, "int8": 0.999, "palettized8": 0.998, "palettized6": 0.998}  # the others are reported
@@ -177,9 +177,42 @@ def random_distilbert() -> Path:
     return folder
 
 
+def similarity_pairs() -> list[tuple[str, str, float]]:
+    table = TEST_DATA / "similarity/stsb-en-dev.csv"
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = [row[:3] for row in csv.reader(stream)]
+    return [(a, b, float(score)) for a, b, score in rows if not a.startswith("-") and not b.startswith("-")]
+
+
+def spearman(a, b) -> float:
+    ranks = [np.unique(np.asarray(x), return_inverse=True)[1] for x in (a, b)]
+    middle = [(np.cumsum(np.bincount(r)) - (np.bincount(r) - 1) / 2)[r] for r in ranks]  # ties share their mean rank
+    return float(np.corrcoef(*middle)[0, 1])
+
+
+def check_similarity(checks: Checks, binary: Path, folder: Path, pairs: list) -> None:
+    """Scores of pairs, through the device that imitates the engine, beside the CPU's in f32."""
+    texts = [text for pair in pairs for text in pair[:2]]
+    wanted = [pair[2] for pair in pairs]
+
+    def scores(*options: str) -> np.ndarray:
+        vectors = embed_by_command(binary, folder, texts, *options)
+        return (vectors[0::2] * vectors[1::2]).sum(1) / (np.linalg.norm(vectors[0::2], axis=1) * np.linalg.norm(vectors[1::2], axis=1))
+
+    reference = scores("--device", "cpu")
+    for precision in ("fp16", "int8"):
+        with checks.guard(f"{folder.name}: similarity in {precision}"):
+            got = scores("--device", "coreml-emulated", "--fallback", "forbid", "--coreml-precision", precision, "--coreml-shapes", "16,32,64,128")
+            ours, theirs = spearman(got, wanted), spearman(reference, wanted)
+            checks.check(f"{folder.name}: similarity in {precision} within 0.5 % of f32", abs(ours - theirs) <= 0.005 * theirs,
+                         f"Spearman {ours:.4f} and {theirs:.4f} over {len(pairs)} pairs, largest difference of a score {np.abs(got - reference).max():.4f}")
+
+
 def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=100, help="of similarity, through the emulated device")
+    parser.add_argument("--pairs", type=int, default=200, help="of similarity, through the emulated device")
     given = parser.parse_args()
     checks = Checks()
     from safetensors.numpy import load_file
@@ -189,7 +222,13 @@ def main() -> int:
     models = [(REPOSITORY / "models/impetus-tiny-embed", (13, 14, 15)), (model_folder(), (13, 15))]
     if (TEST_DATA / "tokenizers/bert-uncased").exists():
         models.append((random_distilbert(), (15,)))
+    pairs = similarity_pairs()
     with tempfile.TemporaryDirectory() as temporary:
+        compare = []
+        if pairs:
+            texts = Path(temporary) / "texts"
+            texts.write_text("".join(first + "\n" for first, _, _ in pairs[:60]), encoding="utf-8")
+            compare = ["--compare", str(texts)]
         for folder, systems in models:
             config = json.loads((folder / "config.json").read_text())
             weights = {n.removeprefix("bert.").removeprefix("distilbert."): w for n, w in load_file(str(folder / "model.safetensors")).items()}
@@ -200,16 +239,18 @@ def main() -> int:
                     label = f"{folder.name}, {precision}, macOS {macos}"
                     with checks.guard(label):
                         out = Path(temporary) / f"{folder.name}-{precision}-{macos}.mlpackage"
-                        report = convert(given.impetus, folder, out, precision, macos, "16,64", "--force")
+                        report = convert(given.impetus, folder, out, precision, macos, "16,64", "--force", *compare)
                         quality = report["quality"]
                         lowest = quality["text_cosine_lowest"]
                         checks.check(f"{label}: cosine >= {LOWEST.get(precision, 0)}", lowest >= LOWEST.get(precision, 0),
-                                     f"{lowest:.6f}, of a token {quality['token_cosine_lowest']:.6f}")
+                                     f"{lowest:.6f} of {quality['texts']:.0f} texts, of a token {quality['token_cosine_lowest']:.6f}")
                         size = sum(p["bytes"] for p in report["packages"])
                         figures.append((folder.name, precision, macos, lowest, quality["token_cosine_lowest"], size, report["seconds"]))
                         for package in report["packages"]:
                             check_package(checks, reader, label, package, precision, macos, config, weights)
                             shutil.rmtree(package["path"])
+    for folder, _ in models[:2] if pairs else []:
+        check_similarity(checks, given.impetus, folder, pairs[:: max(1, len(pairs) // given.pairs)][: given.pairs])
     print(f"{'model':28}{'precision':13}{'macOS':>6}{'cosine':>11}{'of a token':>12}{'MB':>8}{'s':>7}")
     for name, precision, macos, lowest, token, size, seconds in figures:
         print(f"{name:28}{precision:13}{macos:>6}{lowest:>11.6f}{token:>12.6f}{size / 1e6:>8.1f}{seconds:>7.1f}")
