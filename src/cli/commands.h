@@ -1,5 +1,6 @@
 // The subcommands. Each adds itself to the application and runs when chosen; standard output is the
-// answer alone, everything else goes to standard error. Exit: 0 done, 1 failed, 2 wrong usage.
+// answer alone, everything else goes to standard error. Exit: 0 done, 1 failed, 2 wrong usage
+// (check: 1 errors found, 2 cannot read).
 #pragma once
 
 #include <functional>
@@ -23,6 +24,7 @@ using Run = std::function<Result<void>()>;
 struct Commands {
   CLI::App& app;
   Run chosen;
+  int status = 0;  // what main returns where `chosen` went well
   CLI::App* add(const std::string& name, const std::string& description, const std::string& example,
                 Run run);
 };
@@ -34,6 +36,7 @@ void add_bench(Commands& commands);
 void add_plan(Commands& commands);
 void add_inspect(Commands& commands);
 void add_hardware(Commands& commands);
+void add_check(Commands& commands);
 void add_run_package(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);

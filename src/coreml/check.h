@@ -5,12 +5,14 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
 #include "coreml/chips.h"
+#include "mil/interpreter.h"
 #include "mil/program.h"
 
 namespace impetus::coreml {
@@ -20,7 +22,7 @@ std::string_view to_string(Level level);
 
 // A rule that fired.
 struct Finding {
-  std::string rule;  // "D4"
+  std::string rule;  // "D4"; "waivers" where those are no such object
   Level level = Level::info;
   std::string function, operation, type, tensor;  // where; empty where it is about the package
   std::string message;                            // what is wrong, with figures
@@ -42,9 +44,16 @@ struct PlacedOperation {
 
 struct FunctionReport {
   std::string name;
-  int64_t operations = 0;      // without constants
-  double residency = 0;        // share of operations on the engine, 0..1
-  double flops_residency = 0;  // share of the arithmetic
+  int64_t operations = 0;  // without constants
+  int64_t engine = 0, gpu = 0, cpu = 0, constants = 0;
+  int64_t segments = 0;          // pieces that run on one processor each
+  double residency = 0;          // share of operations on the engine, 0..1
+  double flops_residency = 0;    // share of the arithmetic
+  int64_t flops = 0;             // multiplications and additions
+  int64_t weight_bytes = 0;      // as stored, equal ones once
+  int64_t transfer_bytes = 0;    // between processors
+  int64_t activation_bytes = 0;  // all activations packed, and as the engine stores them
+  int64_t padded_bytes = 0;
   int64_t activation_peak_bytes = 0;
   double seconds = 0;  // predicted
 };
@@ -60,12 +69,20 @@ struct CheckReport {
   bool has_errors() const;  // that no waiver covers
 };
 
-// Waivers stand in the package's metadata under this key: a JSON object, rule to reason.
+// Waivers stand in the package's metadata under this key: a JSON object of reasons. Its names are
+// rules ("D4": everywhere), or rule and tensor or operation ("D4:mask"; "D4:mask*" by beginning).
 inline constexpr const char* kWaiversKey = "org.impetus.waivers";
 
-// `package_bytes`: 0 where there are no files yet. Programs may hold operations that the table of
-// mil/operations.h does not know: they are reported as such, not refused. Errors are for programs
-// that contradict themselves.
-Result<CheckReport> check(const mil::Model& model, const Chip& chip, int64_t package_bytes = 0);
+// `package_bytes`: 0 where there are no files yet. `ranges`: of an emulated run, where there was
+// one; the rule on overflow (D14) then judges numbers instead of structure. Programs may hold
+// operations that the table of mil/operations.h does not know: they are reported as such, not
+// refused. Errors are for programs that contradict themselves.
+//
+// The predicted time of a function is
+//   launches + sum over operations of max(flops / rate, bytes / bandwidth) + copies,
+// where bytes are those of the weights, and of activations only past the chip's working set; what
+// moves within it, and element-wise work, count as nearly free. Nobody has held it against a Mac.
+Result<CheckReport> check(const mil::Model& model, const Chip& chip, int64_t package_bytes = 0,
+                          std::span<const mil::TensorRange> ranges = {});
 
 }  // namespace impetus::coreml

@@ -1,0 +1,347 @@
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/commands.h"
+#include "coreml/check.h"
+#include "coreml/report.h"
+#include "coreml/rules.h"
+#include "mil/operations.h"
+#include "mil/package.h"
+
+namespace impetus::cli {
+namespace {
+
+using coreml::CheckReport;
+using coreml::Chip;
+using coreml::Finding;
+using coreml::FunctionReport;
+using coreml::Level;
+using coreml::PlacedOperation;
+using coreml::Unit;
+
+struct Options {
+  std::string model, chip = "all";
+  bool json = false, operations = false, rules = false, on_device = false;
+};
+
+// A model with its reports, one a chip.
+struct Checked {
+  std::string name;
+  std::vector<CheckReport> reports;
+};
+
+Result<std::vector<const Chip*>> chosen_chips(const std::string& name) {
+  std::vector<const Chip*> chosen;
+  for (const Chip& chip : coreml::chips()) {
+    if (name == "all") chosen.push_back(&chip);
+  }
+  if (name == "all") return chosen;
+  if (const Chip* chip = coreml::find_chip(name)) return std::vector{chip};
+  return error(ErrorCode::invalid_argument, "--chip {}: known are m1, m2, m3, m4, m5 and all",
+               name);
+}
+
+bool is_package(const std::string& path) {
+  std::error_code code;
+  const std::filesystem::path at(path);
+  return at.extension() == ".mlmodel" || at.extension() == ".mlpackage" ||
+         std::filesystem::exists(at / "Manifest.json", code);
+}
+
+Result<Checked> check_model(std::string name, const mil::Model& model, int64_t bytes,
+                            const std::vector<const Chip*>& chips) {
+  Checked checked{std::move(name), {}};
+  const auto valid = mil::validate(model, mil::Unknown::trust);
+  for (const Chip* chip : chips) {
+    IMPETUS_TRY(CheckReport report, coreml::check(model, *chip, bytes));
+    if (!valid.ok()) {
+      Finding& finding = report.findings.emplace_back();
+      finding.rule = "program";
+      finding.level = Level::error;
+      finding.message = valid.error().message;
+      finding.mend = "convert it anew: Core ML may refuse it, and the rest of this report may err";
+    }
+    checked.reports.push_back(std::move(report));
+  }
+  return checked;
+}
+
+Result<std::vector<Checked>> check_all(const Options& options) {
+  IMPETUS_TRY(const auto chips, chosen_chips(options.chip));
+  std::vector<Checked> all;
+  if (!is_package(options.model)) {
+    return error(ErrorCode::unsupported, "{}: no .mlpackage or .mlmodel", options.model);
+  }
+  IMPETUS_TRY(const mil::Package package, mil::open_package(options.model));
+  IMPETUS_TRY(Checked one, check_model(options.model, package.model,
+                                       package.model_bytes + package.weight_bytes, chips));
+  all.push_back(std::move(one));
+  return all;
+}
+
+// Colours only where a terminal shows them and nobody forbids it (https://no-color.org).
+class Paint {
+ public:
+  Paint() {
+    const char* forbidden = std::getenv("NO_COLOR");
+    const char* terminal = std::getenv("TERM");
+    on_ = ::isatty(STDOUT_FILENO) == 1 && (forbidden == nullptr || *forbidden == '\0') &&
+          (terminal == nullptr || std::string_view(terminal) != "dumb");
+  }
+  std::string level(Level level, std::string text) const {
+    if (!on_) return text;
+    const char* colour = level == Level::error ? "31;1" : level == Level::warning ? "33;1" : "36";
+    return fmt::format("\033[{}m{}\033[0m", colour, text);
+  }
+  std::string strong(std::string text) const {
+    return on_ ? fmt::format("\033[1m{}\033[0m", text) : text;
+  }
+
+ private:
+  bool on_ = false;
+};
+
+std::string bytes_text(int64_t bytes) {
+  const auto size = static_cast<double>(bytes);
+  if (size < 1e4) return fmt::format("{} B", bytes);
+  if (size < 1e6) return fmt::format("{:.1f} kB", size / 1e3);
+  if (size < 1e9) return fmt::format("{:.1f} MB", size / 1e6);
+  return fmt::format("{:.2f} GB", size / 1e9);
+}
+
+std::string time_text(double seconds) {
+  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.2f} ms", seconds * 1e3);
+  return fmt::format("{:.2f} s", seconds);
+}
+
+// 99.9, not 100, where something is missing.
+std::string share_text(double share) {
+  if (share > 0.999 && share < 1) share = 0.999;
+  return fmt::format("{:.4g} %", share * 100);
+}
+
+void print_functions(const Checked& checked) {
+  fmt::print("  {:<14} {:<4} {:>10} {:>6} {:>4} {:>4} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10}\n",
+             "function", "chip", "operations", "engine", "gpu", "cpu", "constant", "pieces",
+             "residency", "of flops", "predicted", "memory");
+  const size_t functions = checked.reports.front().functions.size();
+  int64_t peak = 0;  // the package's memory counts the largest function's
+  for (const FunctionReport& one : checked.reports.front().functions) {
+    peak = std::max(peak, one.activation_peak_bytes);
+  }
+  for (size_t i = 0; i < functions; ++i) {
+    for (const CheckReport& report : checked.reports) {
+      const FunctionReport& one = report.functions[i];
+      const bool first = &report == &checked.reports.front();
+      fmt::print(
+          "  {:<14} {:<4} {:>10} {:>6} {:>4} {:>4} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10}\n",
+          first ? one.name : "", report.chip, one.operations, one.engine, one.gpu, one.cpu,
+          one.constants, one.segments, share_text(one.residency), share_text(one.flops_residency),
+          time_text(one.seconds),
+          bytes_text(report.memory_bytes - peak + one.activation_peak_bytes));
+    }
+  }
+  const CheckReport& any = checked.reports.front();
+  for (const FunctionReport& one : any.functions) {
+    fmt::print("  {}: {:.3g} GFLOP, weights {}, activations at most {} at once", one.name,
+               static_cast<double>(one.flops) / 1e9, bytes_text(one.weight_bytes),
+               bytes_text(one.activation_peak_bytes));
+    if (one.padded_bytes > one.activation_bytes && one.activation_bytes > 0) {
+      fmt::print(", padded to {:.2f} times their size",
+                 static_cast<double>(one.padded_bytes) / static_cast<double>(one.activation_bytes));
+    }
+    fmt::print("\n");
+  }
+}
+
+// What does not differ between places: the text up to its first figure or colon.
+std::string gist(const std::string& text) {
+  return text.substr(0, text.find_first_of("0123456789:"));
+}
+
+// Findings of a rule that have one mend.
+struct Group {
+  const Finding* first = nullptr;
+  int64_t count = 0;
+  std::set<std::string> chips;
+  std::map<std::string, int64_t> types;
+};
+
+// "gather, cast": the most frequent first.
+std::string types_text(const Group& group) {
+  std::vector<std::pair<int64_t, std::string>> types;
+  for (const auto& [type, count] : group.types) types.emplace_back(-count, type);
+  std::ranges::sort(types);
+  std::string text;
+  constexpr size_t kShown = 5;
+  for (size_t i = 0; i < std::min(types.size(), kShown); ++i) {
+    text += fmt::format("{}{} {}", i == 0 ? "" : ", ", -types[i].first, types[i].second);
+  }
+  return types.size() > kShown ? text + ", ..." : text;
+}
+
+void print_group(const Group& group, size_t chips) {
+  const Finding& one = *group.first;
+  std::string where = one.function;
+  const std::string& name = one.operation.empty() ? one.tensor : one.operation;
+  if (!name.empty()) where += (where.empty() ? "" : "/") + name;
+  if (!one.type.empty()) where += fmt::format(" ({})", one.type);
+  if (group.count > 1) {
+    const std::string types = types_text(group);
+    fmt::print("  {} times{}, first\n", group.count, types.empty() ? "" : ": " + types);
+  }
+  fmt::print("  {}{}{}\n", where, where.empty() ? "" : ": ", one.message);
+  if (group.chips.size() < chips) fmt::print("    on {} only\n", fmt::join(group.chips, ", "));
+  if (one.waiver.empty()) fmt::print("    mend: {}\n", one.mend);
+}
+
+size_t rank_of(const std::string& rule) {
+  const auto all = coreml::rules();
+  return static_cast<size_t>(std::ranges::find(all, rule, &coreml::Rule::id) - all.begin());
+}
+
+void print_findings(const Checked& checked, const Paint& paint) {
+  // By waived or not, level, rule in the table's order, what to do about it.
+  std::map<std::tuple<bool, Level, size_t, std::string, std::string>, Group> groups;
+  std::set<std::tuple<std::string, std::string, std::string, std::string>> places;
+  for (const CheckReport& report : checked.reports) {
+    for (const Finding& one : report.findings) {
+      const size_t at = rank_of(one.rule);
+      Group& group = groups[{!one.waiver.empty(), one.level, at, one.waiver, gist(one.mend)}];
+      if (group.first == nullptr) group.first = &one;
+      group.chips.insert(report.chip);
+      // The same place on several chips is one.
+      if (!places.emplace(one.rule, one.function, one.operation, one.tensor + gist(one.message))
+               .second) {
+        continue;
+      }
+      ++group.count;
+      if (!one.type.empty()) ++group.types[one.type];
+    }
+  }
+  std::string title;
+  for (const auto& [key, group] : groups) {
+    const Finding& one = *group.first;
+    const std::string heading = fmt::format("{} {}{}", to_string(one.level), one.rule,
+                                            one.waiver.empty() ? "" : ", waived");
+    if (heading != title) {
+      const coreml::Rule* known = coreml::find_rule(one.rule);
+      fmt::print("\n{}  {}\n", paint.level(one.level, heading),
+                 known != nullptr ? known->statement : std::string_view());
+      title = heading;
+    }
+    print_group(group, checked.reports.size());
+    if (!one.waiver.empty()) fmt::print("    waived: {}\n", one.waiver);
+  }
+}
+
+void print_operations(const Checked& checked) {
+  for (const CheckReport& report : checked.reports) {
+    fmt::print("\noperations on {}\n", report.chip);
+    fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9} {:>10} {:>10}  {}\n", "name", "type", "unit",
+               "result", "GFLOP", "weights", "predicted", "reason");
+    std::string function;
+    for (const PlacedOperation& one : report.operations) {
+      if (one.function != function) {
+        function = one.function;
+        fmt::print("  {}:\n", function);
+      }
+      if (one.unit == Unit::constant) continue;
+      fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9.4f} {:>10} {:>10}  {}\n", one.name, one.type,
+                 to_string(one.unit), one.output_type, static_cast<double>(one.flops) / 1e9,
+                 bytes_text(one.weight_bytes), time_text(one.seconds), one.reason);
+    }
+  }
+}
+
+void print_report(const Checked& checked, const Options& options, const Paint& paint) {
+  const CheckReport& any = checked.reports.front();
+  fmt::print("{}: {} function{}, {}weights {}\n", paint.strong(checked.name), any.functions.size(),
+             any.functions.size() == 1 ? "" : "s",
+             any.package_bytes > 0 ? bytes_text(any.package_bytes) + ", " : "",
+             bytes_text(any.weight_bytes));
+  fmt::print(
+      "predicted without a Neural Engine: see docs/neural-engine.md for what no Mac has "
+      "confirmed\n\n");
+  print_functions(checked);
+  print_findings(checked, paint);
+  if (options.operations) print_operations(checked);
+  int64_t errors = 0;
+  for (const CheckReport& report : checked.reports) errors += report.has_errors() ? 1 : 0;
+  fmt::print("\n{}\n", errors == 0                   ? "no errors"
+                       : checked.reports.size() == 1 ? "errors: see above"
+                                                     : fmt::format("errors on {} of {} chips",
+                                                                   errors, checked.reports.size()));
+}
+
+Result<void> run_check(const Options& options, Commands& commands) {
+  if (options.rules) {
+    fmt::print("{}\n{}", coreml::rules_markdown(), coreml::chips_markdown());
+    return {};
+  }
+  if (options.on_device) {
+    return error(ErrorCode::unsupported,
+                 "--on-device asks Core ML, which this system does not have; without it the check "
+                 "runs anywhere");
+  }
+  if (options.model.empty()) {
+    return error(ErrorCode::invalid_argument, "check what? Name a .mlpackage or a model");
+  }
+  auto checked = check_all(options);
+  if (!checked.ok()) {
+    commands.status = 2;
+    fmt::print(stderr, "impetus: {}\n", checked.error().message);
+    return {};
+  }
+  for (const Checked& one : *checked) {
+    for (const CheckReport& report : one.reports) {
+      if (report.has_errors()) commands.status = 1;
+    }
+  }
+  if (options.json) {
+    json::array models;
+    for (const Checked& one : *checked) {
+      json::array chips;
+      for (const CheckReport& report : one.reports) {
+        json::object object = coreml::to_json(report);
+        if (!options.operations) object.erase("operations");
+        chips.push_back(std::move(object));
+      }
+      models.push_back(json::object{{"model", one.name}, {"chips", std::move(chips)}});
+    }
+    print_json(json::object{{"models", std::move(models)}});
+    return {};
+  }
+  const Paint paint;
+  for (const Checked& one : *checked) print_report(one, options, paint);
+  return {};
+}
+
+}  // namespace
+
+void add_check(Commands& commands) {
+  auto options = std::make_shared<Options>();
+  auto* app = commands.add(
+      "check", "Say what Apple's Neural Engine would make of a Core ML package, without one",
+      "impetus check model.mlpackage --chip m4\n  impetus check impetus-tiny-embed --ops",
+      [options, &commands] { return run_check(*options, commands); });
+  app->add_option("model", options->model,
+                  "A .mlpackage or .mlmodel; or an encoder, which is converted in memory")
+      ->type_name("PACKAGE|MODEL");
+  app->add_option("--chip", options->chip, "m1, m2, m3, m4, m5 (m4-max: the family's) or all")
+      ->capture_default_str();
+  app->add_flag("--ops", options->operations, "Every operation: where it runs and why");
+  app->add_flag("--json", options->json, "As JSON (operations with --ops)");
+  app->add_flag("--rules", options->rules, "The rules and chips that are checked, as tables");
+  app->add_flag("--on-device", options->on_device,
+                "Ask this Mac's Core ML where each operation runs");
+}
+
+}  // namespace impetus::cli
