@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <random>
 
 #include <CLI/CLI.hpp>
@@ -209,7 +210,9 @@ void print_text(const mil::RunResult& result) {
   }
   if (result.events.empty()) fmt::print("no overflow, no NaN\n");
   auto largest = result.ranges;
-  std::ranges::stable_sort(largest, std::greater<>(), &mil::TensorRange::max_abs);
+  std::ranges::sort(largest, [](const mil::TensorRange& a, const mil::TensorRange& b) {
+    return a.max_abs != b.max_abs ? a.max_abs > b.max_abs : a.tensor < b.tensor;
+  });
   if (largest.size() > kShown) largest.resize(kShown);
   for (const auto& range : largest) {
     fmt::print("max |x| {:>10.5g}  {} ({})\n", range.max_abs, range.tensor, range.operation);

@@ -183,6 +183,43 @@ Result<void> threshold(Call& call) {
         return std::max(x, static_cast<int64_t>(std::clamp(alpha, -2147483648.0f, 2147483520.0f)));
       });
 }
+Result<void> clamped_relu(Call& call) {
+  IMPETUS_TRY(const float alpha, call.number("alpha"));
+  IMPETUS_TRY(const float beta, call.number("beta"));
+  return unary(call, [=](float x) { return smaller(x < 0 ? alpha * x : x, beta); });
+}
+Result<void> thresholded_relu(Call& call) {
+  IMPETUS_TRY(const float alpha, call.number("alpha"));
+  return unary(call, [alpha](float x) { return x < alpha ? 0.0f : x; });
+}
+Result<void> linear_activation(Call& call) {
+  IMPETUS_TRY(const float alpha, call.number("alpha"));
+  IMPETUS_TRY(const float beta, call.number("beta"));
+  return unary(call, [=](float x) { return alpha * x + beta; });
+}
+Result<void> scaled_tanh(Call& call) {
+  IMPETUS_TRY(const float alpha, call.number("alpha"));
+  IMPETUS_TRY(const float beta, call.number("beta"));
+  return unary(call, [=](float x) { return alpha * std::tanh(beta * x); });
+}
+// One alpha a channel, the second dimension.
+Result<void> prelu(Call& call) {
+  IMPETUS_TRY(const Array* x, call.floating("x"));
+  IMPETUS_TRY(const Array* alpha, call.floating("alpha"));
+  if (x->rank() < 2 || alpha->rank() != 1 || alpha->shape[0] != x->shape[1]) {
+    return error(ErrorCode::corrupt, "alpha {} does not fit the channels of {}", alpha->to_string(),
+                 x->to_string());
+  }
+  IMPETUS_TRY(Array * out, call.output(x->shape));
+  if (!out->floating()) return not_numbers(*out);
+  const int64_t inner = strides_of(x->shape)[1];
+  for (int64_t i = 0; i < x->elements(); ++i) {
+    const float value = x->floats()[i];
+    out->floats()[i] = value > 0 ? value : value * alpha->floats()[i / inner % x->shape[1]];
+  }
+  return {};
+}
+
 Result<void> logical_not(Call& call) {
   IMPETUS_TRY(const Array* x, call.operand("x"));
   if (x->floating()) return not_numbers(*x);
@@ -584,6 +621,11 @@ constexpr Kernel kKernels[] = {
     {"cos", cos},
     {"clip", clip},
     {"threshold", threshold},
+    {"clamped_relu", clamped_relu},
+    {"thresholded_relu", thresholded_relu},
+    {"linear_activation", linear_activation},
+    {"scaled_tanh", scaled_tanh},
+    {"prelu", prelu},
     {"select", select},
     {"cast", cast},
     {"quantize", quantize},

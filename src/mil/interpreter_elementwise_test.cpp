@@ -94,7 +94,32 @@ std::vector<Unary> unary_operations() {
        4,
        {{"alpha", -1.5}, {"beta", 2.0}}},
       {"threshold", [](double x) { return std::max(x, 0.75); }, -4, 4, {{"alpha", 0.75}}},
+      {"clamped_relu",
+       [](double x) { return std::min(x < 0 ? 0.5 * x : x, 2.0); },
+       -4,
+       4,
+       {{"alpha", 0.5}, {"beta", 2.0}}},
+      {"thresholded_relu", [](double x) { return x < 1.5 ? 0 : x; }, -4, 4, {{"alpha", 1.5}}},
+      {"linear_activation",
+       [](double x) { return 0.5 * x - 2; },
+       -4,
+       4,
+       {{"alpha", 0.5}, {"beta", -2.0}}},
+      {"scaled_tanh",
+       [](double x) { return 1.5 * std::tanh(0.25 * x); },
+       -4,
+       4,
+       {{"alpha", 1.5}, {"beta", 0.25}}},
   };
+}
+
+TEST(InterpreterElementwise, AlphaOfAChannel) {
+  OneOperation operation{"prelu",
+                         {{"x", {{DataType::f16, {1, 2, 1, 2}, {-1, 2, -3, 4}}}}},
+                         {},
+                         {{DataType::f16, {1, 2, 1, 2}}}};
+  operation.constants["alpha"] = testing::constant(DataType::f16, {2}, {0.5, 0.25});
+  EXPECT_EQ(operation.values(), (std::vector<double>{-0.5, 2, -0.75, 4}));
 }
 
 TEST(InterpreterElementwise, FunctionsOfOneOperand) {
