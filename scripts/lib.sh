@@ -57,6 +57,7 @@ need_packages() {
     need_brew_packages "${brew_packages[@]}"
     # Apple's own clang lacks parts of C++20 that the code uses.
     export CXX=${CXX:-$(brew --prefix llvm)/bin/clang++}
+    export OPENSSL_ROOT_DIR=${OPENSSL_ROOT_DIR:-$(brew --prefix openssl@3)}  # not in the usual places
     return
   fi
   if ! command -v apt-get >/dev/null; then

@@ -12,6 +12,7 @@
 #include <CLI/App.hpp>
 
 #include "backend/executor.h"
+#include "coreml/coreml_backend.h"
 #include "runtime/catalogue.h"
 #include "runtime/runtime.h"
 
@@ -37,6 +38,7 @@ void add_plan(Commands& commands);
 void add_inspect(Commands& commands);
 void add_hardware(Commands& commands);
 void add_check(Commands& commands);
+void add_convert(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);
 void add_template(Commands& commands);
@@ -50,11 +52,14 @@ struct ModelOptions {
   int64_t kv_tokens = 0;  // 0: planned
   std::vector<std::string> devices;
   std::string fallback = "warn";
+  std::string coreml_precision = "fp16";
+  std::vector<int64_t> coreml_shapes;  // empty: as `convert` has them
 
   void add_to(CLI::App& app, bool decoders);
   void add_placement_to(CLI::App& app);
   LoadOptions load() const;
   RuntimeOptions runtime() const;
+  coreml::CoremlOptions coreml() const;
   // The best processor alone.
   Result<std::vector<std::unique_ptr<Backend>>> backends() const;
   // A runtime on the processors that --device names.

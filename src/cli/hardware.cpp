@@ -272,6 +272,11 @@ Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
   std::vector<DeviceProfile> profiles;
   for (const auto& backend : backends) {
     const BackendDescriptor& descriptor = backend->descriptor();
+    if (descriptor.emulated) {
+      return error(ErrorCode::unsupported,
+                   "{} only emulates a processor: there is nothing to measure",
+                   descriptor.backend);
+    }
     MemoryLedger ledger(inventory.memory.usable_bytes);
     MeasureOptions options;
     Progress progress("measuring " + descriptor.backend, 100);

@@ -42,8 +42,8 @@ class CompiledModel {
   virtual const std::vector<Port>& inputs() const = 0;
   virtual const std::vector<Port>& outputs() const = 0;
 
-  // The model's own memory for a port, laid out as its processor wants it; valid until the model
-  // goes. Inputs are written before predict(), outputs read after it.
+  // The model's own memory for a port, laid out as its processor wants it; valid until the next
+  // predict(). Inputs are written before it, all of them each time; outputs read after it.
   virtual Result<StridedView> input(const std::string& name) = 0;
   virtual Result<StridedView> output(const std::string& name) = 0;
   virtual Result<void> predict() = 0;
@@ -54,8 +54,14 @@ class ModelLoader {
  public:
   virtual ~ModelLoader() = default;
   virtual std::string_view name() const = 0;  // "coreml", "coreml-emulated"
+  virtual std::string description() const = 0;  // for people: what computes
+  // It computes as a Neural Engine would, on something else, and says nothing about its speed.
+  virtual bool emulated() const = 0;
   // What beside the package's content decides whether a compiled form fits: OS build and chip.
   virtual std::string environment() const = 0;
+  // About what one loaded function will take, to be reserved before load().
+  virtual Result<int64_t> bytes_needed(const std::filesystem::path& package,
+                                       const std::string& function) const = 0;
   // Compiles where that is needed, into `cache` (a folder of the package's own, which lasts).
   virtual Result<std::unique_ptr<CompiledModel>> load(const std::filesystem::path& package,
                                                       const std::string& function,

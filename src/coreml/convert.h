@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ inline constexpr float kMaskValue = -1e4f;
 // Changes whenever the same model and options would give another program.
 inline constexpr int kWriterVersion = 1;
 
+// Of the linear layers' weights; norms and biases stay fp16. palettized6 and palettized4 keep 8
+// bits where fewer cost most: the attention's value and output, and before macOS 15 (one table a
+// tensor) the feed-forward's down projection.
 enum class Precision : uint8_t { fp16, int8, palettized8, palettized6, palettized4, w8a8 };
 std::string_view to_string(Precision precision);
 Result<Precision> precision_from(std::string_view name);
@@ -40,6 +44,10 @@ struct ConvertOptions {
   int macos = 15;
   // w8a8: texts to measure the activations' ranges on. REQUIRED there.
   std::vector<std::vector<TokenId>> calibration = {};
+  // Of the metadata; the license as the model's own card gives it. Empty: not said.
+  std::string name = {}, license = {};
+  // Told now and then how many of its tensors are converted.
+  std::function<void(int64_t done, int64_t total)> progress = {};
 };
 
 struct Converted {
@@ -47,6 +55,18 @@ struct Converted {
   mil::Model model;
 };
 
+// Keys of Metadata::user, all strings: facts of the model (a JSON object), precision, shapes
+// ("16,32"), kWriterVersion.
+inline constexpr const char* kModelKey = "org.impetus.model";
+inline constexpr const char* kPrecisionKey = "org.impetus.precision";
+inline constexpr const char* kShapesKey = "org.impetus.shapes";
+inline constexpr const char* kWriterVersionKey = "org.impetus.writer_version";
+
+// unsupported for decoders, for weights that fp16 cannot hold and for what `macos` cannot run;
+// invalid_argument for options. What is returned has passed validate() of mil/operations.h with
+// every parameter, and check() of check.h: no error, and a waiver with its reason (kWaiversKey) for
+// each warning.
+//
 // One model with a function a shape ("encode_128") where `macos` knows functions (15), else one
 // model a shape with the function "main".
 Result<std::vector<Converted>> convert_encoder(const ModelSpec& spec, const WeightSet& weights,

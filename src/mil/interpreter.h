@@ -38,6 +38,8 @@ struct InterpreterOptions {
   bool round_f16 = true;                  // false: everything in f32, for comparison
   int threads = 1;                        // of one run
   int64_t memory_max = int64_t{4} << 30;  // bytes of weights and live tensors; more is an error
+  // Work of one run and of load(): about one for each multiply-add and element; more is an error.
+  int64_t work_max = int64_t{1} << 50;
 };
 
 // A result that does not fit fp16 (|v| > 65504, or infinite), or is no number. Named once an

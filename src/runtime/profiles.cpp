@@ -38,6 +38,17 @@ fs::path state_folder() {
   return {};
 }
 
+fs::path cache_folder() {
+  if (const char* folder = std::getenv("IMPETUS_CACHE_DIR"); folder && *folder) return folder;
+  // Who moves the state elsewhere wants nothing written at home.
+  if (const char* folder = std::getenv("IMPETUS_STATE_DIR"); folder && *folder) {
+    return fs::path(folder) / "cache";
+  }
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return fs::path(home) / ".impetus/cache";
+  return {};
+}
+
 fs::path ProfileStore::file_of(const Inventory& inventory,
                                const BackendDescriptor& descriptor) const {
   return folder_ / "profiles" /
@@ -134,7 +145,10 @@ PlanMachine plan_machine(const Inventory& inventory,
     Processor& one = machine.processors.emplace_back();
     one.device = descriptor.device;
     one.name = descriptor.name;
-    if (auto kept = profiles.find(inventory, descriptor)) {
+    if (descriptor.emulated) {
+      one.profile.backend = descriptor.backend;
+      one.unavailable = "it only emulates: no plan chooses it, and its speed says nothing";
+    } else if (auto kept = profiles.find(inventory, descriptor)) {
       one.profile = std::move(*kept);
     } else if (descriptor.device != "cpu") {
       one.profile.backend = descriptor.backend;
