@@ -39,6 +39,7 @@ void add_inspect(Commands& commands);
 void add_hardware(Commands& commands);
 void add_check(Commands& commands);
 void add_convert(Commands& commands);
+void add_run_package(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);
 void add_template(Commands& commands);

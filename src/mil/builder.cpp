@@ -92,6 +92,7 @@ Result<FunctionDescription> describe(std::string name, const Function& function)
   IMPETUS_TRY(const auto outputs, outputs_of(function));
   for (const NamedType& output : outputs) {
     description.outputs.push_back({.name = output.name, .type = output.type.tensor});
+    if (!output.type.tensor.fixed()) description.outputs.back().type.shape.clear();
   }
   return description;
 }

@@ -40,7 +40,9 @@ Value f32_values(std::span<const float> values, std::vector<int64_t> shape);
 // Any element type, in the layout of Bytes; copied.
 Value raw_values(DataType dtype, std::vector<int64_t> shape, std::span<const std::byte> bytes);
 
-// What a function's inputs, states and outputs are, for a model's description.
+// What a function's inputs, states and outputs are, for a model's description. Where an input's
+// shape is open, its default and what it ranges over are for the caller to fill in; an output's is
+// left empty.
 Result<FunctionDescription> describe(std::string name, const Function& function);
 
 class FunctionBuilder {

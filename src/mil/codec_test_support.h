@@ -1,7 +1,9 @@
 // Models to write and read again, and what two of them differ in.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>

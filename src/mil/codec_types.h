@@ -9,7 +9,9 @@
 
 namespace impetus::mil {
 
-inline constexpr size_t kModelBytesMax = size_t{256} << 20;  // of model.mlmodel, weights aside
+// Of model.mlmodel, weights aside: room for a hundred thousand operations. In memory hostile bytes
+// grow a hundredfold, hence no more.
+inline constexpr size_t kModelBytesMax = size_t{64} << 20;
 inline constexpr size_t kRankMax = 16;
 inline constexpr int kBlockDepthMax = 16;  // blocks in blocks
 inline constexpr int kValueDepthMax = 16;  // lists in tuples in ..., of types and of values

@@ -252,7 +252,7 @@ Types pad(const Operands& operands) {
   }
   const size_t rank = x.shape.size();
   if (!pad) {
-    if (pad_type.shape.size() != 1 || pad_type.shape[0] != static_cast<int64_t>(2 * rank)) {
+    if (pad_type.shape.size() != 1 || !agree(pad_type.shape[0], static_cast<int64_t>(2 * rank))) {
       return wrong("pad is {}; computed while the program runs it needs {} elements",
                    pad_type.to_string(), 2 * rank);
     }

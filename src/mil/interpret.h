@@ -201,10 +201,14 @@ class Call {
   const Step& step() const { return step_; }
   // Whether partial sums of result 0 are rounded to fp16.
   bool half_sums() const;
+  // A partial sum left fp16 where the result does not show it. From any thread of the crew.
+  void overflowed() { overflowed_.store(true, std::memory_order_relaxed); }
+  bool has_overflowed() const { return overflowed_.load(std::memory_order_relaxed); }
 
  private:
   Machine& machine_;
   const Step& step_;
+  std::atomic<bool> overflowed_{false};
 };
 
 struct Kernel {

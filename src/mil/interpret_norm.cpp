@@ -112,7 +112,7 @@ Result<void> softmax(Call& call) {
 struct Moments {
   float mean, scale;
 };
-Moments moments_of(const float* row, int64_t count, float epsilon, bool half) {
+Moments moments_of(Call& call, const float* row, int64_t count, float epsilon, bool half) {
   float sum = 0;
   for (int64_t i = 0; i < count; ++i) sum = add(sum, row[i], half);
   float mean = sum / static_cast<float>(count);
@@ -123,6 +123,7 @@ Moments moments_of(const float* row, int64_t count, float epsilon, bool half) {
     if (half) off = rounded_f16(off);
     squares = add(squares, off * off, half);
   }
+  if (half && std::isinf(squares)) call.overflowed();
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(count) + epsilon)};
 }
 
@@ -138,8 +139,8 @@ Result<void> layer_norm(Call& call) {
   IMPETUS_TRY(Rows rows, Rows::open(call, *x, axes, *out));
   const bool half = call.half_sums();
   const int64_t count = rows.count();
-  rows.each(call, [=](int64_t, const float* from, float* to) {
-    const Moments m = moments_of(from, count, epsilon, half);
+  rows.each(call, [=, &call](int64_t, const float* from, float* to) {
+    const Moments m = moments_of(call, from, count, epsilon, half);
     for (int64_t i = 0; i < count; ++i) {
       float value = (from[i] - m.mean) * m.scale;
       if (gamma != nullptr) value *= gamma[i];
@@ -163,8 +164,8 @@ Result<void> instance_norm(Call& call) {
   IMPETUS_TRY(Rows rows, Rows::open(call, *x, axes, *out));
   const bool half = call.half_sums();
   const int64_t count = rows.count();
-  rows.each(call, [=](int64_t row, const float* from, float* to) {
-    const Moments m = moments_of(from, count, epsilon, half);
+  rows.each(call, [=, &call](int64_t row, const float* from, float* to) {
+    const Moments m = moments_of(call, from, count, epsilon, half);
     const int64_t channel = row % channels;
     for (int64_t i = 0; i < count; ++i) {
       float value = (from[i] - m.mean) * m.scale;
@@ -217,9 +218,10 @@ Result<void> l2_norm(Call& call) {
   IMPETUS_TRY(Rows rows, Rows::open(call, *x, {rank - 3, rank - 2, rank - 1}, *out));
   const bool half = call.half_sums();
   const int64_t count = rows.count();
-  rows.each(call, [=](int64_t, const float* from, float* to) {
+  rows.each(call, [=, &call](int64_t, const float* from, float* to) {
     float squares = 0;
     for (int64_t i = 0; i < count; ++i) squares = add(squares, from[i] * from[i], half);
+    if (half && std::isinf(squares)) call.overflowed();
     const float length = std::sqrt(squares + epsilon);
     for (int64_t i = 0; i < count; ++i) to[i] = from[i] / length;
   });

@@ -591,9 +591,9 @@ Result<void> read_state(Call& call) {
   return call.share(*state, state->shape);
 }
 
-Result<void> store(Call& call, std::string_view state, std::string_view data) {
-  IMPETUS_TRY(const int slot, state_of(call, state));
-  IMPETUS_TRY(const Array* value, call.operand(data));
+Result<void> write_state(Call& call) {
+  IMPETUS_TRY(const int slot, state_of(call, "input"));
+  IMPETUS_TRY(const Array* value, call.operand("data"));
   Array& kept = call.machine().slots[static_cast<size_t>(slot)];
   if (kept.dtype != value->dtype || kept.shape != value->shape) {
     return error(ErrorCode::corrupt, "{} is written to a state {}", value->to_string(),
@@ -601,17 +601,6 @@ Result<void> store(Call& call, std::string_view state, std::string_view data) {
   }
   kept.buffer = value->buffer;
   return {};
-}
-
-Result<void> write_state(Call& call) {
-  return store(call, "input", "data");
-}
-
-Result<void> coreml_update_state(Call& call) {
-  IMPETUS_CHECK(store(call, "state", "value"));
-  if (call.outputs() == 0) return {};
-  IMPETUS_TRY(const Array* value, call.operand("value"));
-  return call.share(*value, value->shape);
 }
 
 constexpr Kernel kKernels[] = {
@@ -636,7 +625,6 @@ constexpr Kernel kKernels[] = {
     {"range_1d", range_1d},
     {"read_state", read_state, true},
     {"write_state", write_state, true},
-    {"coreml_update_state", coreml_update_state, true},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "mil/interpreter.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -93,6 +94,11 @@ Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEven
       }
       nan.count += found.nans;
     }
+  }
+  if (overflow.count == 0 && call.has_overflowed() && !step.results.empty()) {
+    overflow.tensor = step.results.front().name;
+    overflow.count = 1;
+    overflow.value = std::numeric_limits<float>::infinity();
   }
   if (overflow.count > 0) events.push_back(std::move(overflow));
   if (nan.count > 0) events.push_back(std::move(nan));

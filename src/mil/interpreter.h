@@ -42,8 +42,10 @@ struct InterpreterOptions {
   int64_t work_max = int64_t{1} << 50;
 };
 
-// A result that does not fit fp16 (|v| > 65504, or infinite), or is no number. Named once an
-// operation and kind, at its first value.
+// A result that does not fit its type (fp16: |v| > 65504; fp32: infinite), or is no number. Named
+// once an operation and kind, at its first value. Operations that only move values (reshape,
+// transpose, gather, ...) repeat none. Where a norm's partial sum in fp16 overflows and its result
+// hides that, the value is infinite and the index 0.
 struct NumericEvent {
   enum class Kind : uint8_t { overflow, nan };
   Kind kind = Kind::overflow;

@@ -1,6 +1,9 @@
 #include "mil/package.h"
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
 #include <system_error>
 
 #include "base/json.h"

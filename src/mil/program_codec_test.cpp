@@ -1,5 +1,6 @@
 #include "mil/program_codec.h"
 
+#include <array>
 #include <functional>
 #include <random>
 
@@ -284,6 +285,19 @@ TEST(ProgramCodec, RefusesToWriteWhatTheFormatCannotCarry) {
           "a constant fp16[?]");
   refuses([&](Model& m) { change_value(m, [](Value& v) { v.type.tensor.shape.assign(17, 1); }); },
           "rank 17");
+}
+
+TEST(ProgramCodec, ProgramsPastTheLimitAreRefused) {
+  const size_t too_many = (size_t{64} << 20) + 1;
+  const TensorType bools{DataType::boolean, {static_cast<int64_t>(too_many)}};
+  const auto written =
+      serialize(model_with(Value::tensor(bools, Bytes::own(std::vector<std::byte>(too_many))), 7));
+  ASSERT_FALSE(written.ok());
+  EXPECT_EQ(written.error().code, ErrorCode::invalid_argument) << written.error().message;
+  const std::string bytes = number_field(1, 7) + field(502, std::string(too_many, '\0'));
+  const auto read = parse_package(std::as_bytes(std::span(bytes)), {});
+  ASSERT_FALSE(read.ok());
+  EXPECT_EQ(read.error().code, ErrorCode::unsupported) << read.error().message;
 }
 
 // ---- Bytes that no writer makes

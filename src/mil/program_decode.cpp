@@ -2,6 +2,7 @@
 #include <array>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 
 #include <google/protobuf/arena.h>

@@ -1,5 +1,6 @@
 #include "mil/weight_blob.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include <gtest/gtest.h>

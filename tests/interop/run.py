@@ -26,6 +26,7 @@ SCRIPTS = [
     ("gguf_types", True, []),
     ("minilm", True, []),
     ("coreml_writer", True, []),
+    ("coreml_emulate", True, []),
     ("openai_client", True, []),
     ("fuzz_http", False, []),
     ("load_50", False, ["--seconds", "20"]),
