@@ -18,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "architectures/model_spec.h"
@@ -147,6 +148,8 @@ class Encoder {
   // Of one text: what compiled programs have a shape for, where that is less. Longer ones are
   // context_length.
   virtual int64_t text_tokens_max() const { return batch_tokens_max(); }
+  // Of its weights as run ("palettized6"), where that is the backend's own choice; else empty.
+  virtual std::string_view precision() const { return {}; }
   // Values that are not finite stay in their text's vector: the caller judges each text alone.
   virtual Result<Encoded> encode(const EncoderBatch& batch) = 0;
 };

@@ -258,7 +258,9 @@ Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
 }
 
 FakeBackend::FakeBackend(FakeOptions options)
-    : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {}
+    : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {
+  descriptor_.emulated = options_.emulated;
+}
 
 Result<std::unique_ptr<Executor>> FakeBackend::load_decoder(const ModelSpec& spec, const WeightSet&,
                                                             const LoadOptions& options,

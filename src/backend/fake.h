@@ -68,6 +68,7 @@ struct FakeOptions {
   int64_t text_tokens_max = 0;             // encoder; 0: as many as a step
   std::chrono::microseconds step_time{0};  // each call sleeps this long
   std::string name = "fake";               // of device and backend
+  bool emulated = false;                   // the backend says that it is
 };
 
 class FakeExecutor : public Executor {

@@ -135,8 +135,10 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
     print_json(api::benchmark_object(answer));
     return {};
   }
-  const bool estimated = std::ranges::any_of(
-      records, [](const BenchmarkRecord& one) { return !one.profile_measured; });
+  const bool estimated = std::ranges::any_of(records, [](const BenchmarkRecord& one) {
+    return one.predicted > 0 && !one.profile_measured;
+  });
+  if (std::ranges::none_of(records, [](const auto& one) { return one.predicted > 0; })) return {};
   fmt::print("  median error of the plan: {:.0f} %{}\n", median_prediction_error(records) * 100,
              estimated ? "; some of it is estimated: run `impetus hardware --measure`" : "");
   return {};

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/conversion_quality.h"
 #include "cli/plan.h"
+#include "coreml/apple_model.h"
 #include "coreml/check.h"
 #include "coreml/convert.h"
 #include "coreml/report.h"
@@ -283,21 +284,66 @@ void print_findings(const Checked& checked, const Paint& paint) {
   }
 }
 
+// Operations of a function that differ by figures in their names alone.
+struct Kind {
+  std::string name;  // figures as '*'
+  const PlacedOperation* first = nullptr;
+  int64_t count = 0, flops = 0, weight_bytes = 0;
+  double seconds = 0;
+};
+
+std::string without_figures(std::string_view name) {
+  std::string text;
+  for (const char letter : name) {
+    const bool figure = letter >= '0' && letter <= '9';
+    if (!figure) text += letter;
+    if (figure && !text.ends_with('*')) text += '*';
+  }
+  return text;
+}
+
+std::vector<Kind> kinds_of(const CheckReport& report, const std::string& function) {
+  std::vector<Kind> kinds;
+  std::map<std::tuple<std::string, std::string, std::string, Unit, std::string>, size_t> known;
+  for (const PlacedOperation& one : report.operations) {
+    if (one.function != function || one.unit == Unit::constant) continue;
+    std::string name = without_figures(one.name);
+    const auto [entry, added] = known.try_emplace(
+        {name, one.type, one.output_type, one.unit, gist(one.reason)}, kinds.size());
+    if (added) kinds.push_back({.name = std::move(name), .first = &one});
+    Kind& kind = kinds[entry->second];
+    ++kind.count;
+    kind.flops += one.flops;
+    kind.weight_bytes += one.weight_bytes;
+    kind.seconds += one.seconds;
+  }
+  for (Kind& kind : kinds) {
+    if (kind.count == 1) kind.name = kind.first->name;
+  }
+  return kinds;
+}
+
 void print_operations(const Checked& checked) {
   for (const CheckReport& report : checked.reports) {
-    fmt::print("\noperations on {}\n", report.chip);
-    fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9} {:>10} {:>10}  {}\n", "name", "type", "unit",
-               "result", "GFLOP", "weights", "predicted", "reason");
-    std::string function;
-    for (const PlacedOperation& one : report.operations) {
-      if (one.function != function) {
-        function = one.function;
-        fmt::print("  {}:\n", function);
+    for (const FunctionReport& function : report.functions) {
+      const std::vector<Kind> kinds = kinds_of(report, function.name);
+      size_t names = 4, types = 4, results = 6;
+      for (const Kind& kind : kinds) {
+        names = std::max(names, kind.name.size());
+        types = std::max(types, kind.first->type.size());
+        results = std::max(results, kind.first->output_type.size());
       }
-      if (one.unit == Unit::constant) continue;
-      fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9.4f} {:>10} {:>10}  {}\n", one.name, one.type,
-                 to_string(one.unit), one.output_type, static_cast<double>(one.flops) / 1e9,
-                 bytes_text(one.weight_bytes), time_text(one.seconds), one.reason);
+      fmt::print("\n{} on {}, alike ones in one row\n", function.name, report.chip);
+      fmt::print("  {:<{}} {:<{}} {:<{}} {:>5} {:<14} {:>8} {:>9} {:>9}  {}\n", "name", names,
+                 "type", types, "result", results, "times", "unit", "MFLOP", "weights", "predicted",
+                 "reason");
+      for (const Kind& kind : kinds) {
+        const PlacedOperation& one = *kind.first;
+        fmt::print("  {:<{}} {:<{}} {:<{}} {:>5} {:<14} {:>8.1f} {:>9} {:>9}  {}\n", kind.name,
+                   names, one.type, types, one.output_type, results, kind.count,
+                   to_string(one.unit), static_cast<double>(kind.flops) / 1e6,
+                   bytes_text(kind.weight_bytes), time_text(kind.seconds), one.reason);
+      }
     }
   }
 }
@@ -322,19 +368,45 @@ void print_report(const Checked& checked, const Options& options, const Paint& p
                                                                    errors, checked.reports.size()));
 }
 
+// What this machine's Core ML plans, beside which the rules are predictions.
+Result<void> ask_device(const Options& options) {
+  IMPETUS_TRY(
+      const auto report,
+      coreml::on_device_report(options.model, "", coreml::ComputeUnits::cpu_and_neural_engine));
+  if (options.json) {
+    json::array operations;
+    for (const auto& one : report.operations) {
+      operations.push_back(json::object{{"function", one.function},
+                                        {"type", one.type},
+                                        {"output", one.output},
+                                        {"device", one.device},
+                                        {"cost", one.cost},
+                                        {"on_engine", one.on_engine}});
+    }
+    print_json(json::object{{"system", report.system},
+                            {"devices", json::array(report.devices.begin(), report.devices.end())},
+                            {"operations", std::move(operations)}});
+    return {};
+  }
+  fmt::print("{}\n", report.system);
+  for (const std::string& device : report.devices) fmt::print("  {}\n", device);
+  for (const auto& one : report.operations) {
+    if (one.device.empty()) continue;
+    fmt::print("  {:<16} {:<28} {:<32} {}{}\n", one.function, one.type, one.output, one.device,
+               one.device != "ane" && one.on_engine ? " (the engine could)" : "");
+  }
+  return {};
+}
+
 Result<void> run_check(const Options& options, Commands& commands) {
   if (options.rules) {
     fmt::print("{}\n{}", coreml::rules_markdown(), coreml::chips_markdown());
     return {};
   }
-  if (options.on_device) {
-    return error(ErrorCode::unsupported,
-                 "--on-device asks Core ML, which this system does not have; without it the check "
-                 "runs anywhere");
-  }
   if (options.model.empty()) {
     return error(ErrorCode::invalid_argument, "check what? Name a .mlpackage or a model");
   }
+  if (options.on_device) return ask_device(options);
   auto checked = check_all(options);
   if (!checked.ok()) {
     commands.status = 2;
@@ -389,7 +461,8 @@ void add_check(Commands& commands) {
       ->capture_default_str();
   app->add_option("--chip", options->chip, "m1, m2, m3, m4, m5 (m4-max: the family's) or all")
       ->capture_default_str();
-  app->add_flag("--ops", options->operations, "Every operation: where it runs and why");
+  app->add_flag("--ops", options->operations,
+                "Every operation: where it runs and why (with --json each by itself)");
   app->add_flag("--json", options->json, "As JSON (operations with --ops)");
   app->add_flag("--rules", options->rules, "The rules and chips that are checked, as tables");
   app->add_flag("--on-device", options->on_device,

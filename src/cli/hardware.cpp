@@ -271,12 +271,13 @@ Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
                                            std::span<const std::unique_ptr<Backend>> backends) {
   std::vector<DeviceProfile> profiles;
   for (const auto& backend : backends) {
+    if (!backend->descriptor().emulated) continue;
+    return error(ErrorCode::unsupported,
+                 "{} only emulates a processor: there is nothing to measure",
+                 backend->descriptor().backend);
+  }
+  for (const auto& backend : backends) {
     const BackendDescriptor& descriptor = backend->descriptor();
-    if (descriptor.emulated) {
-      return error(ErrorCode::unsupported,
-                   "{} only emulates a processor: there is nothing to measure",
-                   descriptor.backend);
-    }
     MemoryLedger ledger(inventory.memory.usable_bytes);
     MeasureOptions options;
     Progress progress("measuring " + descriptor.backend, 100);

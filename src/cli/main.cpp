@@ -31,8 +31,8 @@ int main(int argc, char** argv) {
   cli::add_inspect(commands);
   cli::add_hardware(commands);
   cli::add_check(commands);
-  cli::add_convert(commands);
   cli::add_run_package(commands);
+  cli::add_convert(commands);
   cli::add_tokenize(commands);
   cli::add_detokenize(commands);
   cli::add_template(commands);

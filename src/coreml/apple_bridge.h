@@ -1,6 +1,6 @@
-// Core ML in C: all that is asked of Apple's framework, so that the file that calls it needs nothing
-// of C++'s library and all else runs, and is tested, anywhere (apple_model.cpp, over a fake of this
-// table). Implemented by apple_bridge.mm, on macOS.
+// Core ML in C: all that is asked of Apple's framework, so that the file that calls it needs
+// nothing of C++'s library and all else runs, and is tested, anywhere (apple_model.cpp, over a fake
+// of this table). Implemented by apple_bridge.mm, on macOS.
 //
 // Texts that come back in `failure` are freed by free_text; functions that may fail return null or
 // 0 then. No exception leaves. A model is one thread's at a time.
@@ -67,6 +67,7 @@ struct ImpetusCoreml {
 #ifdef __cplusplus
 extern "C"
 #endif
-const struct ImpetusCoreml* impetus_coreml(void);
+    const struct ImpetusCoreml*
+    impetus_coreml(void);
 
 #endif

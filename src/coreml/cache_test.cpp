@@ -153,6 +153,7 @@ TEST_F(Cache, TheLongestUnusedGoFirstAndNoneInUse) {
   EXPECT_LE(cache.bytes(), 3500 + 1500);
   held = error(ErrorCode::cancelled, "let go");
   age(0, 9);
+  cache = open(2000);
   cache.trim();
   EXPECT_FALSE(there(0));
   EXPECT_TRUE(cache.get(keys[0], maker(kib))->made);

@@ -53,7 +53,7 @@ class CompiledModel {
 class ModelLoader {
  public:
   virtual ~ModelLoader() = default;
-  virtual std::string_view name() const = 0;  // "coreml", "coreml-emulated"
+  virtual std::string_view name() const = 0;    // "coreml", "coreml-emulated"
   virtual std::string description() const = 0;  // for people: what computes
   // It computes as a Neural Engine would, on something else, and says nothing about its speed.
   virtual bool emulated() const = 0;

@@ -10,7 +10,6 @@
 #include "base/guarded.h"
 #include "base/log.h"
 #include "base/timing.h"
-#include "coreml/check.h"
 #include "coreml/coreml_encoder.h"
 #include "mil/package.h"
 
@@ -19,9 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-// The strictest of the chips: what it takes, all take.
-constexpr std::string_view kStrictest = "m1";
 
 // Shapes for texts of at most `longest` tokens: those below it, and itself in place of the next.
 std::vector<int64_t> shapes_for(std::vector<int64_t> shapes, int64_t longest) {
@@ -38,19 +34,6 @@ std::vector<int64_t> shapes_for(std::vector<int64_t> shapes, int64_t longest) {
 // The package of a shape within a cache's entry.
 fs::path package_path(const fs::path& content, int64_t shape, bool shared) {
   return content / (shared ? "model.mlpackage" : fmt::format("encode_{}.mlpackage", shape));
-}
-
-Result<void> passes_check(const mil::Model& model, const std::string& name) {
-  const Chip* chip = find_chip(kStrictest);
-  if (chip == nullptr) return error(ErrorCode::internal, "no chip {} is known", kStrictest);
-  IMPETUS_TRY(const CheckReport report, check(model, *chip));
-  if (!report.has_errors()) return {};
-  for (const Finding& finding : report.findings) {
-    if (finding.level != Level::error || !finding.waiver.empty()) continue;
-    return error(ErrorCode::unsupported, "{}: the Neural Engine would not run it: {} {} {}: {}",
-                 name, finding.rule, finding.type, finding.operation, finding.message);
-  }
-  return {};
 }
 
 // A folder that goes with its last user.
@@ -114,7 +97,6 @@ Result<CacheEntry> CoremlBackend::converted(const ModelSpec& spec, const WeightS
     IMPETUS_TRY(const auto programs, convert_encoder(spec, weights, options));
     const bool shared = programs.size() == 1 && options.shapes.size() > 1;
     for (const Converted& one : programs) {
-      IMPETUS_CHECK(passes_check(one.model, weights.source()));
       IMPETUS_CHECK(mil::write_package(
           package_path(folder, one.shapes.empty() ? 0 : one.shapes.front(), shared), one.model));
     }
@@ -190,6 +172,7 @@ Result<std::unique_ptr<Encoder>> CoremlBackend::load(const ModelSpec& spec,
   parts.keeps.push_back(std::make_shared<const CacheEntry>(std::move(entry)));
   parts.descriptor = descriptor_;
   parts.spec = spec;
+  parts.precision = to_string(convert.precision);
   parts.shapes = convert.shapes;
   parts.batch_tokens_max = options.step_tokens_max;
   return make_coreml_encoder(std::move(parts));

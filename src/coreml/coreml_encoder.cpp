@@ -24,6 +24,7 @@ class CoremlEncoder final : public Encoder {
   explicit CoremlEncoder(CoremlEncoderParts parts)
       : descriptor_(std::move(parts.descriptor)),
         spec_(std::move(parts.spec)),
+        precision_(std::move(parts.precision)),
         host_(std::move(parts.host)),
         buckets_(std::move(parts.shapes)),
         batch_tokens_max_(std::max(parts.batch_tokens_max, buckets_.largest())),
@@ -36,6 +37,7 @@ class CoremlEncoder final : public Encoder {
   const BackendDescriptor& descriptor() const override { return descriptor_; }
   int64_t batch_tokens_max() const override { return batch_tokens_max_; }
   int64_t text_tokens_max() const override { return buckets_.largest(); }
+  std::string_view precision() const override { return precision_; }
   Result<Encoded> encode(const EncoderBatch& batch) override {
     return guarded(spec_.family, [&] { return encode_all(batch); });
   }
@@ -51,6 +53,7 @@ class CoremlEncoder final : public Encoder {
 
   BackendDescriptor descriptor_;
   ModelSpec spec_;
+  std::string precision_;
   HostEmbeddings host_;
   Buckets buckets_;
   int64_t batch_tokens_max_;

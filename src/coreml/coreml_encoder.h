@@ -14,6 +14,7 @@ namespace impetus::coreml {
 struct CoremlEncoderParts {
   BackendDescriptor descriptor;
   ModelSpec spec;
+  std::string precision;  // of its weights, for people
   HostEmbeddings host;
   std::vector<int64_t> shapes;                           // ascending
   std::vector<std::unique_ptr<CompiledModel>> programs;  // of each shape

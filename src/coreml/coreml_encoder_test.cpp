@@ -224,7 +224,8 @@ TEST_F(CoremlEncoderTest, PoolsAndNormalisesAsTheSpecSays) {
   EXPECT_TRUE(std::equal(first.values.begin(), first.values.end(), rows.values.begin()));
   spec_.normalize = true;
   double square = 0;
-  for (const float x : make().value()->encode({tokens, offsets, {}})->values) square += x * x;
+  const auto unit = *make().value()->encode({tokens, offsets, {}});
+  for (const float x : unit.values) square += x * x;
   EXPECT_NEAR(square, 1, 1e-5);
   spec_.pooling = Pooling::none;
   const auto refused = make().value()->encode({tokens, offsets, {}});

@@ -31,8 +31,8 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
                              const WeightSet& weights, const Ladders& ladders, Fallback fallback,
                              LoadOptions options, std::optional<int64_t> kv_tokens,
                              MemoryLedger& ledger);
-// An encoder that does not take all lengths of the model's texts (Encoder::text_tokens_max) gets the
-// next of the ladder beside it for the others, as `fallback` allows.
+// An encoder that does not take all lengths of the model's texts (Encoder::text_tokens_max) gets
+// the next of the ladder beside it for the others, as `fallback` allows.
 Result<Placed> place_encoder(const std::string& model, const ModelSpec& spec,
                              const WeightSet& weights, const Ladders& ladders, Fallback fallback,
                              const LoadOptions& options, MemoryLedger& ledger);

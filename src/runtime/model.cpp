@@ -273,6 +273,9 @@ Result<Model> load_model(const ModelLocation& location, ModelFiles files, const 
   info.fallback_reason = std::move(placed.fallback_reason);
   info.precision =
       options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
+  if (model.encoder && !model.encoder->precision().empty()) {
+    info.precision = model.encoder->precision();
+  }
   info.created = file_time(location.path);
   if (auto warm = warm_up(model); !warm.ok()) return std::move(warm).error().within(location.id);
   return model;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "backend/fake.h"
 #include "base/build_id.h"
 #include "cpu/cpu_backend.h"
 
@@ -100,6 +101,37 @@ TEST_F(ProfilesTest, TheMachineHasWhatIsDrivenAndWhatIsNot) {
   EXPECT_FALSE(machine.processors[0].profile.measured);
   EXPECT_NE(machine.processors[1].unavailable.find("H200"), std::string::npos);
   EXPECT_NE(machine.processors[2].unavailable.find("Intel NPU"), std::string::npos);
+}
+
+TEST_F(ProfilesTest, WhatOnlyEmulatesIsNeverPlannedWith) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<FakeBackend>(FakeOptions{.name = "cpu", .emulated = true}));
+  // Not even with figures of its own.
+  ASSERT_TRUE(ProfileStore(folder_).put(inventory_, backends[0]->descriptor(), profile_).ok());
+  const PlanMachine machine = plan_machine(inventory_, backends, ProfileStore(folder_), 1 << 30);
+  EXPECT_NE(machine.processors[0].unavailable.find("emulates"), std::string::npos);
+}
+
+TEST_F(ProfilesTest, TheCacheStandsBesideTheState) {
+  const auto set = [](const char* name, const char* value) {
+    value != nullptr ? ::setenv(name, value, 1) : ::unsetenv(name);
+  };
+  std::map<const char*, std::optional<std::string>> before;
+  for (const char* name : {"IMPETUS_CACHE_DIR", "IMPETUS_STATE_DIR", "HOME"}) {
+    if (const char* value = std::getenv(name))
+      before[name] = value;
+    else
+      before[name] = std::nullopt;
+  }
+  set("IMPETUS_CACHE_DIR", nullptr);
+  set("IMPETUS_STATE_DIR", nullptr);
+  set("HOME", "/home/ada");
+  EXPECT_EQ(cache_folder(), "/home/ada/.impetus/cache");
+  set("IMPETUS_STATE_DIR", "/srv/state");
+  EXPECT_EQ(cache_folder(), "/srv/state/cache");
+  set("IMPETUS_CACHE_DIR", "/srv/cache");
+  EXPECT_EQ(cache_folder(), "/srv/cache");
+  for (const auto& [name, value] : before) set(name, value ? value->c_str() : nullptr);
 }
 
 TEST_F(ProfilesTest, KernelTablesOfOneCpuShareItsMemory) {
