@@ -7,13 +7,18 @@
 
 #include <CLI/CLI.hpp>
 
+#include "backend/synthetic_model.h"
 #include "cli/commands.h"
+#include "cli/conversion_quality.h"
+#include "cli/plan.h"
 #include "coreml/apple_model.h"
 #include "coreml/check.h"
+#include "coreml/convert.h"
 #include "coreml/report.h"
 #include "coreml/rules.h"
 #include "mil/operations.h"
 #include "mil/package.h"
+#include "runtime/model.h"
 
 namespace impetus::cli {
 namespace {
@@ -27,7 +32,9 @@ using coreml::PlacedOperation;
 using coreml::Unit;
 
 struct Options {
-  std::string model, chip = "all";
+  std::string model, chip = "all", precision = "fp16";
+  std::vector<int64_t> shapes = coreml::ConvertOptions{}.shapes;
+  int macos = coreml::ConvertOptions{}.macos;
   bool json = false, operations = false, rules = false, on_device = false;
 };
 
@@ -73,16 +80,50 @@ Result<Checked> check_model(std::string name, const mil::Model& model, int64_t b
   return checked;
 }
 
+// An encoder's programs as `convert` would write them: of a model's files, or of a shape with
+// random weights.
+Result<std::vector<coreml::Converted>> converted(const Options& options) {
+  coreml::ConvertOptions wanted;
+  IMPETUS_TRY(wanted.precision, coreml::precision_from(options.precision));
+  wanted.shapes = options.shapes;
+  wanted.macos = options.macos;
+  if (const auto shape = shape_and_type(options.model)) {
+    if (shape->first->kind != ModelKind::encoder) {
+      return error(ErrorCode::unsupported, "{}: only encoders are converted", options.model);
+    }
+    IMPETUS_TRY(const SyntheticModel model, synthetic_model(*shape->first, shape->second, true));
+    return coreml::convert_encoder(model.spec, *model.weights, wanted);
+  }
+  IMPETUS_TRY(const ModelLocation location, locate(options.model));
+  IMPETUS_TRY(const ModelFiles files, open_model_files(location));
+  if (wanted.precision == coreml::Precision::w8a8 && files.spec.kind == ModelKind::encoder) {
+    IMPETUS_TRY(const ModelText text, load_model_text(location));
+    for (const std::string& one : sample_sentences()) {
+      wanted.calibration.push_back(text.tokenizer->encode(one, {.add_special = true}));
+    }
+  }
+  return coreml::convert_encoder(files.spec, *files.weights, wanted);
+}
+
 Result<std::vector<Checked>> check_all(const Options& options) {
   IMPETUS_TRY(const auto chips, chosen_chips(options.chip));
   std::vector<Checked> all;
-  if (!is_package(options.model)) {
-    return error(ErrorCode::unsupported, "{}: no .mlpackage or .mlmodel", options.model);
+  if (is_package(options.model)) {
+    IMPETUS_TRY(const mil::Package package, mil::open_package(options.model));
+    IMPETUS_TRY(Checked one, check_model(options.model, package.model,
+                                         package.model_bytes + package.weight_bytes, chips));
+    all.push_back(std::move(one));
+    return all;
   }
-  IMPETUS_TRY(const mil::Package package, mil::open_package(options.model));
-  IMPETUS_TRY(Checked one, check_model(options.model, package.model,
-                                       package.model_bytes + package.weight_bytes, chips));
-  all.push_back(std::move(one));
+  IMPETUS_TRY(const auto programs, converted(options));
+  for (const coreml::Converted& program : programs) {
+    IMPETUS_TRY(const mil::PackageBytes written, mil::serialize(program.model));
+    std::string name = fmt::format("{} as {}", options.model, options.precision);
+    if (programs.size() > 1) name += fmt::format(", {} tokens", program.shapes.front());
+    const auto bytes = static_cast<int64_t>(written.model.size() + written.weights.size());
+    IMPETUS_TRY(Checked one, check_model(std::move(name), program.model, bytes, chips));
+    all.push_back(std::move(one));
+  }
   return all;
 }
 
@@ -243,21 +284,66 @@ void print_findings(const Checked& checked, const Paint& paint) {
   }
 }
 
+// Operations of a function that differ by figures in their names alone.
+struct Kind {
+  std::string name;  // figures as '*'
+  const PlacedOperation* first = nullptr;
+  int64_t count = 0, flops = 0, weight_bytes = 0;
+  double seconds = 0;
+};
+
+std::string without_figures(std::string_view name) {
+  std::string text;
+  for (const char letter : name) {
+    const bool figure = letter >= '0' && letter <= '9';
+    if (!figure) text += letter;
+    if (figure && !text.ends_with('*')) text += '*';
+  }
+  return text;
+}
+
+std::vector<Kind> kinds_of(const CheckReport& report, const std::string& function) {
+  std::vector<Kind> kinds;
+  std::map<std::tuple<std::string, std::string, std::string, Unit, std::string>, size_t> known;
+  for (const PlacedOperation& one : report.operations) {
+    if (one.function != function || one.unit == Unit::constant) continue;
+    std::string name = without_figures(one.name);
+    const auto [entry, added] = known.try_emplace(
+        {name, one.type, one.output_type, one.unit, gist(one.reason)}, kinds.size());
+    if (added) kinds.push_back({.name = std::move(name), .first = &one});
+    Kind& kind = kinds[entry->second];
+    ++kind.count;
+    kind.flops += one.flops;
+    kind.weight_bytes += one.weight_bytes;
+    kind.seconds += one.seconds;
+  }
+  for (Kind& kind : kinds) {
+    if (kind.count == 1) kind.name = kind.first->name;
+  }
+  return kinds;
+}
+
 void print_operations(const Checked& checked) {
   for (const CheckReport& report : checked.reports) {
-    fmt::print("\noperations on {}\n", report.chip);
-    fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9} {:>10} {:>10}  {}\n", "name", "type", "unit",
-               "result", "GFLOP", "weights", "predicted", "reason");
-    std::string function;
-    for (const PlacedOperation& one : report.operations) {
-      if (one.function != function) {
-        function = one.function;
-        fmt::print("  {}:\n", function);
+    for (const FunctionReport& function : report.functions) {
+      const std::vector<Kind> kinds = kinds_of(report, function.name);
+      size_t names = 4, types = 4, results = 6;
+      for (const Kind& kind : kinds) {
+        names = std::max(names, kind.name.size());
+        types = std::max(types, kind.first->type.size());
+        results = std::max(results, kind.first->output_type.size());
       }
-      if (one.unit == Unit::constant) continue;
-      fmt::print("  {:<28} {:<30} {:<14} {:<24} {:>9.4f} {:>10} {:>10}  {}\n", one.name, one.type,
-                 to_string(one.unit), one.output_type, static_cast<double>(one.flops) / 1e9,
-                 bytes_text(one.weight_bytes), time_text(one.seconds), one.reason);
+      fmt::print("\n{} on {}, alike ones in one row\n", function.name, report.chip);
+      fmt::print("  {:<{}} {:<{}} {:<{}} {:>5} {:<14} {:>8} {:>9} {:>9}  {}\n", "name", names,
+                 "type", types, "result", results, "times", "unit", "MFLOP", "weights", "predicted",
+                 "reason");
+      for (const Kind& kind : kinds) {
+        const PlacedOperation& one = *kind.first;
+        fmt::print("  {:<{}} {:<{}} {:<{}} {:>5} {:<14} {:>8.1f} {:>9} {:>9}  {}\n", kind.name,
+                   names, one.type, types, one.output_type, results, kind.count,
+                   to_string(one.unit), static_cast<double>(kind.flops) / 1e6,
+                   bytes_text(kind.weight_bytes), time_text(kind.seconds), one.reason);
+      }
     }
   }
 }
@@ -360,11 +446,23 @@ void add_check(Commands& commands) {
       "impetus check model.mlpackage --chip m4\n  impetus check impetus-tiny-embed --ops",
       [options, &commands] { return run_check(*options, commands); });
   app->add_option("model", options->model,
-                  "A .mlpackage or .mlmodel; or an encoder, which is converted in memory")
+                  "A .mlpackage or .mlmodel; or an encoder, which is converted in memory: a path, "
+                  "a name, or SHAPE:TYPE with random weights (minilm-l6:f16)")
       ->type_name("PACKAGE|MODEL");
+  app->add_option("--precision", options->precision, "Of a model that is converted")
+      ->check(CLI::IsMember({"fp16", "int8", "palettized8", "palettized6", "palettized4", "w8a8"}))
+      ->capture_default_str();
+  app->add_option("--shapes", options->shapes, "Its lengths in tokens")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app->add_option("--macos", options->macos, "The oldest system that is to run it")
+      ->check(CLI::IsMember({13, 14, 15}))
+      ->capture_default_str();
   app->add_option("--chip", options->chip, "m1, m2, m3, m4, m5 (m4-max: the family's) or all")
       ->capture_default_str();
-  app->add_flag("--ops", options->operations, "Every operation: where it runs and why");
+  app->add_flag("--ops", options->operations,
+                "Every operation: where it runs and why (with --json each by itself)");
   app->add_flag("--json", options->json, "As JSON (operations with --ops)");
   app->add_flag("--rules", options->rules, "The rules and chips that are checked, as tables");
   app->add_flag("--on-device", options->on_device,

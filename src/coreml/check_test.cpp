@@ -209,6 +209,24 @@ TEST(Check, PackedWeightsCountAsTheChipStreamsThem) {
   EXPECT_NEAR(m1.operations[1].seconds / m2.operations[1].seconds, 2, 1e-6);
 }
 
+// Weights are no activations: nothing pads them, however they are packed.
+TEST(Check, PackedWeightsAreNeverSlowerThanPlainOnes) {
+  const TensorType x = f16({1, 768, 1, 128}), y = f16({1, 3072, 1, 128});
+  const TensorType weight = f16({3072, 768, 1, 1});
+  const mil::Model plain = Draft(x).convolution("y", x, 3072).model();
+  const mil::Model packed =
+      Draft(x)
+          .constant("data", filled({DataType::i8, weight.shape}, 0))
+          .operation("constexpr_affine_dequantize", "w", weight, {{"quantized_data", {"data"}}})
+          .operation("conv", "y", y, {{"x", {"x"}}, {"weight", {"w"}}})
+          .model();
+  for (const Chip& one : chips()) {
+    EXPECT_LE(checked(packed, one.name).functions[0].seconds,
+              checked(plain, one.name).functions[0].seconds)
+        << one.name;
+  }
+}
+
 TEST(Check, MoreWorkIsNeverFaster) {
   std::mt19937 random(11);
   for (const Chip& one : chips()) {

@@ -55,7 +55,10 @@ PlacedOperation cost_of(const Chip& chip, const Graph& graph, const Node& node, 
   cost.activation_bytes = results_bytes(node);
   int64_t moved = cost.activation_bytes;
   for (const Reference& operand : node.operands) {
-    if (operand.constant == nullptr) moved = saturating_add(moved, padded_bytes(operand.tensor()));
+    const bool folded =
+        operand.constant != nullptr ||
+        (operand.producer >= 0 && graph.nodes[static_cast<size_t>(operand.producer)].constant);
+    if (!folded) moved = saturating_add(moved, padded_bytes(operand.tensor()));
   }
   const auto flops = static_cast<double>(cost.flops);
   if (unit != Unit::neural_engine) {
