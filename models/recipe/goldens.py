@@ -39,14 +39,14 @@ GREEDY = 24
 
 
 class Forward:
-    """Llama's forward pass in numpy, straight from the file; RoPE turns neighbouring pairs."""
+    """Qwen 3's forward pass in numpy, straight from the file: q and k normed by head, RoPE turns halves."""
 
     def __init__(self, path):
         reader = gguf.GGUFReader(str(path))
-        get = lambda key: chat_export.field(reader, f"llama.{key}")  # noqa: E731
+        get = lambda key: chat_export.field(reader, f"qwen3.{key}")  # noqa: E731
         self.w = {t.name: np.asarray(gguf.quants.dequantize(t.data, t.tensor_type), np.float32) for t in reader.tensors}
         self.layers, self.heads, self.kv_heads = get("block_count"), get("attention.head_count"), get("attention.head_count_kv")
-        self.head, self.eps = get("rope.dimension_count"), np.float32(get("attention.layer_norm_rms_epsilon"))
+        self.head, self.eps = get("attention.key_length"), np.float32(get("attention.layer_norm_rms_epsilon"))
         self.theta = get("rope.freq_base")
 
     def norm(self, x, name):
@@ -55,8 +55,8 @@ class Forward:
     def rope(self, x):
         at = np.arange(len(x))[:, None] * self.theta ** (-np.arange(0, self.head, 2) / self.head)
         cos, sin = np.cos(at)[:, None].astype(np.float32), np.sin(at)[:, None].astype(np.float32)
-        a, b = x[..., 0::2], x[..., 1::2]
-        return np.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+        a, b = np.split(x, 2, -1)
+        return np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
     def logits(self, ids):
         """Of the last position only."""
@@ -65,8 +65,8 @@ class Forward:
         for i in range(self.layers):
             w = lambda name: self.w[f"blk.{i}.{name}.weight"]  # noqa: E731, B023
             h = self.norm(x, f"blk.{i}.attn_norm.weight")
-            q = self.rope((h @ w("attn_q").T).reshape(n, self.heads, self.head))
-            k = self.rope((h @ w("attn_k").T).reshape(n, self.kv_heads, self.head))
+            q = self.rope(self.norm((h @ w("attn_q").T).reshape(n, self.heads, self.head), f"blk.{i}.attn_q_norm.weight"))
+            k = self.rope(self.norm((h @ w("attn_k").T).reshape(n, self.kv_heads, self.head), f"blk.{i}.attn_k_norm.weight"))
             v = (h @ w("attn_v").T).reshape(n, self.kv_heads, self.head)
             k, v = (np.repeat(t, self.heads // self.kv_heads, axis=1) for t in (k, v))
             s = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(np.float32(self.head)) + mask

@@ -12,12 +12,12 @@ from torch import nn
 @dataclass
 class Shape:
     vocabulary: int = 4096
-    width: int = 320
-    layers: int = 12
-    heads: int = 5
-    kv_heads: int = 1
+    width: int = 384
+    layers: int = 8
+    heads: int = 6
+    kv_heads: int = 2
     head: int = 64
-    feed: int = 768
+    feed: int = 896
     context: int = 2048
     theta: float = 10000.0
     eps: float = 1e-6
