@@ -9,11 +9,12 @@ debian_packages=(
   clang-19 lld-19 cmake ninja-build ccache pkg-config
   libboost1.81-dev libboost-json1.81-dev libspdlog-dev libfmt-dev
   libpcre2-dev libutf8proc-dev libcli11-dev libtomlplusplus-dev libhwloc-dev libsqlite3-dev libedit-dev libgtest-dev
+  libprotobuf-dev protobuf-compiler libssl-dev
   python3 xz-utils
 )
 debian_packages_full=(libclang-rt-19-dev llvm-19)
 debian_packages_format=(clang-format-19 git)
-brew_packages=(llvm cmake ninja ccache pkg-config boost spdlog fmt pcre2 utf8proc cli11 tomlplusplus hwloc sqlite libedit googletest)
+brew_packages=(llvm cmake ninja ccache pkg-config boost spdlog fmt pcre2 utf8proc cli11 tomlplusplus hwloc sqlite libedit googletest protobuf openssl@3)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -56,6 +57,7 @@ need_packages() {
     need_brew_packages "${brew_packages[@]}"
     # Apple's own clang lacks parts of C++20 that the code uses.
     export CXX=${CXX:-$(brew --prefix llvm)/bin/clang++}
+    export OPENSSL_ROOT_DIR=${OPENSSL_ROOT_DIR:-$(brew --prefix openssl@3)}  # not in the usual places
     return
   fi
   if ! command -v apt-get >/dev/null; then

@@ -18,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "architectures/model_spec.h"
@@ -39,6 +40,9 @@ struct BackendDescriptor {
   std::vector<DType> weights;
   std::vector<DType> kv;
   int threads = 1;
+  // It computes as another processor would, which is not here. Its speed says nothing, so that it
+  // is neither measured nor chosen by a plan: only by its name.
+  bool emulated = false;
 };
 
 // What one position of a sequence is in KV, the same for every processor that runs the model.
@@ -132,7 +136,8 @@ struct EncoderBatch {
 struct Encoded {
   // pooled: [n, hidden], pooled and normalised as the spec says. hidden: [tokens, hidden].
   std::vector<float> values;
-  const BackendDescriptor* ran_on = nullptr;  // who computed them; valid as long as the encoder
+  // Who computed each text of the batch; valid as long as the encoder.
+  std::vector<const BackendDescriptor*> ran_on;
 };
 
 class Encoder {
@@ -140,6 +145,11 @@ class Encoder {
   virtual ~Encoder() = default;
   virtual const BackendDescriptor& descriptor() const = 0;
   virtual int64_t batch_tokens_max() const = 0;  // over all texts of one call
+  // Of one text: what compiled programs have a shape for, where that is less. Longer ones are
+  // context_length.
+  virtual int64_t text_tokens_max() const { return batch_tokens_max(); }
+  // Of its weights as run ("palettized6"), where that is the backend's own choice; else empty.
+  virtual std::string_view precision() const { return {}; }
   // Values that are not finite stay in their text's vector: the caller judges each text alone.
   virtual Result<Encoded> encode(const EncoderBatch& batch) = 0;
 };

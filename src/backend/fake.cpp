@@ -241,6 +241,9 @@ Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
   for (size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
     const int64_t begin = batch.offsets[i], end = batch.offsets[i + 1];
     if (begin >= end) return error(kBad, "text {} is empty", i);
+    if (end - begin > text_tokens_max()) {
+      return error(ErrorCode::context_length, "text {} is too long", i);
+    }
     const auto text =
         batch.tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
     const int64_t rows = batch.output == EncodeOutput::pooled ? 1 : end - begin;
@@ -250,11 +253,14 @@ Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
       out.insert(out.end(), vector.begin(), vector.end());
     }
   }
-  return Encoded{std::move(out), &descriptor_};
+  const BackendDescriptor* self = &descriptor_;
+  return Encoded{std::move(out), std::vector(batch.offsets.size() - 1, self)};
 }
 
 FakeBackend::FakeBackend(FakeOptions options)
-    : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {}
+    : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {
+  descriptor_.emulated = options_.emulated;
+}
 
 Result<std::unique_ptr<Executor>> FakeBackend::load_decoder(const ModelSpec& spec, const WeightSet&,
                                                             const LoadOptions& options,

@@ -65,8 +65,10 @@ struct FakeOptions {
   int32_t block_tokens = 16;
   int64_t step_tokens_max = 64;
   int64_t dimension = 8;                   // encoder
+  int64_t text_tokens_max = 0;             // encoder; 0: as many as a step
   std::chrono::microseconds step_time{0};  // each call sleeps this long
   std::string name = "fake";               // of device and backend
+  bool emulated = false;                   // the backend says that it is
 };
 
 class FakeExecutor : public Executor {
@@ -112,6 +114,9 @@ class FakeEncoder : public Encoder {
 
   const BackendDescriptor& descriptor() const override { return descriptor_; }
   int64_t batch_tokens_max() const override { return options_.step_tokens_max; }
+  int64_t text_tokens_max() const override {
+    return options_.text_tokens_max > 0 ? options_.text_tokens_max : options_.step_tokens_max;
+  }
   Result<Encoded> encode(const EncoderBatch& batch) override;
 
   void fail_next(Error error) { failures_.push_back(std::move(error)); }

@@ -76,10 +76,13 @@ class Measurer {
   // The lower quartile of the times of what `once` does; an error ends it.
   Result<double> time(const std::function<Result<void>()>& once) const;
   Result<double> decode(Loaded& loaded, int64_t rows) const;  // rows sequences, a token each
-  Result<double> chunk(Loaded& loaded, int64_t rows) const;   // rows / 16 sequences of 16
+  // rows / 16 sequences of 16
+  Result<double> chunk(Loaded& loaded, int64_t rows, StepOutput output) const;
   Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
   Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const;
 
+  // Works until two stretches are equally fast: clocks rise, and a virtual machine gets its memory.
+  Result<void> settle(int threads);
   Result<void> measure_overhead(int threads);
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
@@ -150,10 +153,10 @@ Result<double> Measurer::decode(Loaded& loaded, int64_t rows) const {
   return time([&] { return step(*loaded.executor, rows, 1, 0, StepOutput::sample); });
 }
 
-Result<double> Measurer::chunk(Loaded& loaded, int64_t rows) const {
+Result<double> Measurer::chunk(Loaded& loaded, int64_t rows, StepOutput output) const {
   return time([&] {
     return step(*loaded.executor, std::max<int64_t>(1, rows / kBlock), std::min(rows, kBlock), 0,
-                StepOutput::logits_all);
+                output);
   });
 }
 
@@ -177,6 +180,19 @@ Result<double> Measurer::attention_of(int threads, int64_t length) {
   return encode(loaded, kRowsMax / length, length);
 }
 
+Result<void> Measurer::settle(int threads) {
+  constexpr double kAlike = 0.03, kEnough = 2;
+  auto loaded = decoder(2, 1024, DType::f32, threads);
+  if (!loaded.ok()) return {};  // whether that matters, the figures themselves will say
+  const auto start = Clock::now();
+  for (double before = 0; seconds_since(start) < kEnough;) {
+    IMPETUS_TRY(const double now, chunk(*loaded, kRowsMax, StepOutput::none));
+    if (std::abs(now - before) < kAlike * before) break;
+    before = now;
+  }
+  return {};
+}
+
 // The same bytes in four layers and in one: what differs is layers. With many rows it is their
 // elementwise work as well.
 Result<void> Measurer::measure_overhead(int threads) {
@@ -190,8 +206,8 @@ Result<void> Measurer::measure_overhead(int threads) {
   IMPETUS_TRY(Loaded two, decoder(2, 256, DType::q8_0, threads));
   IMPETUS_TRY(const double two_one, decode(two, 1));
   cost.step_seconds = std::max(0.0, two_one - (narrow_one - two_one));
-  IMPETUS_TRY(const double narrow_many, chunk(narrow, kRowsMax));
-  IMPETUS_TRY(const double wide_many, chunk(wide, kRowsMax));
+  IMPETUS_TRY(const double narrow_many, chunk(narrow, kRowsMax, StepOutput::logits_all));
+  IMPETUS_TRY(const double wide_many, chunk(wide, kRowsMax, StepOutput::logits_all));
   const double values = static_cast<double>(kRowsMax) * (4 * 256 - 512);
   cost.row_value_seconds =
       std::max(0.0, (narrow_many - wide_many - 3 * cost.layer_seconds) / values);
@@ -227,15 +243,20 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
   for (const int64_t m : rows) {
     // A row at a time from the caches of the cores that share it, yet enough work for each of them;
     // many rows over matrices as large as real ones.
-    const int64_t hidden = m > 1 || threads > 2 ? (threads > 8 && m == 1 ? 1536 : 1024) : 512;
-    if (!fits(bytes_of_parameters(hidden * hidden * 43 / 4, type))) continue;
-    auto loaded = decoder(1, hidden, type, threads);
+    const int64_t hidden = threads > 8 ? 1536 : m > 1 || threads > 2 ? 1024 : 512;
+    const bool many = m > kBlock;
+    if (!fits(bytes_of_parameters(hidden * hidden * (many ? 2 : 1) * 43 / 4, type))) continue;
+    // Many rows without their logits, as prompts run: taking those out is one thread's work. What
+    // the last layer then does is its keys and values.
+    auto loaded = decoder(many ? 2 : 1, hidden, type, threads);
     if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
     if (!loaded.ok()) return std::move(loaded).error();
-    IMPETUS_TRY(const double seconds, m <= kBlock ? decode(*loaded, m) : chunk(*loaded, m));
+    IMPETUS_TRY(const double seconds,
+                many ? chunk(*loaded, m, StepOutput::none) : decode(*loaded, m));
     const ModelSpec& spec = loaded->spec();
-    const double ops =
-        2.0 * static_cast<double>(m * (layer_parameters(spec) + spec.vocab * spec.hidden));
+    const int64_t last =
+        many ? spec.hidden * 2 * spec.kv_heads * spec.head_dim : spec.vocab * spec.hidden;
+    const double ops = 2.0 * static_cast<double>(m * (layer_parameters(spec) + last));
     const Overhead& cost = overhead(threads);
     const double beside = cost.step_seconds + cost.layer_seconds +
                           static_cast<double>(m * spec.hidden) * cost.row_value_seconds;
@@ -341,6 +362,7 @@ Result<DeviceProfile> Measurer::run() {
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};
   planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size());
+  if (fits(int64_t{2} * 1024 * 1024 * 43)) IMPETUS_CHECK(settle(threads.back()));
   for (const int t : threads) {
     const bool all = t == threads.back();
     const std::string with = fmt::format("{} thread{}", t, t == 1 ? "" : "s");

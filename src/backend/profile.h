@@ -65,6 +65,9 @@ struct DeviceProfile {
   // Physical limits, where known (0: unknown): no prediction may exceed them.
   double limit_bytes_per_second = 0;
   double limit_ops_per_second = 0;  // of the fastest type
+
+  // Nobody measured or estimated it: nothing can be predicted from it.
+  bool empty() const { return read.empty() && matrix.empty(); }
 };
 
 json::object to_json(const DeviceProfile& profile);

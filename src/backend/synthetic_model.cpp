@@ -26,9 +26,8 @@ class Bits {
 
 class Builder {
  public:
-  Builder(ModelSpec spec, DType type) : type_(type) {
+  Builder(ModelSpec spec, DType type, bool apart) : type_(type), apart_(apart) {
     model_.spec = std::move(spec);
-    model_.storage.reserve(64);
   }
 
   void matrix(const std::string& name, int64_t rows, int64_t columns) {
@@ -48,11 +47,11 @@ class Builder {
   }
 
  private:
-  // Tensors of one shape, type and scale are one tensor under many names.
+  // Tensors of one shape, type and scale are one tensor under many names, unless they stand apart.
   void add(std::string name, Shape shape, DType type, float scale) {
     const auto key = std::pair{shape.to_string(), type};
     auto found = made_.find(key);
-    if (found == made_.end()) {
+    if (found == made_.end() || apart_) {
       auto tensor = Tensor::zeros(type, shape);
       if (!tensor.ok()) {
         if (!failure_) failure_ = std::move(tensor).error();
@@ -60,7 +59,7 @@ class Builder {
       }
       fill(tensor->mutable_bytes(), type, scale);
       model_.storage.push_back(std::move(*tensor));
-      found = made_.emplace(key, model_.storage.size() - 1).first;
+      found = made_.insert_or_assign(key, model_.storage.size() - 1).first;
     }
     tensors_.push_back({std::move(name), model_.storage[found->second].view(), 0});
   }
@@ -96,6 +95,7 @@ class Builder {
   }
 
   DType type_;
+  bool apart_;
   Bits bits_;
   SyntheticModel model_;
   std::map<std::pair<std::string, DType>, size_t> made_;
@@ -134,7 +134,7 @@ ModelSpec synthetic_encoder_spec(int64_t layers, int64_t hidden, int64_t context
   return spec;
 }
 
-Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type) {
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart) {
   const bool decoder = spec.kind == ModelKind::decoder;
   if (!decoder) {
     spec.norm_eps = 1e-12f;
@@ -143,7 +143,7 @@ Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type) {
     spec.pooling = Pooling::mean;
     spec.sequence_length_max = spec.context;
   }
-  Builder builder(spec, type);
+  Builder builder(spec, type, apart);
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
   if (decoder) {
     builder.table("model.embed_tokens", spec.vocab, spec.hidden);

@@ -1,6 +1,6 @@
 // Models of random weights, made in memory at once: what backends are measured with, so that a
 // speed belongs to the processor and not to somebody's file. Deterministic. All layers share the
-// bytes of their matrices until a backend packs them.
+// bytes of their matrices until a backend packs them, unless they are to stand apart.
 #pragma once
 
 #include <memory>
@@ -19,8 +19,9 @@ struct SyntheticModel {
 };
 
 // Weights for a spec (family "llama" or "bert"; qwen's shapes run as Llamas), matrices of one type.
-// The head is a matrix of its own, whether the spec ties it or not.
-Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type);
+// The head is a matrix of its own, whether the spec ties it or not. `apart`: each tensor has bytes
+// of its own, as a real model's have; it takes the memory of one.
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart = false);
 
 // Specs to measure with. hidden is a multiple of 64; heads are of 64. A Llama's four query heads
 // share a key head where hidden allows, and its feed_forward is 2.75 x hidden; a BERT's is 4 x.

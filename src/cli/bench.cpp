@@ -91,7 +91,8 @@ Result<Measured> measure(const Options& options, const ModelLocation& location, 
 
 // Every processor in one table, with the plan's prediction beside each.
 Result<void> side_by_side(const Options& options, const ModelLocation& location) {
-  IMPETUS_TRY(const Processors found, find_processors(options.devices, options.load.threads));
+  IMPETUS_TRY(const Processors found,
+              find_processors(options.devices, options.load.threads, options.load.coreml()));
   const PlanMachine machine =
       plan_machine(probe_inventory(), found.backends, ProfileStore(), usable_memory_bytes());
   BenchmarkAnswer answer;
@@ -114,14 +115,15 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
     for (const BenchmarkRecord& one : measured->records) {
       records.push_back(one);
       if (options.json) continue;
-      fmt::print("  {:<14} {:<11} {:>7} {:>12.1f} {:>19} {:>12.1f} {:>+6.0f}%\n", one.backend,
-                 one.phase, one.threads, one.measured,
-                 fmt::format("{:.1f} - {:.1f}", one.least, one.most), one.predicted,
-                 (one.predicted / one.measured - 1) * 100);
+      fmt::print("  {:<14} {:<11} {:>7} {:>12.1f} {:>19}{}\n", one.backend, one.phase, one.threads,
+                 one.measured, fmt::format("{:.1f} - {:.1f}", one.least, one.most),
+                 one.predicted > 0 ? fmt::format(" {:>12.1f} {:>+6.0f}%", one.predicted,
+                                                 (one.predicted / one.measured - 1) * 100)
+                                   : "  not planned");
     }
   }
-  for (const Processor& one : machine.processors) {
-    if (one.unavailable.empty()) continue;
+  for (size_t p = found.backends.size(); p < machine.processors.size(); ++p) {  // undriven
+    const Processor& one = machine.processors[p];
     answer.refused.push_back({one.device, one.unavailable});
     if (!options.json) fmt::print("  {:<14} {}\n", one.device, one.unavailable);
   }
@@ -133,8 +135,10 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
     print_json(api::benchmark_object(answer));
     return {};
   }
-  const bool estimated = std::ranges::any_of(
-      records, [](const BenchmarkRecord& one) { return !one.profile_measured; });
+  const bool estimated = std::ranges::any_of(records, [](const BenchmarkRecord& one) {
+    return one.predicted > 0 && !one.profile_measured;
+  });
+  if (std::ranges::none_of(records, [](const auto& one) { return one.predicted > 0; })) return {};
   fmt::print("  median error of the plan: {:.0f} %{}\n", median_prediction_error(records) * 100,
              estimated ? "; some of it is estimated: run `impetus hardware --measure`" : "");
   return {};

@@ -1,5 +1,6 @@
 // The subcommands. Each adds itself to the application and runs when chosen; standard output is the
-// answer alone, everything else goes to standard error. Exit: 0 done, 1 failed, 2 wrong usage.
+// answer alone, everything else goes to standard error. Exit: 0 done, 1 failed, 2 wrong usage
+// (check: 1 errors found, 2 cannot read).
 #pragma once
 
 #include <functional>
@@ -11,6 +12,7 @@
 #include <CLI/App.hpp>
 
 #include "backend/executor.h"
+#include "coreml/coreml_backend.h"
 #include "runtime/catalogue.h"
 #include "runtime/runtime.h"
 
@@ -23,6 +25,7 @@ using Run = std::function<Result<void>()>;
 struct Commands {
   CLI::App& app;
   Run chosen;
+  int status = 0;  // what main returns where `chosen` went well
   CLI::App* add(const std::string& name, const std::string& description, const std::string& example,
                 Run run);
 };
@@ -35,6 +38,9 @@ void add_bench(Commands& commands);
 void add_plan(Commands& commands);
 void add_inspect(Commands& commands);
 void add_hardware(Commands& commands);
+void add_check(Commands& commands);
+void add_run_package(Commands& commands);
+void add_convert(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_detokenize(Commands& commands);
 void add_template(Commands& commands);
@@ -48,11 +54,14 @@ struct ModelOptions {
   int64_t kv_tokens = 0;  // 0: planned
   std::vector<std::string> devices;
   std::string fallback = "warn";
+  std::string coreml_precision = "fp16";
+  std::vector<int64_t> coreml_shapes;  // empty: as `convert` has them
 
   void add_to(CLI::App& app, bool decoders);
   void add_placement_to(CLI::App& app);
   LoadOptions load() const;
   RuntimeOptions runtime() const;
+  coreml::CoremlOptions coreml() const;
   // The best processor alone.
   Result<std::vector<std::unique_ptr<Backend>>> backends() const;
   // A runtime on the processors that --device names.

@@ -28,6 +28,18 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
       ->envname("IMPETUS_WEIGHTS")
       ->check(CLI::IsMember({"as-is", "int8"}))
       ->capture_default_str();
+  app.add_option("--coreml-precision", coreml_precision,
+                 "Of weights on coreml and coreml-emulated: fp16, int8, palettized8, palettized6, "
+                 "palettized4")
+      ->envname("IMPETUS_COREML_PRECISION")
+      ->check(CLI::IsMember({"fp16", "int8", "palettized8", "palettized6", "palettized4"}))
+      ->capture_default_str();
+  app.add_option("--coreml-shapes", coreml_shapes,
+                 "Lengths in tokens that programs are made for there; a text runs on the shortest "
+                 "that holds it (default: 16,32,64,128,256,512)")
+      ->envname("IMPETUS_COREML_SHAPES")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 16384));
   if (!decoders) return;
   app.add_option("--kv", kv, "Type of the KV cache")
       ->envname("IMPETUS_KV")
@@ -42,7 +54,8 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
 void ModelOptions::add_placement_to(CLI::App& app) {
   app.add_option(
          "--device", devices,
-         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference; "
+         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference, and for "
+         "embeddings coreml-emulated (a Neural Engine imitated); "
          "by phase: prefill=NAME,decode=NAME,embeddings=NAME; all: as planned (default: the best)")
       ->envname("IMPETUS_DEVICE")
       ->delimiter(',')
@@ -73,6 +86,15 @@ RuntimeOptions ModelOptions::runtime() const {
   return options;
 }
 
+coreml::CoremlOptions ModelOptions::coreml() const {
+  coreml::CoremlOptions options;
+  if (auto precision = coreml::precision_from(coreml_precision); precision.ok()) {
+    options.precision = *precision;
+  }
+  if (!coreml_shapes.empty()) options.shapes = coreml_shapes;
+  return options;
+}
+
 Result<std::vector<std::unique_ptr<Backend>>> ModelOptions::backends() const {
   IMPETUS_TRY(auto cpu, make_cpu_backend({.threads = threads, .isa = {}}));
   std::vector<std::unique_ptr<Backend>> all;
@@ -81,7 +103,7 @@ Result<std::vector<std::unique_ptr<Backend>>> ModelOptions::backends() const {
 }
 
 Result<std::unique_ptr<Runtime>> ModelOptions::make_runtime(RuntimeOptions options) const {
-  IMPETUS_TRY(Processors processors, find_processors(devices, threads));
+  IMPETUS_TRY(Processors processors, find_processors(devices, threads, coreml()));
   options.placement = std::move(processors.placement);
   return Runtime::create(std::move(options), std::move(processors.backends));
 }

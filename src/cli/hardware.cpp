@@ -271,6 +271,12 @@ Result<std::vector<DeviceProfile>> measure(const Inventory& inventory,
                                            std::span<const std::unique_ptr<Backend>> backends) {
   std::vector<DeviceProfile> profiles;
   for (const auto& backend : backends) {
+    if (!backend->descriptor().emulated) continue;
+    return error(ErrorCode::unsupported,
+                 "{} only emulates a processor: there is nothing to measure",
+                 backend->descriptor().backend);
+  }
+  for (const auto& backend : backends) {
     const BackendDescriptor& descriptor = backend->descriptor();
     MemoryLedger ledger(inventory.memory.usable_bytes);
     MeasureOptions options;

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "impetus 0.1.0");
   app.require_subcommand(1);
   app.fallthrough(false);
-  cli::Commands commands{app, {}};
+  cli::Commands commands{app, {}, 0};
   std::string level = "info";
   app.add_option("--log-level", level, "trace, debug, info, warn, error or off")
       ->envname("IMPETUS_LOG_LEVEL")
@@ -31,6 +31,9 @@ int main(int argc, char** argv) {
   cli::add_plan(commands);
   cli::add_inspect(commands);
   cli::add_hardware(commands);
+  cli::add_check(commands);
+  cli::add_run_package(commands);
+  cli::add_convert(commands);
   cli::add_tokenize(commands);
   cli::add_detokenize(commands);
   cli::add_template(commands);
@@ -59,5 +62,5 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "impetus: {}\n", result.error().message);
     return 1;
   }
-  return 0;
+  return commands.status;
 }

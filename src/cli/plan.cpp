@@ -206,7 +206,8 @@ Result<void> run_plan(const PlanOptions& options) {
   PlanMachine machine;
   bool estimated = false;
   if (options.hardware.empty()) {
-    IMPETUS_TRY(Processors found, find_processors(options.devices, options.load.threads));
+    IMPETUS_TRY(Processors found,
+                find_processors(options.devices, options.load.threads, options.load.coreml()));
     backends = std::move(found.backends);
     const Inventory inventory = probe_inventory();
     machine = plan_machine(inventory, backends, ProfileStore(), usable_memory_bytes());

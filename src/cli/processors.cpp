@@ -4,12 +4,22 @@
 
 #include <fmt/ranges.h>
 
+#include "coreml/apple_model.h"
+#include "coreml/coreml_backend.h"
 #include "cpu/cpu_backend.h"
+#include "hardware/processors.h"
+#include "runtime/profiles.h"
 
 namespace impetus::cli {
 namespace {
 
 constexpr std::string_view kCpu = "cpu";
+constexpr std::string_view kCoreml = "coreml";
+constexpr std::string_view kEmulated = "coreml-emulated";
+
+bool encodes_only(std::string_view name) {
+  return name == kCoreml || name == kEmulated;
+}
 
 // "cpu-avx2" to "avx2", "cpu" to "" (the best); nullopt for what is no name of a CPU backend.
 std::optional<std::string> isa_of(const std::string& name) {
@@ -27,13 +37,51 @@ Error unknown(const std::string& name) {
       there.push_back(fmt::format("{}-{}", kCpu, isa));
     }
   }
+  there.emplace_back(kEmulated);
   return error(ErrorCode::invalid_argument, "--device: there is no processor '{}'; there are: {}",
                name, fmt::join(there, ", "));
 }
 
+// A backend by its name; unsupported where this machine lacks it.
+Result<std::unique_ptr<Backend>> make_processor(const std::string& name, int threads,
+                                                coreml::CoremlOptions coreml) {
+  if (encodes_only(name)) {
+    if (coreml.cache.empty()) {
+      if (const auto folder = cache_folder(); !folder.empty()) coreml.cache = folder / "coreml";
+    }
+    if (name == kEmulated) {
+      return coreml::make_coreml_backend(
+          coreml::make_emulated_loader(threads > 0 ? threads : usable_cores()), std::move(coreml));
+    }
+    IMPETUS_TRY(const coreml::SystemCoreml system, coreml::system_coreml());
+    coreml.macos = std::clamp(system.macos, 13, 15);
+    return coreml::make_coreml_backend(system.loader, std::move(coreml));
+  }
+  const auto isa = isa_of(name);
+  if (!isa) return unknown(name);
+  return make_cpu_backend({.threads = threads, .isa = *isa});
+}
+
+// What a user wrote, with processors that only encode kept out of the other phases unless they are
+// named there.
+Result<Placement> placement_of(std::span<const std::string> devices) {
+  IMPETUS_TRY(Placement placement, parse_placement(devices));
+  std::vector<std::string> decoding;
+  bool every = true;
+  for (const std::string& item : devices) {
+    every = every && item.find('=') == item.npos;
+    if (!every || !encodes_only(item)) decoding.push_back(item);
+  }
+  IMPETUS_TRY(Placement others, parse_placement(decoding));
+  placement.prefill = std::move(others.prefill);
+  placement.decode = std::move(others.decode);
+  return placement;
+}
+
 }  // namespace
 
-Result<Processors> find_processors(std::span<const std::string> devices, int threads) {
+Result<Processors> find_processors(std::span<const std::string> devices, int threads,
+                                   const coreml::CoremlOptions& coreml) {
   Processors found;
   if (devices.size() == 1 && devices.front() == "all") {  // in the order that a plan finds
     for (const std::string& name : every_processor()) {
@@ -47,7 +95,7 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
     found.backends.push_back(std::move(best));
     return found;
   }
-  IMPETUS_TRY(found.placement, parse_placement(devices));
+  IMPETUS_TRY(found.placement, placement_of(devices));
   Placement& placement = found.placement;
   // A phase that nobody named runs on the best.
   for (auto* phase : {&placement.prefill, &placement.decode, &placement.embeddings}) {
@@ -55,14 +103,12 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
   }
   for (auto* phase : {&placement.prefill, &placement.decode, &placement.embeddings}) {
     for (std::string& name : *phase) {
-      const auto isa = isa_of(name);
-      if (!isa) return unknown(name);
       const auto there = [&](const std::string& backend) {
         return std::ranges::any_of(
             found.backends, [&](const auto& one) { return one->descriptor().backend == backend; });
       };
       if (there(name) || placement.absent.contains(name)) continue;
-      auto made = make_cpu_backend({.threads = threads, .isa = *isa});
+      auto made = make_processor(name, threads, coreml);
       if (!made.ok()) {
         // The best is there, unless the environment forces what is not.
         if (made.error().code != ErrorCode::unsupported || name == kCpu) return made.error();

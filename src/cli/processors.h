@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/executor.h"
+#include "coreml/coreml_backend.h"
 #include "runtime/placement.h"
 
 namespace impetus::cli {
@@ -19,7 +20,11 @@ struct Processors {
 // For --device's items; none: the best there is; "all" alone: every one, for a plan to order. A
 // name that the program knows and this machine lacks is absent in the placement. invalid_argument,
 // listing what there is, for any other name.
-Result<Processors> find_processors(std::span<const std::string> devices, int threads);
+//
+// coreml-emulated runs embeddings alone: named for everything, the other phases pass it over, and
+// where nothing else is named run on the best. It is not among "all".
+Result<Processors> find_processors(std::span<const std::string> devices, int threads,
+                                   const coreml::CoremlOptions& coreml = {});
 
 // The names of all that this machine has, best first, without the reference kernels (they are
 // there to be compared with, and take very long).

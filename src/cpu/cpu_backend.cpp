@@ -83,7 +83,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
                  options.threads, cpu::kThreadsMax);
   }
   const int threads = options.threads > 0 ? options.threads : usable_cores();
-  return cpu::guarded("cpu", [&]() -> Result<std::unique_ptr<Backend>> {
+  return guarded("cpu", [&]() -> Result<std::unique_ptr<Backend>> {
     auto machine = std::make_shared<cpu::Machine>(threads);
     machine->kernels = kernels;
     BackendDescriptor& descriptor = machine->descriptor;

@@ -40,7 +40,8 @@ class CpuEncoder final : public Encoder {
   Result<Encoded> encode(const EncoderBatch& batch) override {
     auto values = guarded(spec_.family, [&] { return run(batch); });
     if (!values.ok()) return std::move(values).error();
-    return Encoded{std::move(*values), &machine_->descriptor};
+    const BackendDescriptor* self = &machine_->descriptor;
+    return Encoded{std::move(*values), std::vector(batch.offsets.size() - 1, self)};
   }
 
   void embed();

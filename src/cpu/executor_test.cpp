@@ -211,7 +211,7 @@ TEST(Independence, ATextDoesNotKnowItsBatch) {
               ASSERT_TRUE(out.ok()) << out.error().message;
               auto& into = output == EncodeOutput::pooled ? pooled : hidden;
               into.insert(into.end(), out->values.begin(), out->values.end());
-              EXPECT_EQ(out->ran_on, &lone->descriptor());
+              EXPECT_EQ(out->ran_on, std::vector{&lone->descriptor()});
             }
             tokens.insert(tokens.end(), ids.begin(), ids.end());
             types.insert(types.end(), kinds.begin(), kinds.end());

@@ -3,11 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <new>
 #include <string_view>
 #include <utility>
 
+#include "base/guarded.h"
 #include "base/result.h"
 
 namespace impetus::cpu {
@@ -56,18 +55,6 @@ class Carver {
 
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-// What a foreign exception inside a backend becomes at its wall.
-template <typename Body>
-auto guarded(std::string_view what, Body&& body) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return error(ErrorCode::insufficient_memory, "{}: the system is out of memory", what);
-  } catch (const std::exception& failure) {
-    return error(ErrorCode::internal, "{}: {}", what, failure.what());
-  }
 }
 
 }  // namespace impetus::cpu

@@ -132,6 +132,10 @@ Result<Encoded> EmbeddingLane::State::encode(const std::vector<Text>& batch) {
   if (count == 0 || count % rows != 0) {
     return error(ErrorCode::internal, "the encoder answered {} values for {} rows", count, rows);
   }
+  if (output->ran_on.size() != batch.size()) {
+    return error(ErrorCode::internal, "the encoder says of {} texts who ran them, of {}",
+                 output->ran_on.size(), batch.size());
+  }
   return output;
 }
 
@@ -146,7 +150,9 @@ void EmbeddingLane::State::settle(const std::vector<Text>& batch, Result<Encoded
   for (const Text& text : batch) rows += pooled ? 1 : text.tokens().size();
   const size_t width = output->values.size() / rows;
   const float* from = output->values.data();
-  for (const Text& text : batch) {
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const Text& text = batch[i];
+    const BackendDescriptor* who = output->ran_on[i];
     const size_t count = width * (pooled ? 1 : text.tokens().size());
     const float* to = from + count;
     Job& job = *text.job;
@@ -155,9 +161,7 @@ void EmbeddingLane::State::settle(const std::vector<Text>& batch, Result<Encoded
     if (jobs.contains(job.id)) {  // else it was cancelled meanwhile
       job.answer.vectors[text.index].assign(from, to);
       auto& ran_on = job.answer.ran_on;
-      if (output->ran_on && std::ranges::find(ran_on, output->ran_on) == ran_on.end()) {
-        ran_on.push_back(output->ran_on);
-      }
+      if (who && std::ranges::find(ran_on, who) == ran_on.end()) ran_on.push_back(who);
       if (--job.missing == 0) end_job(job.id, std::nullopt);
     }
     from = to;
@@ -249,9 +253,9 @@ Result<uint64_t> EmbeddingLane::submit(Request request, Done done) {
   for (size_t i = 0; i < request.texts.size(); ++i) {
     const auto tokens = static_cast<int64_t>(request.texts[i].size());
     if (tokens == 0) return error(ErrorCode::invalid_argument, "text {} has no tokens", i);
-    if (tokens > state.encoder->batch_tokens_max()) {
+    if (tokens > state.encoder->text_tokens_max()) {
       return error(ErrorCode::context_length, "text {} has {} tokens; at most {} fit", i, tokens,
-                   state.encoder->batch_tokens_max());
+                   state.encoder->text_tokens_max());
     }
     if (!request.token_types.empty() && request.token_types[i].size() != request.texts[i].size()) {
       return error(ErrorCode::invalid_argument, "text {} has {} tokens, but {} token types", i,

@@ -511,7 +511,9 @@ ModelPlan Planner::describe(std::span<const Rated> rated, const std::vector<Opti
       candidate.phase = phase;
       candidate.threads = threads;
       candidate.length = phase == Phase::embeddings ? tokens : 0;
-      candidate.predicted = {seconds, static_cast<double>(tokens) / seconds, bytes};
+      if (one.processor->profile.empty()) seconds = 0;
+      candidate.predicted = {seconds, seconds > 0 ? static_cast<double>(tokens) / seconds : 0,
+                             bytes};
       candidate.chosen = won;
       if (!candidate.possible) {
         candidate.reason = one.impossible;

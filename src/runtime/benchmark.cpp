@@ -128,11 +128,7 @@ Result<void> Benchmark::State::encoder_step() {
   const auto start = Clock::now();
   IMPETUS_TRY(const Encoded encoded, model.encoder->encode(batch));
   const double took = seconds_since(start);
-  if (encoded.ran_on != nullptr) {
-    Devices ran;
-    ran.embeddings.push_back(encoded.ran_on->backend);
-    devices.add(ran);
-  }
+  for (const BackendDescriptor* one : encoded.ran_on) devices.add({.embeddings = {one->backend}});
   if (whole) {
     first.push_back(static_cast<double>(tokens.size()) / took);
     at = 1;

@@ -226,8 +226,8 @@ Result<BenchmarkAnswer> Benchmarks::run(Job& job) {
         std::back_inserter(answer.results));
   }
   if (job.request.devices.empty()) {
-    for (const Processor& one : machine.processors) {
-      if (!one.unavailable.empty()) answer.refused.push_back({one.device, one.unavailable});
+    for (size_t p = backends_.size(); p < machine.processors.size(); ++p) {  // undriven
+      answer.refused.push_back({machine.processors[p].device, machine.processors[p].unavailable});
     }
   }
   if (answer.results.empty()) return answer;

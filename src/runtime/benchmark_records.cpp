@@ -39,7 +39,7 @@ std::vector<BenchmarkRecord> benchmark_records(
     record.measured = spread.median;
     record.least = spread.least;
     record.most = spread.most;
-    record.predicted = seconds > 0 ? tokens / seconds : 0;
+    record.predicted = seconds > 0 && !profile.empty() ? tokens / seconds : 0;
   };
   const auto predictor = [&](int threads) {
     return Predictor(profile, *cost, threads > 0 ? threads : descriptor.threads);

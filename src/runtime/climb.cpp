@@ -48,6 +48,13 @@ class Climb {
     return {};
   }
 
+  bool left() const { return at_ < rungs_.size(); }
+  // To the rung after the one that took it.
+  void next() {
+    ++at_;
+    passed_.clear();
+  }
+
   // "decode runs on cpu-avx2, not on cpu-avx512 (...)"; empty where the first rung held.
   std::string reason() const {
     if (passed_.empty()) return {};
@@ -84,6 +91,12 @@ Result<int64_t> plan_kv_tokens(const std::string& model, const ModelSpec& spec,
   return error(ErrorCode::insufficient_memory,
                "{}: {} MiB of weights leave no memory for a KV cache (free: {} MiB)", model,
                sides * weights.bytes() >> 20, free >> 20);
+}
+
+// In tokens, of the texts that reach an encoder.
+int64_t longest_text(const ModelSpec& spec) {
+  return spec.sequence_length_max > 0 ? std::min(spec.sequence_length_max, spec.context)
+                                      : spec.context;
 }
 
 }  // namespace
@@ -159,24 +172,62 @@ Result<Placed> place_encoder(const std::string& model, const ModelSpec& spec,
                              const WeightSet& weights, const Ladders& ladders, Fallback fallback,
                              const LoadOptions& options, MemoryLedger& ledger) {
   Climb embeddings(model, "embeddings", ladders.embeddings, fallback);
-  for (;;) {
-    IMPETUS_TRY(Backend* const backend, embeddings.backend());
-    LoadOptions own = options;
-    own.threads = embeddings.threads(options.threads);
-    auto encoder = backend->load_encoder(spec, weights, own, ledger);
-    if (!encoder.ok()) {
-      IMPETUS_CHECK(embeddings.pass(encoder.error()));
-      continue;
+  // The next rung that takes it.
+  const auto take = [&]() -> Result<LongerEncoder> {
+    for (;;) {
+      IMPETUS_TRY(Backend* const backend, embeddings.backend());
+      LoadOptions own = options;
+      own.threads = embeddings.threads(options.threads);
+      auto encoder = backend->load_encoder(spec, weights, own, ledger);
+      if (!encoder.ok()) {
+        IMPETUS_CHECK(embeddings.pass(encoder.error()));
+        continue;
+      }
+      LongerEncoder taken;
+      taken.encoder = ladders.watch_encoder
+                          ? ladders.watch_encoder(own.threads, std::move(*encoder))
+                          : std::move(*encoder);
+      taken.home = backend;
+      return taken;
     }
-    Placed placed;
-    placed.encoder = ladders.watch_encoder ? ladders.watch_encoder(own.threads, std::move(*encoder))
-                                           : std::move(*encoder);
-    placed.home = backend;
-    placed.devices.embeddings = {backend->descriptor().backend};
-    placed.fallback_reason = embeddings.reason();
-    tell(model, fallback, placed);
-    return placed;
+  };
+  IMPETUS_TRY(LongerEncoder first, take());
+  Placed placed;
+  placed.encoder = std::move(first.encoder);
+  placed.home = first.home;
+  placed.devices.embeddings = {first.home->descriptor().backend};
+  placed.fallback_reason = embeddings.reason();
+  const int64_t longest = longest_text(spec);
+  const Encoder* last = placed.encoder.get();
+  while (last->text_tokens_max() < longest) {
+    const std::string limit = fmt::format("{} takes texts of at most {} tokens",
+                                          last->descriptor().backend, last->text_tokens_max());
+    if (fallback == Fallback::forbid) {
+      placed.limit_reason = limit + ", and no other processor is allowed";
+      break;
+    }
+    embeddings.next();
+    if (!embeddings.left()) {
+      placed.limit_reason = limit + ", and no further processor is named";
+      break;
+    }
+    auto taken = take();
+    if (!taken.ok()) {
+      if (embeddings.left()) return std::move(taken).error();  // no refusal
+      placed.limit_reason = fmt::format("{}; {}", limit, taken.error().message);
+      break;
+    }
+    const std::string& name = taken->home->descriptor().backend;
+    if (taken->encoder->text_tokens_max() <= last->text_tokens_max()) continue;  // no help
+    placed.devices.add({.embeddings = {name}});
+    placed.fallback_reason += fmt::format("{}embeddings of longer texts on {}: {}",
+                                          placed.fallback_reason.empty() ? "" : "; ", name, limit);
+    placed.longer.push_back(std::move(*taken));
+    last = placed.longer.back().encoder.get();
   }
+  if (!placed.limit_reason.empty()) log::warn("{}: {}", model, placed.limit_reason);
+  tell(model, fallback, placed);
+  return placed;
 }
 
 }  // namespace impetus

@@ -250,9 +250,13 @@ Result<Model> load_model(const ModelLocation& location, ModelFiles files, const 
     IMPETUS_TRY(placed, place_encoder(location.id, pooling_only, *model.weights, ladders, fallback,
                                       options, ledger));
     model.encoder = std::move(placed.encoder);
-    model.context = model.spec.sequence_length_max > 0
-                        ? std::min(model.spec.sequence_length_max, model.spec.context)
-                        : model.spec.context;
+    model.longer = std::move(placed.longer);
+    model.limit_reason = std::move(placed.limit_reason);
+    const Encoder& last = model.longer.empty() ? *model.encoder : *model.longer.back().encoder;
+    model.context = std::min(model.spec.sequence_length_max > 0
+                                 ? std::min(model.spec.sequence_length_max, model.spec.context)
+                                 : model.spec.context,
+                             last.text_tokens_max());
   }
   model.home = placed.home;
 
@@ -269,6 +273,9 @@ Result<Model> load_model(const ModelLocation& location, ModelFiles files, const 
   info.fallback_reason = std::move(placed.fallback_reason);
   info.precision =
       options.weights == WeightPrecision::int8 ? "int8" : dominant_type(*model.weights);
+  if (model.encoder && !model.encoder->precision().empty()) {
+    info.precision = model.encoder->precision();
+  }
   info.created = file_time(location.path);
   if (auto warm = warm_up(model); !warm.ok()) return std::move(warm).error().within(location.id);
   return model;

@@ -43,10 +43,12 @@ struct Model {
   std::shared_ptr<const WeightSet> weights;  // keeps the mapped files; the backend borrows from it
   std::shared_ptr<const GgufFile> gguf;      // owner of `weights` where the model is a GGUF file
   std::unique_ptr<Executor> executor;        // decoders
-  std::unique_ptr<Encoder> encoder;  // encoders; pools, never normalises: that is per request
-  const Backend* home = nullptr;     // whose device's loop is to drive executor or encoder
-  bool normalize = false;            // what the model itself asks for
-  int64_t context = 0;               // positions one sequence may have here
+  std::unique_ptr<Encoder> encoder;   // encoders; pools, never normalises: that is per request
+  const Backend* home = nullptr;      // whose device's loop is to drive executor or encoder
+  std::vector<LongerEncoder> longer;  // for texts that are too long for `encoder`
+  std::string limit_reason;           // why none of them takes as long texts as the model would
+  bool normalize = false;             // what the model itself asks for
+  int64_t context = 0;                // positions one sequence may have here
 };
 
 // Vocabulary-only GGUF files are enough.

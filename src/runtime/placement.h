@@ -33,6 +33,12 @@ struct Placement {
 // invalid_argument for another word before the '='.
 Result<Placement> parse_placement(std::span<const std::string> items);
 
+// An encoder for texts that are too long for another, and whose device's loop is to drive it.
+struct LongerEncoder {
+  std::unique_ptr<Encoder> encoder;
+  const Backend* home = nullptr;
+};
+
 // A name with what it means here.
 struct Rung {
   std::string name;

@@ -101,6 +101,8 @@ class WatchedEncoder final : public Encoder {
 
   const BackendDescriptor& descriptor() const override { return inner_->descriptor(); }
   int64_t batch_tokens_max() const override { return inner_->batch_tokens_max(); }
+  int64_t text_tokens_max() const override { return inner_->text_tokens_max(); }
+  std::string_view precision() const override { return inner_->precision(); }
 
   Result<Encoded> encode(const EncoderBatch& batch) override {
     if (++batches_ % kWatchEvery != 0 || batch.tokens.empty()) return inner_->encode(batch);

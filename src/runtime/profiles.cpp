@@ -38,6 +38,17 @@ fs::path state_folder() {
   return {};
 }
 
+fs::path cache_folder() {
+  if (const char* folder = std::getenv("IMPETUS_CACHE_DIR"); folder && *folder) return folder;
+  // Who moves the state elsewhere wants nothing written at home.
+  if (const char* folder = std::getenv("IMPETUS_STATE_DIR"); folder && *folder) {
+    return fs::path(folder) / "cache";
+  }
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return fs::path(home) / ".impetus/cache";
+  return {};
+}
+
 fs::path ProfileStore::file_of(const Inventory& inventory,
                                const BackendDescriptor& descriptor) const {
   return folder_ / "profiles" /
@@ -95,6 +106,33 @@ Result<void> ProfileStore::put(const Inventory& inventory, const BackendDescript
   return {};
 }
 
+namespace {
+
+// Past the caches, backends of one CPU read from the same memory: where one measured less than
+// another that was the moment, not its kernels, and no reason to prefer the other.
+void share_memory_speed(std::vector<Processor>& processors) {
+  constexpr int64_t kPastCaches = int64_t{100} << 20;
+  const auto on_cpu = [](const Processor& one) {
+    return one.device == "cpu" && one.profile.measured;
+  };
+  for (Processor& one : processors) {
+    if (!on_cpu(one)) continue;
+    for (ReadRate& rate : one.profile.read) {
+      if (rate.working_set_bytes < kPastCaches) continue;
+      for (const Processor& other : processors) {
+        if (!on_cpu(other)) continue;
+        for (const ReadRate& like : other.profile.read) {
+          if (like.threads == rate.threads && like.working_set_bytes == rate.working_set_bytes) {
+            rate.bytes_per_second = std::max(rate.bytes_per_second, like.bytes_per_second);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
 PlanMachine plan_machine(const Inventory& inventory,
                          std::span<const std::unique_ptr<Backend>> backends,
                          const ProfileStore& profiles, int64_t memory_bytes) {
@@ -107,7 +145,10 @@ PlanMachine plan_machine(const Inventory& inventory,
     Processor& one = machine.processors.emplace_back();
     one.device = descriptor.device;
     one.name = descriptor.name;
-    if (auto kept = profiles.find(inventory, descriptor)) {
+    if (descriptor.emulated) {
+      one.profile.backend = descriptor.backend;
+      one.unavailable = "it only emulates: no plan chooses it, and its speed says nothing";
+    } else if (auto kept = profiles.find(inventory, descriptor)) {
       one.profile = std::move(*kept);
     } else if (descriptor.device != "cpu") {
       one.profile.backend = descriptor.backend;
@@ -121,6 +162,7 @@ PlanMachine plan_machine(const Inventory& inventory,
     one.weights = descriptor.weights;
     driven.push_back(descriptor.device);
   }
+  share_memory_speed(machine.processors);
   const auto undriven = [&](const std::string& id, const std::string& name, std::string why) {
     if (std::ranges::find(driven, id) != driven.end()) return;
     Processor& one = machine.processors.emplace_back();

@@ -20,6 +20,9 @@ namespace impetus {
 
 // IMPETUS_STATE_DIR, else ~/.impetus/state; empty where there is no home either.
 std::filesystem::path state_folder();
+// For what can be made again: IMPETUS_CACHE_DIR, else "cache" below IMPETUS_STATE_DIR, else
+// ~/.impetus/cache; empty where there is no home either.
+std::filesystem::path cache_folder();
 
 class ProfileStore {
  public:

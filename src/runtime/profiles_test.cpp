@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "backend/fake.h"
 #include "base/build_id.h"
 #include "cpu/cpu_backend.h"
 
@@ -100,6 +101,57 @@ TEST_F(ProfilesTest, TheMachineHasWhatIsDrivenAndWhatIsNot) {
   EXPECT_FALSE(machine.processors[0].profile.measured);
   EXPECT_NE(machine.processors[1].unavailable.find("H200"), std::string::npos);
   EXPECT_NE(machine.processors[2].unavailable.find("Intel NPU"), std::string::npos);
+}
+
+TEST_F(ProfilesTest, WhatOnlyEmulatesIsNeverPlannedWith) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::make_unique<FakeBackend>(FakeOptions{.name = "cpu", .emulated = true}));
+  // Not even with figures of its own.
+  ASSERT_TRUE(ProfileStore(folder_).put(inventory_, backends[0]->descriptor(), profile_).ok());
+  const PlanMachine machine = plan_machine(inventory_, backends, ProfileStore(folder_), 1 << 30);
+  EXPECT_NE(machine.processors[0].unavailable.find("emulates"), std::string::npos);
+}
+
+TEST_F(ProfilesTest, TheCacheStandsBesideTheState) {
+  const auto set = [](const char* name, const char* value) {
+    value != nullptr ? ::setenv(name, value, 1) : ::unsetenv(name);
+  };
+  std::map<const char*, std::optional<std::string>> before;
+  for (const char* name : {"IMPETUS_CACHE_DIR", "IMPETUS_STATE_DIR", "HOME"}) {
+    if (const char* value = std::getenv(name))
+      before[name] = value;
+    else
+      before[name] = std::nullopt;
+  }
+  set("IMPETUS_CACHE_DIR", nullptr);
+  set("IMPETUS_STATE_DIR", nullptr);
+  set("HOME", "/home/ada");
+  EXPECT_EQ(cache_folder(), "/home/ada/.impetus/cache");
+  set("IMPETUS_STATE_DIR", "/srv/state");
+  EXPECT_EQ(cache_folder(), "/srv/state/cache");
+  set("IMPETUS_CACHE_DIR", "/srv/cache");
+  EXPECT_EQ(cache_folder(), "/srv/cache");
+  for (const auto& [name, value] : before) set(name, value ? value->c_str() : nullptr);
+}
+
+TEST_F(ProfilesTest, KernelTablesOfOneCpuShareItsMemory) {
+  const ProfileStore store(folder_);
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const char* isa : {"reference", ""}) {
+    backends.push_back(std::move(*make_cpu_backend({.threads = 1, .isa = isa})));
+    const double rate = isa[0] == 'r' ? 80e9 : 100e9;
+    profile_.backend = backends.back()->descriptor().backend;
+    profile_.measured = true;
+    profile_.read = {{1, 1 << 20, rate}, {1, 500 << 20, 180e9 - rate}};
+    ASSERT_TRUE(store.put(inventory_, backends.back()->descriptor(), profile_).ok());
+  }
+  if (backends[0]->descriptor().backend == backends[1]->descriptor().backend) GTEST_SKIP();
+  const PlanMachine machine = plan_machine(inventory_, backends, store, 1 << 30);
+  for (const Processor& one : machine.processors) {
+    EXPECT_EQ(one.profile.read[1].bytes_per_second, 100e9) << one.profile.backend;
+  }
+  EXPECT_EQ(machine.processors[0].profile.read[0].bytes_per_second, 80e9);
+  EXPECT_EQ(machine.processors[1].profile.read[0].bytes_per_second, 100e9);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "engine/runner.h"
 #include "hardware/memory.h"
 #include "runtime/benchmark_lane.h"
+#include "runtime/embedding_lanes.h"
 #include "runtime/generation.h"
 #include "runtime/model.h"
 #include "runtime/planning.h"
@@ -47,7 +48,7 @@ struct Served {
   Model model;
   std::optional<ModelCost> cost;  // what the planner knows of it
   std::unique_ptr<GenerationLane> generation;
-  std::unique_ptr<EmbeddingLane> embedding;
+  EmbeddingLanes embedding;
 };
 
 // Requests in flight, so that a drain can wait for them.
@@ -304,8 +305,12 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
     entry->generation = std::make_unique<GenerationLane>(loop, std::move(loaded.executor), limits,
                                                          kGenerationShare);
   } else {
-    entry->embedding = std::make_unique<EmbeddingLane>(loop, std::move(loaded.encoder),
-                                                       kWaitingTextsMax, kEmbeddingShare);
+    entry->embedding.add(std::make_unique<EmbeddingLane>(loop, std::move(loaded.encoder),
+                                                         kWaitingTextsMax, kEmbeddingShare));
+    for (LongerEncoder& one : loaded.longer) {
+      entry->embedding.add(std::make_unique<EmbeddingLane>(
+          state_->loop_of(*one.home), std::move(one.encoder), kWaitingTextsMax, kEmbeddingShare));
+    }
   }
   const std::unique_lock lock(state_->mutex);
   state_->served.push_back(entry);
@@ -407,7 +412,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
   if (state_->flights->draining()) return draining_error();
   IMPETUS_TRY(const auto entry, state_->find(request.model));
   const Model& model = entry->model;
-  if (!entry->embedding) {
+  if (entry->embedding.empty()) {
     Error failure = error(ErrorCode::invalid_argument,
                           "'{}' generates text; embeddings need an embedding model", model.info.id);
     failure.param = "model";
@@ -442,9 +447,10 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
     if (static_cast<int64_t>(text.size()) > model.context) {
       if (!request.truncate) {
         Error failure = error(ErrorCode::context_length,
-                              "input {} has {} tokens; '{}' takes {}. Shorten it, or ask for "
+                              "input {} has {} tokens; '{}' takes {}{}{}. Shorten it, or ask for "
                               "\"truncate\": true",
-                              i, text.size(), model.info.id, model.context);
+                              i, text.size(), model.info.id, model.context,
+                              model.limit_reason.empty() ? "" : ": ", model.limit_reason);
         failure.param = "input";
         return failure;
       }
@@ -479,8 +485,8 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
     answer.prompt_tokens = tokens;
     done(std::move(answer));
   };
-  IMPETUS_TRY(const uint64_t id, entry->embedding->submit(std::move(work), std::move(finish)));
-  return RequestHandle([entry, id] { entry->embedding->cancel(id); });
+  IMPETUS_TRY(auto cancel, entry->embedding.submit(std::move(work), std::move(finish)));
+  return RequestHandle([entry, cancel = std::move(cancel)] { cancel(); });
 }
 
 Result<RequestHandle> Runtime::benchmark(BenchmarkRequest request, BenchmarkDone done) {
@@ -550,7 +556,7 @@ std::vector<LaneMetrics> Runtime::metrics() const {
       metrics.cached_tokens = counts.cached_tokens;
       metrics.generated_tokens = counts.generated_tokens;
     } else {
-      const auto counts = entry->embedding->counts();
+      const auto counts = entry->embedding.counts();
       metrics.waiting = counts.waiting_texts;
       metrics.embedded_texts = counts.texts;
       metrics.embedded_tokens = counts.tokens;
@@ -583,7 +589,7 @@ void Runtime::drain(double seconds) {
   }
   for (const auto& entry : served) {  // clients' handles may keep the models themselves longer
     if (entry->generation) entry->generation->close();
-    if (entry->embedding) entry->embedding->close();
+    entry->embedding.close();
   }
 }
 

@@ -45,9 +45,10 @@ class Elsewhere final : public Executor, public Encoder {
     return results;
   }
   int64_t batch_tokens_max() const override { return encoder_->batch_tokens_max(); }
+  int64_t text_tokens_max() const override { return encoder_->text_tokens_max(); }
   Result<Encoded> encode(const EncoderBatch& batch) override {
     IMPETUS_TRY(auto encoded, encoder_->encode(batch));
-    encoded.ran_on = &answers;
+    for (auto& one : encoded.ran_on) one = &answers;
     return encoded;
   }
 

@@ -25,6 +25,8 @@ SCRIPTS = [
     ("decoder_refs", False, []),
     ("gguf_types", True, []),
     ("minilm", True, []),
+    ("coreml_emulate", True, []),
+    ("coreml_writer", True, []),
     ("openai_client", True, []),
     ("fuzz_http", False, []),
     ("load_50", False, ["--seconds", "20"]),

@@ -113,7 +113,8 @@ class FakeEncoder final : public Encoder {
         output.insert(output.end(), values.begin(), values.end());
       }
     }
-    return Encoded{std::move(output), &descriptor_};
+    const BackendDescriptor* self = &descriptor_;
+    return Encoded{std::move(output), std::vector(batch.offsets.size() - 1, self)};
   }
 
  private:

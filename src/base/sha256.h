@@ -1,0 +1,39 @@
+// SHA-256 (FIPS 180-4) by OpenSSL's libcrypto, which uses the processor's own instructions for it.
+// One hash is one thread's.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace impetus {
+
+class Sha256 {
+ public:
+  Sha256();
+  Sha256(Sha256&&) noexcept;
+  Sha256& operator=(Sha256&&) noexcept;
+  ~Sha256();
+
+  Sha256& add(std::span<const std::byte> bytes);
+  Sha256& add(std::string_view text);
+  // 64 hexadecimal digits; the hash is new afterwards.
+  std::string hex();
+
+ private:
+  struct Context;
+  std::unique_ptr<Context> context_;
+};
+
+std::string sha256_hex(std::string_view text);
+// Reads in pieces; io, not_found name the file.
+Result<std::string> sha256_of_file(const std::filesystem::path& path);
+
+}  // namespace impetus
