@@ -144,6 +144,9 @@ class EditedLines final : public LineEditor {
     ::el_wset(editor_, EL_GETCFN, &EditedLines::read_char);
     bind_keys();
     ::el_source(editor_, nullptr);
+    // Between two lines as QuietInput has it: a key that came while the terminal gathers lines of
+    // its own would be shown, and a Ctrl-D lost.
+    ::el_wset(editor_, EL_SETTY, L"-x", L"-echo", L"-icanon", nullptr);
   }
   ~EditedLines() override {
     if (editor_) ::el_end(editor_);
@@ -298,6 +301,7 @@ class EditedLines final : public LineEditor {
     return CC_REFRESH;
   }
 
+  const QuietInput quiet_;  // first: the terminal gets back what it had before libedit looked
   Input input_;
   InputHistory typed_;
   const bool keep_;
