@@ -8,13 +8,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 debian_packages=(
   clang-19 lld-19 cmake ninja-build ccache pkg-config
   libboost1.81-dev libboost-json1.81-dev libspdlog-dev libfmt-dev
-  libpcre2-dev libutf8proc-dev libcli11-dev libtomlplusplus-dev libhwloc-dev libsqlite3-dev libgtest-dev
+  libpcre2-dev libutf8proc-dev libcli11-dev libtomlplusplus-dev libhwloc-dev libsqlite3-dev libedit-dev libgtest-dev
   libprotobuf-dev protobuf-compiler libssl-dev
-  xz-utils
+  python3 xz-utils
 )
 debian_packages_full=(libclang-rt-19-dev llvm-19)
 debian_packages_format=(clang-format-19 git)
-brew_packages=(llvm cmake ninja ccache pkg-config boost spdlog fmt pcre2 utf8proc cli11 tomlplusplus hwloc sqlite googletest protobuf openssl@3)
+brew_packages=(llvm cmake ninja ccache pkg-config boost spdlog fmt pcre2 utf8proc cli11 tomlplusplus hwloc sqlite libedit googletest protobuf openssl@3)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }

@@ -33,6 +33,7 @@ struct Commands {
 void add_serve(Commands& commands);
 void add_run(Commands& commands);
 void add_embed(Commands& commands);
+void add_search(Commands& commands);
 void add_bench(Commands& commands);
 void add_plan(Commands& commands);
 void add_inspect(Commands& commands);

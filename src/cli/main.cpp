@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   cli::add_serve(commands);
   cli::add_run(commands);
   cli::add_embed(commands);
+  cli::add_search(commands);
   cli::add_bench(commands);
   cli::add_plan(commands);
   cli::add_inspect(commands);

@@ -261,4 +261,9 @@ std::string normalize(std::string_view text, Form form) {
   return out;
 }
 
+int columns(uint32_t code) {
+  if (code >= 0x20 && code < 0x7F) return 1;
+  return utf8proc_charwidth(static_cast<utf8proc_int32_t>(code));
+}
+
 }  // namespace impetus::unicode

@@ -86,4 +86,7 @@ bool is_surely_nfc(std::string_view text);
 
 bool is_ascii(std::string_view text);
 
+// Columns that a code point takes on a terminal: 0 (combining marks, joiners, controls), 1 or 2.
+int columns(uint32_t code);
+
 }  // namespace impetus::unicode
