@@ -25,7 +25,7 @@ from recipe.embed_train import PASSAGE, encode, pooled  # noqa: E402
 
 CHAT = [
     [{"role": "user", "content": "Who are you?"}],
-    [{"role": "system", "content": "You are a friendly storyteller."}, {"role": "user", "content": "Tell me a story about a fox."}],
+    [{"role": "system", "content": "You are a friendly storyteller."}, {"role": "user", "content": "How do I start the server?"}],
     [
         {"role": "user", "content": "Read this passage and answer the question.\n\nThe old miller had a grey donkey called Pepper. "
          "Every Monday, at 7 o'clock, Pepper carried 12 sacks of flour to the baker — and the baker gave him a carrot.\n\n"
