@@ -29,6 +29,7 @@ SCRIPTS = [
     ("coreml_writer", True, []),
     ("openai_client", True, []),
     ("fuzz_http", False, []),
+    ("batching", True, []),
     ("load_50", False, ["--seconds", "20"]),
 ]
 ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, [])}

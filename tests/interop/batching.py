@@ -1,0 +1,58 @@
+"""50 streams together against one alone, on a model that no cache holds: reading its weights once for all must pay.
+
+load_50 mixes embeddings in and checks every answer, on a model that fits a processor's cache: there batching gains
+only what one row leaves unused of the cores, and how much that is depends on the machine.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import CACHE, Checks, Server, arguments, mebibytes, model_id
+
+LAYERS = 4  # of Llama-3.2-1B's shape: 0.5 GB, most of it the head
+STREAMS = 50
+TOKENS = 24
+
+
+def main() -> int:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=12, help="for which each of the two is measured")
+    given = parser.parse_args()
+    checks = Checks()
+    model = CACHE / f"llama-1b-{LAYERS}-layers-q8_0.gguf"
+    if not model.exists():
+        subprocess.run([sys.executable, Path(__file__).with_name("make_1b.py"), model, "--type", "q8_0", "--layers", str(LAYERS)], check=True)
+    with Server(given.impetus, [model], ready_within=180) as server:
+        def ask(seed: int) -> int:
+            body = {"model": model_id(model), "prompt": "the quick brown fox", "max_tokens": TOKENS, "temperature": 0.8, "seed": seed, "ignore_eos": True}
+            return server.json("POST", "/v1/completions", body, timeout=120)["usage"]["completion_tokens"]
+
+        def rate(streams: int) -> float:
+            start = time.perf_counter()
+            end = start + given.seconds
+
+            def stream(index: int) -> int:
+                tokens = 0
+                while time.perf_counter() < end:
+                    tokens += ask(index)
+                return tokens
+
+            with concurrent.futures.ThreadPoolExecutor(streams) as pool:
+                return sum(pool.map(stream, range(streams))) / (time.perf_counter() - start)
+
+        ask(0)
+        one = rate(1)
+        many = rate(STREAMS)
+        checks.check(f"{STREAMS} streams: at least 3x one stream's tokens a second", many >= 3 * one,
+                     f"{mebibytes(model.stat().st_size)}: {many:.0f} tok/s together, {one:.1f} alone: {many / one:.1f}x")
+        checks.check("SIGTERM: exit status 0", server.stop() == 0)
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
