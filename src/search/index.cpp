@@ -48,6 +48,7 @@ class Reader {
   template <typename T>
   bool take(std::span<T> values) {
     if (bytes_.size() < values.size_bytes()) return false;
+    if (values.empty()) return true;  // nowhere to copy to
     std::memcpy(values.data(), bytes_.data(), values.size_bytes());
     bytes_.remove_prefix(values.size_bytes());
     return true;
