@@ -43,13 +43,22 @@ Sha256& Sha256::add(std::string_view text) {
   return add(std::as_bytes(std::span(text)));
 }
 
-std::string Sha256::hex() {
-  std::array<unsigned char, 32> digest{};
-  must(EVP_DigestFinal_ex(context_->handle, digest.data(), nullptr));
+Sha256Digest Sha256::digest() {
+  Sha256Digest digest{};
+  must(EVP_DigestFinal_ex(context_->handle, reinterpret_cast<unsigned char*>(digest.data()),
+                          nullptr));
   context_->start();
+  return digest;
+}
+
+std::string Sha256::hex() {
   std::string text;
-  for (const unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+  for (const std::byte byte : digest()) text += fmt::format("{:02x}", std::to_integer<int>(byte));
   return text;
+}
+
+Sha256Digest sha256(std::string_view text) {
+  return Sha256().add(text).digest();
 }
 
 std::string sha256_hex(std::string_view text) {

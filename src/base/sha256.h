@@ -15,6 +15,8 @@
 
 namespace impetus {
 
+using Sha256Digest = std::array<std::byte, 32>;
+
 class Sha256 {
  public:
   Sha256();
@@ -24,14 +26,16 @@ class Sha256 {
 
   Sha256& add(std::span<const std::byte> bytes);
   Sha256& add(std::string_view text);
-  // 64 hexadecimal digits; the hash is new afterwards.
-  std::string hex();
+  // The hash is new after either.
+  Sha256Digest digest();
+  std::string hex();  // 64 hexadecimal digits
 
  private:
   struct Context;
   std::unique_ptr<Context> context_;
 };
 
+Sha256Digest sha256(std::string_view text);
 std::string sha256_hex(std::string_view text);
 // Reads in pieces; io, not_found name the file.
 Result<std::string> sha256_of_file(const std::filesystem::path& path);

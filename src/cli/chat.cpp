@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 
 #include <unistd.h>
 
+#include "base/replace_file.h"
 #include "cli/chat_parameters.h"
 #include "runtime/profiles.h"
 #include "terminal/conversation.h"
@@ -190,16 +190,7 @@ class Chat {
                      path.string());
       }
     }
-    const fs::path fresh = path.string() + fmt::format(".{}", ::getpid());
-    std::ofstream out(fresh);
-    out << json::serialize(json::object{{"messages", talk_.messages()}}) << '\n';
-    out.close();
-    if (out) fs::rename(fresh, path, code);
-    if (!out || code) {
-      fs::remove(fresh, code);
-      return error(ErrorCode::io, "{} cannot be written", path.string());
-    }
-    return {};
+    return replace_file(path, json::serialize(json::object{{"messages", talk_.messages()}}) + '\n');
   }
 
   // What a prompt may take, so that an answer has room behind it.

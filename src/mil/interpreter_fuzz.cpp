@@ -1,22 +1,13 @@
 // Bytes of a package to a run: whatever parses and validates is loaded and run within small bounds.
 // Seeds: tests/fuzz/seeds/interpreter.
-#include <cstring>
-#include <span>
-
 #include "mil/interpreter.h"
 #include "mil/package.h"
+#include "tests/support/package_input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace impetus::mil;
-  // As in package_fuzz.cpp: how many bytes are model.mlmodel; what follows is weight.bin.
-  uint32_t length = 0;
-  if (size < sizeof(length)) return 0;
-  std::memcpy(&length, data, sizeof(length));
-  const std::span bytes(reinterpret_cast<const std::byte*>(data) + sizeof(length),
-                        size - sizeof(length));
-  if (length > bytes.size()) return 0;
-  const auto package = parse_package(bytes.first(length), bytes.subspan(length));
-  if (!package.ok()) return 0;
+  const auto package = impetus::testing::package_of(data, size);
+  if (!package) return 0;
   InterpreterOptions options;
   options.memory_max = int64_t{8} << 20;
   options.work_max = int64_t{1} << 24;

@@ -1,20 +1,14 @@
-// The first four bytes say how many of the rest are model.mlmodel; what follows is weight.bin.
+// What is read and can be written is written the same again.
 // Seeds: tests/fuzz/seeds/package.
 #include <cstdlib>
-#include <cstring>
 
 #include "mil/package.h"
+#include "tests/support/package_input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace impetus::mil;
-  uint32_t length = 0;
-  if (size < sizeof(length)) return 0;
-  std::memcpy(&length, data, sizeof(length));
-  const std::span bytes(reinterpret_cast<const std::byte*>(data) + sizeof(length),
-                        size - sizeof(length));
-  if (length > bytes.size()) return 0;
-  const auto package = parse_package(bytes.first(length), bytes.subspan(length));
-  if (!package.ok()) return 0;
+  const auto package = impetus::testing::package_of(data, size);
+  if (!package) return 0;
   // What was read and can be written is read again, and then writes the same bytes.
   const auto once = serialize(package->model);
   if (!once.ok()) return 0;

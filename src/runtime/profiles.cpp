@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-
-#include <unistd.h>
 
 #include "base/build_id.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/replace_file.h"
+#include "base/sha256.h"
 #include "planner/paper.h"
 
 namespace impetus {
@@ -20,13 +19,6 @@ namespace fs = std::filesystem;
 std::string identity(const Inventory& inventory, const BackendDescriptor& descriptor) {
   return fmt::format("{}\nbackend {} threads {}\nbuild {}", fingerprint(inventory),
                      descriptor.backend, descriptor.threads, build_id());
-}
-
-// FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv): a name, not a secret.
-uint64_t hash_of(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return hash;
 }
 
 }  // namespace
@@ -52,8 +44,8 @@ fs::path cache_folder() {
 fs::path ProfileStore::file_of(const Inventory& inventory,
                                const BackendDescriptor& descriptor) const {
   return folder_ / "profiles" /
-         fmt::format("{}-{:016x}.json", descriptor.backend,
-                     hash_of(identity(inventory, descriptor)));
+         fmt::format("{}-{}.json", descriptor.backend,
+                     sha256_hex(identity(inventory, descriptor)).substr(0, 16));
 }
 
 std::optional<DeviceProfile> ProfileStore::find(const Inventory& inventory,
@@ -84,26 +76,8 @@ Result<void> ProfileStore::put(const Inventory& inventory, const BackendDescript
     return error(ErrorCode::io, "there is no folder to keep a profile in: set IMPETUS_STATE_DIR");
   }
   const fs::path path = file_of(inventory, descriptor);
-  std::error_code code;
-  fs::create_directories(path.parent_path(), code);
-  if (code) {
-    return error(ErrorCode::io, "{} cannot be made: {}", path.parent_path().string(),
-                 code.message());
-  }
-  const fs::path fresh = path.string() + fmt::format(".{}", ::getpid());
-  {
-    std::ofstream file(fresh);
-    file << json::serialize(
-        json::object{{"of", identity(inventory, descriptor)}, {"profile", to_json(profile)}});
-    file.close();
-    if (!file) {
-      fs::remove(fresh, code);
-      return error(ErrorCode::io, "{} cannot be written", fresh.string());
-    }
-  }
-  fs::rename(fresh, path, code);
-  if (code) return error(ErrorCode::io, "{} cannot be written: {}", path.string(), code.message());
-  return {};
+  return replace_file(path, json::serialize(json::object{{"of", identity(inventory, descriptor)},
+                                                         {"profile", to_json(profile)}}));
 }
 
 namespace {

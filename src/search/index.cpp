@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <span>
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "base/mapped_file.h"
+#include "base/replace_file.h"
 
 namespace impetus {
 namespace {
@@ -19,7 +16,7 @@ namespace fs = std::filesystem;
 // magic; key size and key; entries; per entry: hash, used, passages, numbers, then these; and the
 // hash of all before. Integers are little-endian, as on every machine that this is built for.
 static_assert(std::endian::native == std::endian::little);
-constexpr std::string_view kMagic = "impetus passages 1\n";
+constexpr std::string_view kMagic = "impetus passages 2\n";
 constexpr size_t kTail = sizeof(ContentHash);
 constexpr size_t kEntryHead = sizeof(ContentHash) + 3 * sizeof(uint64_t);
 
@@ -68,21 +65,6 @@ int64_t bytes_of(const IndexEntry& entry) {
                               entry.vectors.size() * sizeof(uint16_t));
 }
 
-Result<void> write_all(const fs::path& path, const std::string& bytes) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  size_t done = 0;
-  while (fd >= 0 && done < bytes.size()) {
-    const ssize_t n = ::write(fd, bytes.data() + done, bytes.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    done += static_cast<size_t>(n);
-  }
-  const int code = errno;
-  if (fd >= 0) ::close(fd);
-  if (fd >= 0 && done == bytes.size()) return {};
-  return error(ErrorCode::io, "{} cannot be written: {}", path.string(), std::strerror(code));
-}
-
 }  // namespace
 
 Result<void> PassageIndex::load(const fs::path& path) {
@@ -102,7 +84,7 @@ Result<void> PassageIndex::load(const fs::path& path) {
   const std::string_view body = all.substr(0, all.size() - kTail);
   ContentHash written;
   std::memcpy(&written, all.data() + body.size(), kTail);
-  if (written != content_hash(body)) return broken("bytes were lost or changed");
+  if (written != sha256(body)) return broken("bytes were lost or changed");
   Reader in(body.substr(kMagic.size()));
   uint64_t key_bytes = 0, entries = 0;
   if (!in.take_count(key_bytes, 1)) return broken("the key is cut");
@@ -158,22 +140,9 @@ Result<int64_t> PassageIndex::save(const fs::path& path, int64_t bytes_max) cons
     out.add(std::span<const Passage>(entry.passages));
     out.add(std::span<const uint16_t>(entry.vectors));
   }
-  out.add(content_hash(out.bytes));
+  out.add(sha256(out.bytes));
 
-  std::error_code code;
-  fs::create_directories(path.parent_path(), code);
-  const fs::path fresh = path.string() + fmt::format(".{}", ::getpid());
-  auto written = write_all(fresh, out.bytes);
-  if (written.ok()) {
-    fs::rename(fresh, path, code);
-    if (code) {
-      written = error(ErrorCode::io, "{} cannot be written: {}", path.string(), code.message());
-    }
-  }
-  if (!written.ok()) {
-    fs::remove(fresh, code);
-    return std::move(written).error();
-  }
+  IMPETUS_CHECK(replace_file(path, out.bytes, Readable::by_user));
   return left_out;
 }
 

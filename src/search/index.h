@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -14,10 +15,20 @@
 #include <vector>
 
 #include "base/result.h"
-#include "search/content_hash.h"
+#include "base/sha256.h"
 #include "search/passages.h"
 
 namespace impetus {
+
+// What a file's content is known by: its SHA-256.
+using ContentHash = Sha256Digest;
+struct ContentHashes {  // for unordered containers
+  size_t operator()(const ContentHash& hash) const {
+    size_t first;
+    std::memcpy(&first, hash.data(), sizeof first);
+    return first;
+  }
+};
 
 // One content.
 struct IndexEntry {

@@ -183,7 +183,7 @@ Result<SearchReport> Searcher::update(const fs::path& root, const Progress& prog
     if (file->kind == TextFile::Kind::not_utf8) report.not_utf8.push_back(path.string());
     if (file->kind == TextFile::Kind::too_large) report.too_large.push_back(path.string());
     if (file->kind != TextFile::Kind::text) continue;
-    const ContentHash content = content_hash(file->text);
+    const ContentHash content = sha256(file->text);
     files_.push_back({path, content});
     if (!seen.insert(content).second) continue;
     if (const IndexEntry* known = index_.find(content)) {
@@ -258,7 +258,7 @@ Result<std::vector<SearchHit>> Searcher::ask(const std::string& question, int64_
     });
     if (shared) continue;
     const auto now = read_text_file(file.path);
-    if (!now.ok() || content_hash(now->text) != file.content) continue;
+    if (!now.ok() || sha256(now->text) != file.content) continue;
     SearchHit hit{file.path, passage.line,
                   one.score, now->text.substr(passage.offset, passage.bytes),
                   {},        passage.line};

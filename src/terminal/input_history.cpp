@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/mapped_file.h"
+#include "base/replace_file.h"
 #include "base/utf8.h"
 
 namespace impetus {
@@ -40,8 +41,8 @@ std::string unescaped(std::string_view line) {
   return entry;
 }
 
-Result<void> write(const fs::path& file, const std::string& text, int flags) {
-  const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
+Result<void> append(const fs::path& file, const std::string& text) {
+  const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   const bool whole =
       fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   const int code = errno;
@@ -68,9 +69,8 @@ InputHistory::InputHistory(fs::path file) : file_(std::move(file)) {
   if (lines <= 2 * kEntriesMax) return;
   std::string newest;
   for (const std::string& entry : entries_) newest += escaped(entry);
-  const fs::path fresh = file_.string() + fmt::format(".{}", ::getpid());
-  std::error_code code;
-  if (write(fresh, newest, O_TRUNC).ok()) fs::rename(fresh, file_, code);
+  // A history that stays too long is no reason to say anything.
+  (void)replace_file(file_, newest, Readable::by_user).ok();
 }
 
 Result<bool> InputHistory::add(const std::string& entry) {
@@ -79,7 +79,7 @@ Result<bool> InputHistory::add(const std::string& entry) {
   entries_.push_back(entry);
   std::error_code code;
   fs::create_directories(file_.parent_path(), code);
-  IMPETUS_CHECK(write(file_, escaped(entry), O_APPEND));
+  IMPETUS_CHECK(append(file_, escaped(entry)));
   return true;
 }
 
