@@ -234,8 +234,10 @@ def main() -> int:
         compare = []
         if pairs:
             texts = Path(temporary) / "texts"
-            texts.write_text("".join(text + "\n" for text in ONE_WORD + [first for first, _, _ in pairs[:60]]), encoding="utf-8")
-            compare = ["--compare", str(texts)]
+            sentences = [first for first, _, _ in pairs[:60]]
+            texts.write_text("".join(text + "\n" for text in sentences), encoding="utf-8")
+            more = Path(temporary) / "more"
+            more.write_text("".join(text + "\n" for text in ONE_WORD + sentences), encoding="utf-8")
         for folder, systems in models:
             config = json.loads((folder / "config.json").read_text())
             weights = {n.removeprefix("bert.").removeprefix("distilbert."): w for n, w in load_file(str(folder / "model.safetensors")).items()}
@@ -246,6 +248,8 @@ def main() -> int:
                     label = f"{folder.name}, {precision}, macOS {macos}"
                     with checks.guard(label):
                         out = Path(temporary) / f"{folder.name}-{precision}-{macos}.mlpackage"
+                        if pairs:  # one-word texts are past what fewer than 8 bits can hold
+                            compare = ["--compare", str(more if precision in ("fp16", "int8", "palettized8") else texts)]
                         report = convert(given.impetus, folder, out, precision, macos, "16,64", "--force", *compare)
                         quality = report["quality"]
                         lowest = quality["text_cosine_lowest"]
