@@ -130,6 +130,10 @@ Result<ConversionQuality> measure_conversion(const ModelSpec& spec, const Weight
     quality.tokens += static_cast<int64_t>(tokens.size());
     done(++quality.texts);
   }
+  if (quality.texts == 0) {
+    return error(ErrorCode::invalid_argument,
+                 "none of the texts to compare on has a token; name others with --compare");
+  }
   return quality;
 }
 

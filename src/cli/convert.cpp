@@ -113,6 +113,10 @@ Result<void> convert(const Options& options) {
   }
   coreml::ConvertOptions wanted;
   IMPETUS_TRY(wanted.precision, coreml::precision_from(options.precision));
+  if (!options.calibration.empty() && wanted.precision != coreml::Precision::w8a8) {
+    return error(ErrorCode::invalid_argument, "--calibration is for --precision w8a8, not {}",
+                 options.precision);
+  }
   wanted.shapes = options.shapes;
   wanted.macos = options.macos;
   IMPETUS_TRY(const ModelLocation location, locate(options.model));

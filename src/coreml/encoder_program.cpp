@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "coreml/quantise.h"
@@ -149,9 +150,17 @@ Operation palettised_weight(const std::string& name, const Palette& palette, int
 constexpr double kOutliersCost = 1.2;  // of squared errors
 constexpr int64_t kTableRows = 32;     // at least, a table, where opsets know groups
 
-bool outliers_cost(std::span<const float> values, const Int8Rows& rows, int64_t out, int64_t in) {
-  return squared_error(values, dequantise(rows)) >
-         kOutliersCost * squared_error(values, dequantise(palettise(values, out, in, 8, 1)));
+std::optional<Palette> table_for_outliers(std::span<const float> values, const Int8Rows& rows,
+                                          int64_t out, int64_t in, mil::Opset opset) {
+  constexpr int kBits = 8;
+  Palette table = palettise(values, out, in, kBits, 1);
+  if (squared_error(values, dequantise(rows)) <=
+      kOutliersCost * squared_error(values, dequantise(table))) {
+    return std::nullopt;
+  }
+  const int64_t groups = opset >= mil::Opset::core_ml8 ? groups_of(out, kTableRows) : 1;
+  if (groups == 1) return table;
+  return palettise(values, out, in, kBits, groups);
 }
 
 class ConstantsMaker {
@@ -179,12 +188,10 @@ class ConstantsMaker {
                             opset_));
     } else {
       const Int8Rows rows = quantise_int8(values, out, in);
-      if (precision_ == Precision::int8 && outliers_cost(values, rows, out, in)) {
-        const int64_t grouped = opset_ >= mil::Opset::core_ml8 ? groups_of(out, kTableRows) : 1;
-        add(palettised_weight(weight, palettise(values, out, in, 8, grouped), out, in, opset_));
-      } else {
-        add(int8_weight(weight, rows, out, in, opset_));
-      }
+      std::optional<Palette> table;
+      if (precision_ == Precision::int8) table = table_for_outliers(values, rows, out, in, opset_);
+      add(table ? palettised_weight(weight, *table, out, in, opset_)
+                : int8_weight(weight, rows, out, in, opset_));
     }
     return vector(name + "_bias", *source.bias, scale);
   }
