@@ -169,6 +169,12 @@ Result<std::unique_ptr<Encoder>> CoremlBackend::load(const ModelSpec& spec,
     IMPETUS_TRY(auto program, loader_->load(package, function, entry.compiled, options_.units));
     parts.programs.push_back(std::move(program));
   }
+  // What the loader compiled counts, too.
+  if (auto cache =
+          PackageCache::open(entry.content.parent_path().parent_path(), options_.cache_bytes_max);
+      cache.ok()) {
+    cache->trim();
+  }
   log::info("{}: {} programs loaded on {} in {:.2f} s", weights.source(), parts.programs.size(),
             descriptor_.backend, seconds_since(start));
   parts.keeps.push_back(std::make_shared<const CacheEntry>(std::move(entry)));

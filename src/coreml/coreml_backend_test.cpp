@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include <unistd.h>
 
 #include "coreml/test_support.h"
@@ -11,6 +13,30 @@ namespace impetus::coreml {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Compiles as Apple's does: into the cache's entry.
+class CompilingLoader final : public ModelLoader {
+ public:
+  static constexpr size_t kBytes = 3 << 20;
+
+  std::string_view name() const override { return emulated_->name(); }
+  std::string description() const override { return emulated_->description(); }
+  bool emulated() const override { return true; }
+  std::string environment() const override { return emulated_->environment(); }
+  Result<int64_t> bytes_needed(const fs::path& package,
+                               const std::string& function) const override {
+    return emulated_->bytes_needed(package, function);
+  }
+  Result<std::unique_ptr<CompiledModel>> load(const fs::path& package, const std::string& function,
+                                              const fs::path& cache, ComputeUnits units) override {
+    fs::create_directories(cache);
+    std::ofstream(cache / "compiled") << std::string(kBytes, 'c');
+    return emulated_->load(package, function, cache, units);
+  }
+
+ private:
+  std::shared_ptr<ModelLoader> emulated_ = make_emulated_loader(1);
+};
 
 class CoremlBackendTest : public ::testing::Test {
  protected:
@@ -22,8 +48,9 @@ class CoremlBackendTest : public ::testing::Test {
   }
   ~CoremlBackendTest() override { fs::remove_all(folder_); }
 
-  Result<std::unique_ptr<Encoder>> load() {
-    auto backend = make_coreml_backend(make_emulated_loader(1), options_);
+  Result<std::unique_ptr<Encoder>> load(
+      std::shared_ptr<ModelLoader> loader = make_emulated_loader(1)) {
+    auto backend = make_coreml_backend(std::move(loader), options_);
     EXPECT_TRUE(backend.ok());
     return (*backend)->load_encoder(model_.spec, *model_.weights, {}, ledger_);
   }
@@ -66,6 +93,24 @@ TEST_F(CoremlBackendTest, ACacheThatFailsOnlyKeepsNothing) {
   // Nor is a folder needed at all.
   options_.cache.clear();
   EXPECT_EQ(encoded(**load()), wanted);
+}
+
+TEST_F(CoremlBackendTest, WhatALoaderCompilesCountsInTheCachesBound) {
+  options_.cache_bytes_max = CompilingLoader::kBytes;
+  const std::string other(64, 'a');
+  {
+    auto cache = PackageCache::open(options_.cache, options_.cache_bytes_max);
+    ASSERT_TRUE(cache.ok());
+    const auto entry = cache->get(other, [](const fs::path& folder) -> Result<void> {
+      std::ofstream(folder / "old") << "unused";
+      return {};
+    });
+    ASSERT_TRUE(entry.ok());
+  }
+  const auto encoder = load(std::make_shared<CompilingLoader>());
+  ASSERT_TRUE(encoder.ok()) << encoder.error().message;
+  EXPECT_FALSE(fs::exists(options_.cache / other));
+  EXPECT_EQ(encoded(**encoder).size(), static_cast<size_t>(model_.spec.hidden));
 }
 
 }  // namespace
