@@ -33,7 +33,7 @@ Result<std::vector<float>> HostEmbeddings::lookup(std::span<const TokenId> token
   std::vector<float> values(static_cast<size_t>(hidden_ * padded));
   std::vector<float> sum(static_cast<size_t>(hidden_)), row(sum.size());
   const auto decode = [&](const TensorView& table, int64_t i, std::vector<float>& into) {
-    dequantize(table.dtype, table.row(i).data(), hidden_, into.data());
+    dequantize_row(table, i, into.data());
   };
   for (int64_t s = 0; s < count; ++s) {
     const auto i = static_cast<size_t>(s);
