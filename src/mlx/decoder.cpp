@@ -29,7 +29,7 @@ std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
 
 // Logits of some rows, not yet evaluated.
 struct Logits {
-  int64_t first = 0, rows = 0;  // of the plan's outputs
+  int64_t first = 0, rows = 0;         // of the plan's outputs
   mx::array values = mx::array(0.0f);  // [rows, vocab] f32
   mx::array best = mx::array(0);       // [rows]: the likeliest, of equal ones the smallest id
   mx::array finite = mx::array(true);  // [rows]: no infinity and no NaN
@@ -75,7 +75,8 @@ class MlxDecoder final : public Executor {
 
   mx::array heads_of(const mx::array& rows, int64_t heads) const;
   mx::array cached(const mx::array& pool, const PlannedSequence& sequence, int64_t end) const;
-  mx::array attend_one(int64_t layer, const PlannedSequence& sequence, const mx::array& query) const;
+  mx::array attend_one(int64_t layer, const PlannedSequence& sequence,
+                       const mx::array& query) const;
   mx::array attend_batched(int64_t layer) const;
 
   std::shared_ptr<const Machine> machine_;
@@ -97,7 +98,8 @@ class MlxDecoder final : public Executor {
   // The step that is built.
   StepPlan plan_;
   std::optional<mx::array> residual_;  // [active rows, hidden]
-  std::optional<mx::array> query_;     // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
+  std::optional<mx::array>
+      query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
   std::optional<mx::array> attended_;  // [active rows, heads * head_dim]
   std::optional<mx::array> slots_, gathered_blocks_, mask_;
   std::vector<Logits> logits_;
@@ -134,13 +136,14 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
                  options.step_tokens_max);
   }
   step_tokens_max_ = options.step_tokens_max;
-  std::vector<const NamedTensor*> matrices{tensors.head.weight};
+  std::vector<const NamedTensor*> matrices;
   for (const auto& layer : tensors.layers) {
     for (const Linear* linear :
          {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
       matrices.push_back(linear->weight);
     }
   }
+  matrices.push_back(tensors.head.weight);
   IMPETUS_TRY(type_, activation_type(matrices, !machine_->cpu));
   tied_ = tensors.head.weight == tensors.embedding;
 
@@ -159,11 +162,12 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
                                   !machine_->as_gpu && (machine_->cpu || mx::metal::is_available()),
                                   ledger));
   kv_->set_barrier([this] { wait(); });
-  // The widest that stand at once: a layer's products and their inputs; scores and logits as they are
-  // cut; keys and values gathered for a batch.
+  // The widest that stand at once: a layer's products and their inputs; scores and logits as they
+  // are cut; keys and values gathered for a batch.
   const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
                          3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
-  const int64_t logits = std::max(spec_.vocab, std::min(kLogitElements, step_tokens_max_ * spec_.vocab));
+  const int64_t logits =
+      std::max(spec_.vocab, std::min(kLogitElements, step_tokens_max_ * spec_.vocab));
   const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
                           2 * logits * 4 + (gpu_paths() ? 0 : 3 * kScoreElements * 4);
   IMPETUS_TRY(scratch_reservation_,
@@ -181,9 +185,13 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
       to.q_norm = loader.vector(*from.q_norm.weight);
       to.k_norm = loader.vector(*from.k_norm.weight);
     }
-    for (const auto& [matrix, linear] :
-         {std::pair{&to.q, &from.q}, {&to.k, &from.k}, {&to.v, &from.v}, {&to.output, &from.output},
-          {&to.gate, &from.gate}, {&to.up, &from.up}, {&to.down, &from.down}}) {
+    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
+                                         {&to.k, &from.k},
+                                         {&to.v, &from.v},
+                                         {&to.output, &from.output},
+                                         {&to.gate, &from.gate},
+                                         {&to.up, &from.up},
+                                         {&to.down, &from.down}}) {
       IMPETUS_TRY(*matrix, loader.matrix(*linear));
     }
   }
@@ -232,7 +240,7 @@ void MlxDecoder::forget() {
   gathered_blocks_.reset();
   mask_.reset();
   logits_.clear();
-  rotary_->clear();
+  if (rotary_) rotary_->clear();
 }
 
 Result<std::vector<SequenceResult>> MlxDecoder::step(std::span<const SequenceStep> batch) {
@@ -277,11 +285,12 @@ void MlxDecoder::embed() {
     std::fill_n(seen.begin() + static_cast<std::ptrdiff_t>(s * width), sequence.position + 1,
                 uint8_t{1});
   }
-  gathered_blocks_ = mx::array(blocks.begin(), mx::Shape{dim(static_cast<int64_t>(blocks.size()))},
-                               mx::int32);
-  mask_ = mx::array(seen.begin(),
-                    mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(width))},
-                    mx::bool_);
+  gathered_blocks_ =
+      mx::array(blocks.begin(), mx::Shape{dim(static_cast<int64_t>(blocks.size()))}, mx::int32);
+  mask_ =
+      mx::array(seen.begin(),
+                mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(width))},
+                mx::bool_);
 }
 
 // [rows, heads * head_dim] as attention takes it.
@@ -333,7 +342,8 @@ mx::array MlxDecoder::cached(const mx::array& pool, const PlannedSequence& seque
   for (const SlotRun& run : sequence.runs) {
     if (left == 0) break;
     const int64_t count = std::min(left, run.end - run.begin);
-    parts.push_back(mx::slice(pool, {0, dim(run.begin), 0}, {heads, dim(run.begin + count), width}));
+    parts.push_back(
+        mx::slice(pool, {0, dim(run.begin), 0}, {heads, dim(run.begin + count), width}));
     left -= count;
   }
   return mx::expand_dims(parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1), 0);
@@ -449,8 +459,7 @@ bool greedy(const SequenceStep& step) {
          p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f;
 }
 
-void MlxDecoder::finish(std::span<const SequenceStep> batch,
-                        std::vector<SequenceResult>& results) {
+void MlxDecoder::finish(std::span<const SequenceStep> batch, std::vector<SequenceResult>& results) {
   for (size_t s = 0; s < batch.size(); ++s) {
     if (batch[s].output == StepOutput::logits_last || batch[s].output == StepOutput::logits_all) {
       const size_t rows = batch[s].output == StepOutput::logits_all ? batch[s].tokens.size() : 1;
@@ -461,8 +470,8 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch,
   for (Logits& part : logits_) {
     bool all_greedy = true;
     for (int64_t i = 0; i < part.rows; ++i) {
-      all_greedy = all_greedy && greedy(batch[static_cast<size_t>(plan_.output_sequence[
-                                     static_cast<size_t>(part.first + i)])]);
+      all_greedy = all_greedy && greedy(batch[static_cast<size_t>(
+                                     plan_.output_sequence[static_cast<size_t>(part.first + i)])]);
     }
     std::vector<mx::array> wanted = {part.best, part.finite};
     if (!all_greedy) wanted.push_back(part.values);
@@ -512,14 +521,14 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
   }
   // The reference sampler itself: no device has its exponentials to the bit.
   auto& mutable_values = const_cast<mx::array&>(logits.values);
-  result.token = sample({mutable_values.data<float>() + at * spec_.vocab,
-                         static_cast<size_t>(spec_.vocab)},
-                        *step.sampling, step.context, sampler_);
+  result.token =
+      sample({mutable_values.data<float>() + at * spec_.vocab, static_cast<size_t>(spec_.vocab)},
+             *step.sampling, step.context, sampler_);
 }
 
-// The next step of the same sequences, enqueued while the engine looks at this one's tokens. It writes
-// the position after the last one into blocks that the sequences own, where nothing is read before it
-// is written again; later steps stand behind it in the stream.
+// The next step of the same sequences, enqueued while the engine looks at this one's tokens. It
+// writes the position after the last one into blocks that the sequences own, where nothing is read
+// before it is written again; later steps stand behind it in the stream.
 void MlxDecoder::run_ahead(std::span<const SequenceStep> batch,
                            std::span<const SequenceResult> results) {
   StepKey key;

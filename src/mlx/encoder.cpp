@@ -20,8 +20,8 @@ std::vector<mx::array> gelu_tanh(const std::vector<mx::array>& in) {
   const mx::array& x = in[0];
   const auto value = [&](float v) { return mx::array(v, x.dtype()); };
   const mx::array cube = mx::multiply(x, mx::multiply(x, x));
-  const mx::array inner = mx::multiply(value(0.7978845608028654f),
-                                       mx::add(x, mx::multiply(value(0.044715f), cube)));
+  const mx::array inner =
+      mx::multiply(value(0.7978845608028654f), mx::add(x, mx::multiply(value(0.044715f), cube)));
   return {mx::multiply(mx::multiply(value(0.5f), x), mx::add(value(1.0f), mx::tanh(inner)))};
 }
 
@@ -64,7 +64,8 @@ class MlxEncoder final : public Encoder {
   int64_t rows() const { return static_cast<int64_t>(batch_.tokens.size()); }
   int64_t texts() const { return static_cast<int64_t>(batch_.offsets.size()) - 1; }
   int64_t length(int64_t text) const {
-    return batch_.offsets[static_cast<size_t>(text) + 1] - batch_.offsets[static_cast<size_t>(text)];
+    return batch_.offsets[static_cast<size_t>(text) + 1] -
+           batch_.offsets[static_cast<size_t>(text)];
   }
   Result<void> check(const EncoderBatch& batch) const;
   Result<std::vector<float>> run(const EncoderBatch& batch);
@@ -93,7 +94,8 @@ class MlxEncoder final : public Encoder {
   int64_t longest_ = 0;
   bool equal_lengths_ = false;
   std::optional<mx::array> residual_, q_, k_, v_, attended_;
-  // Texts of unequal lengths in one attention: rows to [texts, longest], what of it is text, and back.
+  // Texts of unequal lengths in one attention: rows to [texts, longest], what of it is text, and
+  // back.
   std::optional<mx::array> spread_, mask_, gathered_;
 };
 
@@ -159,8 +161,7 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
               ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
   const int64_t widest = 8 * spec_.hidden + 2 * spec_.feed_forward;
   const int64_t scores = gpu_paths() ? 0 : 3 * spec_.heads * spec_.context * spec_.context;
-  const int64_t scratch =
-      rows_max_ * widest * static_cast<int64_t>(type_.size()) * 2 + scores * 4;
+  const int64_t scratch = rows_max_ * widest * static_cast<int64_t>(type_.size()) * 2 + scores * 4;
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
                                                   rows_max_)));
@@ -184,9 +185,12 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
     Layer& to = layers_[i];
     to.attention_norm = norm_of(from.attention_norm);
     to.output_norm = norm_of(from.output_norm);
-    for (const auto& [matrix, linear] :
-         {std::pair{&to.q, &from.q}, {&to.k, &from.k}, {&to.v, &from.v}, {&to.output, &from.output},
-          {&to.up, &from.up}, {&to.down, &from.down}}) {
+    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
+                                         {&to.k, &from.k},
+                                         {&to.v, &from.v},
+                                         {&to.output, &from.output},
+                                         {&to.up, &from.up},
+                                         {&to.down, &from.down}}) {
       IMPETUS_TRY(*matrix, loader.matrix(*linear));
     }
   }
@@ -297,8 +301,8 @@ void MlxEncoder::embed() {
     types.resize(batch_.tokens.size(), 0);
     sum = mx::add(sum, type_embedding_->rows(mx::array(types.begin(), shape, mx::int32), type_));
   }
-  sum = mx::add(sum,
-                position_embedding_.rows(mx::array(positions.begin(), shape, mx::int32), type_));
+  sum =
+      mx::add(sum, position_embedding_.rows(mx::array(positions.begin(), shape, mx::int32), type_));
   residual_ = norm(sum, embedding_norm_);
 }
 
@@ -328,8 +332,8 @@ mx::array MlxEncoder::attend(const mx::array& q, const mx::array& k, const mx::a
 void MlxEncoder::attention(int64_t) {
   if (spread_) {
     const auto wide = [&](const mx::array& x) { return mx::take(x, *spread_, 0); };
-    attended_ = mx::take(attend(wide(*q_), wide(*k_), wide(*v_), texts(), longest_, mask_),
-                         *gathered_, 0);
+    attended_ =
+        mx::take(attend(wide(*q_), wide(*k_), wide(*v_), texts(), longest_, mask_), *gathered_, 0);
   } else if (equal_lengths_ && gpu_paths()) {
     attended_ = attend(*q_, *k_, *v_, texts(), longest_, std::nullopt);
   } else {

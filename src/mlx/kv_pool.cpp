@@ -127,9 +127,9 @@ Result<void> KvPool::export_block(BlockId block, int32_t begin, int32_t end,
     }
     std::vector<mx::array> parts;
     for (const mx::array& array : arrays_) {
-      parts.push_back(mx::slice(array, {0, dim(first), 0},
-                                {dim(shape_.kv_heads), dim(first + end - begin),
-                                 dim(shape_.head_dim)}));
+      parts.push_back(
+          mx::slice(array, {0, dim(first), 0},
+                    {dim(shape_.kv_heads), dim(first + end - begin), dim(shape_.head_dim)}));
     }
     mx::array all = mx::contiguous(mx::concatenate(parts, 0));
     all.eval();
@@ -172,9 +172,9 @@ Result<void> KvPool::import_block(BlockId block, int32_t begin, int32_t end, DTy
         mx::array values(mx::allocator::malloc(part), shape, type_);
         std::memcpy(values.data<std::byte>(), from, part);
         from += part;
-        array = mx::slice_update(array, values, {0, dim(first), 0},
-                                 {dim(shape_.kv_heads), dim(first + end - begin),
-                                  dim(shape_.head_dim)});
+        array = mx::slice_update(
+            array, values, {0, dim(first), 0},
+            {dim(shape_.kv_heads), dim(first + end - begin), dim(shape_.head_dim)});
       }
       mx::eval(arrays_);
       mx::synchronize(Wall::get().stream(cpu_));

@@ -1,10 +1,10 @@
-// Keys and values of all layers as MLX keeps them: two arrays a layer, [kv_heads, slots, head_dim], with
-// position p of a block in slot block * kBlockTokens + p % kBlockTokens. Includes MLX: only the sources
-// of this folder include this.
+// Keys and values of all layers as MLX keeps them: two arrays a layer, [kv_heads, slots, head_dim],
+// with position p of a block in slot block * kBlockTokens + p % kBlockTokens. Includes MLX: only
+// the sources of this folder include this.
 //
-// Written in place: MLX lets an operation take over its input's buffer where nobody else holds it. So a
-// pool's array is held once, here, and a step begins only when the one before has come to its end. A
-// write that had to copy the pool is counted (`copies`), and shows in no step of a test.
+// Written in place: MLX lets an operation take over its input's buffer where nobody else holds it.
+// So a pool's array is held once, here, and a step begins only when the one before has come to its
+// end. A write that had to copy the pool is counted (`copies`), and shows in no step of a test.
 #pragma once
 
 #include <functional>

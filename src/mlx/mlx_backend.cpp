@@ -39,14 +39,12 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
     using RunAhead = MlxOptions::RunAhead;
-    machine->run_ahead =
-        options.run_ahead == RunAhead::on ||
-        (options.run_ahead == RunAhead::automatic && !machine->cpu);
+    machine->run_ahead = options.run_ahead == RunAhead::on ||
+                         (options.run_ahead == RunAhead::automatic && !machine->cpu);
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";
     descriptor.backend = wall.backend_name(machine->cpu);
-    descriptor.name =
-        fmt::format("{}, MLX {}", wall.device_name(machine->cpu), mlx_version());
+    descriptor.name = fmt::format("{}, MLX {}", wall.device_name(machine->cpu), mlx_version());
     descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = 1;

@@ -1,10 +1,10 @@
-// MLX as a processor: Apple's array library, which runs on Metal, on CUDA or on the CPU, whichever its
-// build has. Decoders and encoders through the shared forward, with MLX's fused operations.
+// MLX as a processor: Apple's array library, which runs on Metal, on CUDA or on the CPU, whichever
+// its build has. Decoders and encoders through the shared forward, with MLX's fused operations.
 //
-// Threads: as backend/executor.h says; beside that, loading may run on another thread than stepping.
-// MLX keeps global state (streams, limits, an allocator), so every call into it takes turns, over
-// all backends and models of the process. Failure: an exception of MLX becomes an Error: out of memory
-// insufficient_memory, a device that is gone unavailable, any other internal.
+// Threads: as backend/executor.h says; beside that, loading may run on another thread than
+// stepping. MLX keeps global state (streams, limits, an allocator), so every call into it takes
+// turns, over all backends and models of the process. Failure: an exception of MLX becomes an
+// Error: out of memory insufficient_memory, a device that is gone unavailable, any other internal.
 #pragma once
 
 #include <memory>

@@ -37,8 +37,8 @@ void Rotary::begin(const StepPlan& plan) {
       sine[static_cast<size_t>(r * half + i)] = static_cast<float>(std::sin(angle));
     }
   }
-  const mx::Shape shape = plan.single() ? mx::Shape{1, 1, dim(rows), dim(half)}
-                                        : mx::Shape{dim(rows), 1, 1, dim(half)};
+  const mx::Shape shape =
+      plan.single() ? mx::Shape{1, 1, dim(rows), dim(half)} : mx::Shape{dim(rows), 1, 1, dim(half)};
   cosine_ = mx::array(cosine.begin(), shape, mx::float32);
   sine_ = mx::array(sine.begin(), shape, mx::float32);
 }
@@ -61,9 +61,8 @@ mx::array Rotary::apply(const mx::array& x) const {
   const mx::array b = neighbours_ ? part(wide, 1, all, 2) : part(wide, half, all, 1);
   const mx::array first = mx::subtract(mx::multiply(a, *cosine_), mx::multiply(b, *sine_));
   const mx::array second = mx::add(mx::multiply(a, *sine_), mx::multiply(b, *cosine_));
-  const mx::array turned = neighbours_
-                               ? mx::reshape(mx::stack({first, second}, -1), x.shape())
-                               : mx::concatenate({first, second}, -1);
+  const mx::array turned = neighbours_ ? mx::reshape(mx::stack({first, second}, -1), x.shape())
+                                       : mx::concatenate({first, second}, -1);
   return mx::astype(turned, x.dtype());
 }
 

@@ -1,5 +1,5 @@
-// Rotary position embeddings for rows of any positions. Includes MLX: only the sources of this folder
-// include this.
+// Rotary position embeddings for rows of any positions. Includes MLX: only the sources of this
+// folder include this.
 #pragma once
 
 #include <optional>
@@ -10,8 +10,8 @@
 
 namespace impetus::mlx_backend {
 
-// Where MLX has a kernel for it (a GPU) that is used; on a CPU it would compute sines and cosines anew
-// in each layer, so they are made once a step, from angles in double.
+// Where MLX has a kernel for it (a GPU) that is used; on a CPU it would compute sines and cosines
+// anew in each layer, so they are made once a step, from angles in double.
 class Rotary {
  public:
   Rotary(const ModelSpec& spec, bool fused);

@@ -10,7 +10,8 @@ std::vector<SlotRun> runs_of(std::span<const BlockId> blocks, int64_t begin, int
   for (int64_t p = begin; p < end;) {
     const int64_t within = p % block_tokens;
     const int64_t count = std::min(end - p, block_tokens - within);
-    const int64_t slot = int64_t{blocks[static_cast<size_t>(p / block_tokens)]} * block_tokens + within;
+    const int64_t slot =
+        int64_t{blocks[static_cast<size_t>(p / block_tokens)]} * block_tokens + within;
     if (!runs.empty() && runs.back().end == slot) {
       runs.back().end += count;
     } else {
@@ -83,7 +84,8 @@ void StepPlan::make(std::span<const SequenceStep> batch, int32_t block_tokens) {
     sequence.row = first;
     sequence.count = count;
     sequence.position = step.position;
-    sequence.blocks.assign(step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered));
+    sequence.blocks.assign(step.blocks.begin(),
+                           step.blocks.begin() + static_cast<std::ptrdiff_t>(covered));
     sequence.runs = runs_of(step.blocks, 0, end, block_tokens);
     if (single_) written = runs_of(step.blocks, step.position, end, block_tokens);
     one_row_each = one_row_each && count == 1;
@@ -128,8 +130,10 @@ bool StepKey::make_next(std::span<const SequenceStep> batch,
       return false;
     }
     const auto covered = static_cast<size_t>(position / block_tokens + 1);
-    sequences_.push_back({results[s].token->id, position,
-                          {step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered)}});
+    sequences_.push_back(
+        {results[s].token->id,
+         position,
+         {step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered)}});
   }
   return !sequences_.empty();
 }

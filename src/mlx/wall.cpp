@@ -16,9 +16,8 @@ bool contains_any(std::string_view text, std::initializer_list<std::string_view>
   std::string lower(text);
   std::ranges::transform(lower, lower.begin(),
                          [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return std::ranges::any_of(words, [&](std::string_view word) {
-    return lower.find(word) != std::string::npos;
-  });
+  return std::ranges::any_of(
+      words, [&](std::string_view word) { return lower.find(word) != std::string::npos; });
 }
 
 }  // namespace
@@ -81,13 +80,13 @@ Error translate(std::string_view what, std::string_view message) {
   if (contains_any(message, {"unable to allocate", "out of memory", "insufficient memory",
                              "cudaerrormemoryallocation", "bad_alloc", "attempting to allocate"})) {
     return error(ErrorCode::insufficient_memory,
-                 "{}: MLX is out of memory ({}); a smaller model, context or batch needs less", what,
-                 message);
+                 "{}: MLX is out of memory ({}); a smaller model, context or batch needs less",
+                 what, message);
   }
-  if (contains_any(message, {"device lost", "device removed", "gpu hang", "gpu timeout", "timed out",
-                             "illegal memory access", "launch failure", "launch timed out",
-                             "unspecified launch", "ecc error", "uncorrectable", "no longer available",
-                             "command buffer execution failed"})) {
+  if (contains_any(message, {"device lost", "device removed", "gpu hang", "gpu timeout",
+                             "timed out", "illegal memory access", "launch failure",
+                             "launch timed out", "unspecified launch", "ecc error", "uncorrectable",
+                             "no longer available", "command buffer execution failed"})) {
     return error(ErrorCode::unavailable, "{}: the GPU failed ({})", what, message);
   }
   return error(ErrorCode::internal, "{}: MLX failed ({})", what, message);

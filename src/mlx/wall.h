@@ -1,5 +1,5 @@
-// The wall around MLX: its global state in one place, and no exception of it past here. Includes MLX:
-// only the sources of this folder include this.
+// The wall around MLX: its global state in one place, and no exception of it past here. Includes
+// MLX: only the sources of this folder include this.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace impetus::mlx_backend {
 
 namespace mx = ::mlx::core;
 
-// What MLX keeps for the whole process. Made at the first use and never destroyed: MLX's own threads
-// run until the process ends.
+// What MLX keeps for the whole process. Made at the first use and never destroyed: MLX's own
+// threads run until the process ends.
 class Wall {
  public:
   // REQUIRES: called within guarded (MLX may throw while it starts).
@@ -47,12 +47,11 @@ class Wall {
   int64_t reserved_ = 0;
 };
 
-// MLX's turn for this thread, on this stream. A stream of its own would be each thread's habit, and a
-// model is loaded by one and stepped by another.
+// MLX's turn for this thread, on this stream. A stream of its own would be each thread's habit, and
+// a model is loaded by one and stepped by another.
 class Turn {
  public:
-  explicit Turn(bool cpu)
-      : lock_(Wall::get().mutex()), stream_(Wall::get().stream(cpu)) {
+  explicit Turn(bool cpu) : lock_(Wall::get().mutex()), stream_(Wall::get().stream(cpu)) {
     mx::set_default_device(stream_.device);
     mx::set_default_stream(stream_);
   }
@@ -103,6 +102,8 @@ auto entered(std::string_view what, bool cpu, Body&& body) -> decltype(body()) {
 Result<mx::Dtype> mlx_type(DType type);
 
 // int32 for MLX's shapes. REQUIRES: it fits (checked where models are loaded).
-inline mx::ShapeElem dim(int64_t value) { return static_cast<mx::ShapeElem>(value); }
+inline mx::ShapeElem dim(int64_t value) {
+  return static_cast<mx::ShapeElem>(value);
+}
 
 }  // namespace impetus::mlx_backend

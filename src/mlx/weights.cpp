@@ -69,9 +69,9 @@ mx::array Matrix::rows(const mx::array& ids, mx::Dtype type) const {
   if (bits == 0) return mx::astype(mx::take(weight, ids, 0), type);
   std::optional<mx::array> some;
   if (biases) some = mx::take(*biases, ids, 0);
-  return mx::astype(mx::dequantize(mx::take(weight, ids, 0), mx::take(*scales, ids, 0), some, group,
-                                   bits, mode),
-                    type);
+  return mx::astype(
+      mx::dequantize(mx::take(weight, ids, 0), mx::take(*scales, ids, 0), some, group, bits, mode),
+      type);
 }
 
 Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices, bool gpu) {
@@ -87,9 +87,9 @@ Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrice
 
 std::optional<mx::array> borrow_on_cpu(const std::byte* data, const mx::Shape& shape,
                                        mx::Dtype type) {
-  // MLX's public constructor copies on the CPU. Its allocator's buffers begin some bytes before their
-  // data; a buffer that it does not own is only ever asked for its data. Where that should change, the
-  // check below fails and the caller copies.
+  // MLX's public constructor copies on the CPU. Its allocator's buffers begin some bytes before
+  // their data; a buffer that it does not own is only ever asked for its data. Where that should
+  // change, the check below fails and the caller copies.
   if (reinterpret_cast<uintptr_t>(data) % type.size() != 0) return std::nullopt;
   mx::allocator::Buffer probe = mx::allocator::allocator().malloc(16);
   const auto before =
@@ -138,8 +138,8 @@ Matrix repack(const TensorView& view, mx::Dtype scales) {
     pack(view.data.data() + static_cast<size_t>(i) * step, out + i * words_a_block,
          &scale[static_cast<size_t>(i)]);
   }
-  // The bias is -128 or -8 times a scale that f16 holds: in f16 a power of two more, exactly, unless
-  // past its largest, which activation_type's f16 could not multiply either.
+  // The bias is -128 or -8 times a scale that f16 holds: in f16 a power of two more, exactly,
+  // unless past its largest, which activation_type's f16 could not multiply either.
   std::vector<float> bias(scale.size());
   const float zero = view.dtype == DType::q8_0 ? -128.0f : -8.0f;
   std::ranges::transform(scale, bias.begin(), [zero](float d) { return zero * d; });
@@ -193,8 +193,8 @@ mx::array WeightLoader::dense(const NamedTensor& tensor) {
     auto& whole = files_[tensor.file];
     if (!whole) {
       const auto pages = static_cast<int64_t>(file.size() + kPageBytes - 1) / kPageBytes;
-      whole = mx::array(const_cast<std::byte*>(file.data()),
-                        mx::Shape{dim(pages), dim(kPageBytes)}, mx::uint8, no_deleter);
+      whole = mx::array(const_cast<std::byte*>(file.data()), mx::Shape{dim(pages), dim(kPageBytes)},
+                        mx::uint8, no_deleter);
     }
     if (whole->data<std::byte>() == file.data() &&
         reinterpret_cast<uintptr_t>(view.data.data()) % type.size() == 0) {

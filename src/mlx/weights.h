@@ -1,5 +1,5 @@
-// Weights as MLX runs them: matrices dense in the file's type or in MLX's affine quantisation. Includes
-// MLX: only the sources of this folder include this.
+// Weights as MLX runs them: matrices dense in the file's type or in MLX's affine quantisation.
+// Includes MLX: only the sources of this folder include this.
 #pragma once
 
 #include <optional>
@@ -10,8 +10,8 @@
 
 namespace impetus::mlx_backend {
 
-// A matrix [out, in] and its bias. Dense: `weight` [out, in]. Quantised: `weight` u32 [out, in * bits
-// / 32], `scales` and `biases` [out, in / group], w = scale * code + bias.
+// A matrix [out, in] and its bias. Dense: `weight` [out, in]. Quantised: `weight` u32 [out, in *
+// bits / 32], `scales` and `biases` [out, in / group], w = scale * code + bias.
 struct Matrix {
   mx::array weight = mx::array(0.0f);
   std::optional<mx::array> scales, biases;
@@ -29,9 +29,9 @@ struct Matrix {
 // quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which has no faster type.
 Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices, bool gpu);
 
-// Makes arrays of a file's tensors. Unquantised tensors of the wanted type are borrowed from the mapped
-// file where MLX can (on its CPU; with Metal), else copied once, and the mapped pages let go. GGUF's
-// Q8_0 and Q4_0 are repacked, value for value, to affine groups of 32.
+// Makes arrays of a file's tensors. Unquantised tensors of the wanted type are borrowed from the
+// mapped file where MLX can (on its CPU; with Metal), else copied once, and the mapped pages let
+// go. GGUF's Q8_0 and Q4_0 are repacked, value for value, to affine groups of 32.
 //
 // REQUIRES: called in MLX's turn; `weights` outlive what is made.
 class WeightLoader {
@@ -69,13 +69,14 @@ mx::array view_of_pages(const mx::array& pages, int64_t offset, const mx::Shape&
 
 // An array over memory of the caller's without a copy, as MLX's CPU build can; nullopt where it
 // cannot. `data` must stay, and is only read.
-std::optional<mx::array> borrow_on_cpu(const std::byte* data, const mx::Shape& shape, mx::Dtype type);
+std::optional<mx::array> borrow_on_cpu(const std::byte* data, const mx::Shape& shape,
+                                       mx::Dtype type);
 
 // Repacks whole rows of GGUF's blocks. Scales are the file's f16, exactly.
 Matrix repack(const TensorView& view, mx::Dtype scales);
 
-// Host values to where the device computes. On CUDA memory that the host wrote is shared pages, which
-// every kernel would read across the bus.
+// Host values to where the device computes. On CUDA memory that the host wrote is shared pages,
+// which every kernel would read across the bus.
 mx::array settle(mx::array host, bool cpu);
 
 }  // namespace impetus::mlx_backend
