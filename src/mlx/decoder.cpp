@@ -101,7 +101,7 @@ class MlxDecoder final : public Executor {
   std::optional<mx::array>
       query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
   std::optional<mx::array> attended_;  // [active rows, heads * head_dim]
-  std::optional<mx::array> slots_, gathered_blocks_, mask_;
+  std::optional<mx::array> slots_, gathered_, mask_;
   std::vector<Logits> logits_;
 
   // The step that runs ahead, if any: what it was built for.
@@ -237,7 +237,7 @@ void MlxDecoder::forget() {
   query_.reset();
   attended_.reset();
   slots_.reset();
-  gathered_blocks_.reset();
+  gathered_.reset();
   mask_.reset();
   logits_.clear();
   if (rotary_) rotary_->clear();
@@ -271,26 +271,29 @@ void MlxDecoder::embed() {
   if (plan_.single()) return;
   slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   if (!gpu_paths() || !plan_.one_row_each) return;
-  // One attention for all: keys gathered by block, shorter sequences padded with their first block.
-  const auto longest = static_cast<size_t>(plan_.blocks_max);
+  // One attention for all. Beyond its end a shorter sequence reads its own first position again,
+  // never a slot that nobody wrote or somebody wrote infinities to: zero weight would not undo
+  // those.
+  const auto longest = static_cast<size_t>(plan_.length_max);
   const size_t count = plan_.sequences.size();
-  std::vector<int32_t> blocks(count * longest);
-  const size_t width = longest * KvPool::kBlockTokens;
-  std::vector<uint8_t> seen(count * width, 0);
+  std::vector<int32_t> gathered(count * longest);
+  std::vector<uint8_t> seen(count * longest, 0);
   for (size_t s = 0; s < count; ++s) {
     const PlannedSequence& sequence = plan_.sequences[s];
-    for (size_t b = 0; b < longest; ++b) {
-      blocks[s * longest + b] = sequence.blocks[b < sequence.blocks.size() ? b : 0];
+    int32_t* to = gathered.data() + s * longest;
+    std::fill_n(seen.data() + s * longest, sequence.position + 1, uint8_t{1});
+    for (const SlotRun& run : sequence.runs) {
+      for (int64_t slot = run.begin; slot < run.end; ++slot) *to++ = static_cast<int32_t>(slot);
     }
-    std::fill_n(seen.begin() + static_cast<std::ptrdiff_t>(s * width), sequence.position + 1,
-                uint8_t{1});
+    std::fill(to, gathered.data() + (s + 1) * longest,
+              static_cast<int32_t>(sequence.runs.front().begin));
   }
-  gathered_blocks_ =
-      mx::array(blocks.begin(), mx::Shape{dim(static_cast<int64_t>(blocks.size()))}, mx::int32);
-  mask_ =
-      mx::array(seen.begin(),
-                mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(width))},
-                mx::bool_);
+  gathered_ =
+      mx::array(gathered.begin(), mx::Shape{dim(static_cast<int64_t>(gathered.size()))}, mx::int32);
+  mask_ = mx::array(
+      seen.begin(),
+      mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(longest))},
+      mx::bool_);
 }
 
 // [rows, heads * head_dim] as attention takes it.
@@ -380,11 +383,9 @@ mx::array MlxDecoder::attend_batched(int64_t layer) const {
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
   const auto count = dim(static_cast<int64_t>(plan_.sequences.size()));
   const auto heads = dim(spec_.kv_heads), width = dim(spec_.head_dim);
-  const auto length = dim(plan_.blocks_max * KvPool::kBlockTokens);
+  const auto length = dim(plan_.length_max);
   const auto gather = [&](const mx::array& pool) {
-    const mx::array blocks =
-        mx::reshape(pool, {heads, dim(kv_->blocks()), dim(KvPool::kBlockTokens), width});
-    const mx::array taken = mx::take(blocks, *gathered_blocks_, 1);
+    const mx::array taken = mx::take(pool, *gathered_, 1);
     return mx::transpose(mx::reshape(taken, {heads, count, length, width}), {1, 0, 2, 3});
   };
   const mx::array out = mx::fast::scaled_dot_product_attention(

@@ -72,7 +72,6 @@ void StepPlan::make(std::span<const SequenceStep> batch, int32_t block_tokens) {
     const SequenceStep& step = batch[s];
     const auto count = static_cast<int64_t>(step.tokens.size());
     const int64_t end = step.position + count, first = rows();
-    const auto covered = static_cast<size_t>((end - 1) / block_tokens + 1);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t position = step.position + i;
       tokens.push_back(step.tokens[static_cast<size_t>(i)]);
@@ -84,12 +83,10 @@ void StepPlan::make(std::span<const SequenceStep> batch, int32_t block_tokens) {
     sequence.row = first;
     sequence.count = count;
     sequence.position = step.position;
-    sequence.blocks.assign(step.blocks.begin(),
-                           step.blocks.begin() + static_cast<std::ptrdiff_t>(covered));
     sequence.runs = runs_of(step.blocks, 0, end, block_tokens);
     if (single_) written = runs_of(step.blocks, step.position, end, block_tokens);
     one_row_each = one_row_each && count == 1;
-    blocks_max = std::max(blocks_max, static_cast<int64_t>(covered));
+    length_max = std::max(length_max, end);
     sequences.push_back(std::move(sequence));
     if (step.output == StepOutput::none) continue;
     for (int64_t r = step.output == StepOutput::logits_all ? first : rows() - 1; r < rows(); ++r) {

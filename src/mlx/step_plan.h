@@ -25,8 +25,7 @@ Result<void> check_batch(const ModelSpec& spec, int32_t blocks, int32_t block_to
 // Consecutive rows of one sequence.
 struct PlannedSequence {
   int64_t row = 0, count = 0, position = 0;  // `position` of its first row
-  std::vector<BlockId> blocks;               // that cover positions [0, position + count)
-  std::vector<SlotRun> runs;                 // of the same positions
+  std::vector<SlotRun> runs;                 // of positions [0, position + count)
 };
 
 struct StepPlan {
@@ -34,7 +33,7 @@ struct StepPlan {
   std::vector<PlannedSequence> sequences;
   std::vector<SlotRun> written;  // by the only sequence
   bool one_row_each = false;
-  int64_t blocks_max = 0;  // of a sequence
+  int64_t length_max = 0;  // positions of a sequence
 
   // Rows whose logits are wanted, rising, and whose they are.
   std::vector<int32_t> outputs, output_sequence;
