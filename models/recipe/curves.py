@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Draws the training of the chat model from the chat-curve.json that train.py writes.
+"""Draws the training of a model from the chat-curve.json or embed-curve.json that train.py writes.
 
     python3 models/recipe/curves.py build/models/chat-curve.json models/impetus-tiny-chat/training.png
+    python3 models/recipe/curves.py build/models/embed-curve.json models/impetus-tiny-embed/training.png
 """
 import json
 import sys
@@ -12,9 +13,21 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 
-def main(source, target) -> None:
-    with open(source, encoding="utf-8") as stream:
-        curve = json.load(stream)
+def encoder(curve):
+    steps = [line["step"] for line in curve]
+    figure, left = plt.subplots(figsize=(7, 3.4), dpi=100)
+    left.plot(steps, [line["relate"] for line in curve], color="#9bb", linewidth=1, label="training: squared error of similarities")
+    left.set_xlabel("steps")
+    left.set_ylabel("error of similarities")
+    left.set_yscale("log")
+    right = left.twinx()
+    right.plot(steps, [line["held_out_cosine"] for line in curve], color="#135", label="held out: cosine to the teacher's vector")
+    right.set_ylabel("cosine to the teacher")
+    right.set_ylim(0.5, 1)
+    return figure, left, right
+
+
+def chat(curve):
     trunk = [line for line in curve if line["part"] == "trunk"]
     figure, left = plt.subplots(figsize=(7, 3.4), dpi=100)
     left.plot([line["tokens"] / 1e6 for line in trunk], [line["loss"] for line in trunk], color="#9bb", linewidth=1, label="training loss (weighted, nats a token)")
@@ -33,8 +46,15 @@ def main(source, target) -> None:
                    label="tunings, of which the mean is kept" if name == next(line["part"] for line in curve if line["part"] != "trunk") else None)
     right.set_ylabel("held-out bits per byte")
     right.set_ylim(1.1, 1.8)
+    return figure, left, right
+
+
+def main(source, target) -> None:
+    with open(source, encoding="utf-8") as stream:
+        curve = json.load(stream)
+    figure, left, right = (chat if "part" in curve[0] else encoder)(curve)
     lines = left.get_lines() + [line for line in right.get_lines() if not line.get_label().startswith("_")]
-    left.legend(lines, [line.get_label() for line in lines], loc="upper right", frameon=False, fontsize=8)
+    left.legend(lines, [line.get_label() for line in lines], loc="center right", frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(target)
 

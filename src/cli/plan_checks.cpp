@@ -51,32 +51,56 @@ Result<std::vector<GridPoint>> walk_grid(const PlanOptions& options, const std::
                                          const PlanMachine& machine,
                                          std::span<const std::unique_ptr<Backend>> backends) {
   constexpr int64_t kDecoded = 24;
+  constexpr size_t kRounds = 3;
+  using Rounds = std::array<double, kRounds>;
   struct Way {
     std::string name;
+    Backend* backend = nullptr;
+    const DeviceProfile* profile = nullptr;
+    int threads = 0;
+    std::array<Rounds, kPrompts.size()> prefills, decodes;
     std::array<double, kPrompts.size()> prefill, decode, planned_prefill, planned_decode;
   };
   std::vector<Way> ways;
   for (size_t b = 0; b < backends.size(); ++b) {
     const DeviceProfile& profile = machine.processors[b].profile;
     for (const int threads : thread_counts(profile)) {
+      Way& way = ways.emplace_back();
+      way.name = fmt::format("{}, {} thread{}", profile.backend, threads, threads == 1 ? "" : "s");
+      way.backend = backends[b].get();
+      way.profile = &profile;
+      way.threads = threads;
+    }
+  }
+  // By turns: a machine whose memory or clock drifts slows all of them alike.
+  for (size_t round = 0; round < kRounds; ++round) {
+    for (Way& way : ways) {
       MemoryLedger ledger(machine.host_memory_bytes);
       LoadOptions load = options.load.load();
-      load.threads = {threads, threads};
-      IMPETUS_TRY(Model model, model_to_run(name, *backends[b], load, 1024, ledger));
+      load.threads = {way.threads, way.threads};
+      IMPETUS_TRY(Model model, model_to_run(name, *way.backend, load, 1024, ledger));
       if (!model.executor) return std::vector<GridPoint>{};
       IMPETUS_TRY(ModelCost cost, model_cost(name, model.spec, *model.weights));
       if (options.load.weights == "int8") cost = cost.in(DType::q8_0);
-      const Predictor predictor(profile, cost, threads);
-      Way& way = ways.emplace_back();
-      way.name = fmt::format("{}, {} thread{}", profile.backend, threads, threads == 1 ? "" : "s");
+      const Predictor predictor(*way.profile, cost, way.threads);
       for (size_t p = 0; p < kPrompts.size(); ++p) {
-        IMPETUS_TRY(const BenchmarkResult result, benchmark(model, {kPrompts[p], kDecoded, 3}));
+        IMPETUS_TRY(const BenchmarkResult result, benchmark(model, {kPrompts[p], kDecoded, 1}));
         const auto prompt = static_cast<double>(kPrompts[p]);
-        way.prefill[p] = prompt / result.prefill_tokens_per_second->median;
-        way.decode[p] = 1 / result.decode_tokens_per_second->median;
+        way.prefills[p][round] = prompt / result.prefill_tokens_per_second->median;
+        way.decodes[p][round] = 1 / result.decode_tokens_per_second->median;
         way.planned_prefill[p] = predictor.prefill(kPrompts[p], 0, 512, load.kv).seconds;
         way.planned_decode[p] = predictor.decode(1, kPrompts[p] + kDecoded / 2, load.kv).seconds;
       }
+    }
+  }
+  for (Way& way : ways) {
+    const auto middle = [](Rounds& rounds) {
+      std::ranges::sort(rounds);
+      return rounds[kRounds / 2];
+    };
+    for (size_t p = 0; p < kPrompts.size(); ++p) {
+      way.prefill[p] = middle(way.prefills[p]);
+      way.decode[p] = middle(way.decodes[p]);
     }
   }
   std::vector<GridPoint> grid;

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "formats/mlx_quantised.h"
 #include "runtime/climb.h"
 
 namespace impetus {
@@ -212,7 +213,8 @@ Result<ModelFiles> open_model_files(const ModelLocation& location) {
   if (files.spec.kind == ModelKind::encoder) {
     IMPETUS_CHECK(apply_sentence_transformers(location.path, files.spec));
   }
-  IMPETUS_TRY(WeightSet weights, open_safetensors_folder(location.path));
+  IMPETUS_TRY(WeightSet opened, open_safetensors_folder(location.path));
+  IMPETUS_TRY(WeightSet weights, join_quantised(std::move(opened), config.get_object()));
   files.weights = std::make_shared<const WeightSet>(std::move(weights));
   return files;
 }
