@@ -144,7 +144,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     }
   }
   matrices.push_back(tensors.head.weight);
-  IMPETUS_TRY(type_, activation_type(matrices, !machine_->cpu));
+  IMPETUS_TRY(type_, activation_type(matrices, *tensors.final_norm.weight, !machine_->cpu));
   tied_ = tensors.head.weight == tensors.embedding;
 
   WeightLoader loader(weights, options.weights, type_, machine_->cpu);
@@ -154,7 +154,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     bytes += one;
   }
   if (!tied_ || options.weights == WeightPrecision::int8) {
-    bytes += static_cast<int64_t>(tensors.embedding->view.data.size());
+    bytes += tensors.embedding->view.bytes();
   }
   IMPETUS_TRY(weights_reservation_,
               ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
@@ -203,6 +203,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     IMPETUS_TRY(embedding_, loader.table(*tensors.embedding));
   }
   borrowed_bytes_ = loader.borrowed_bytes();
+  machine_->may_fail("load");
   rotary_ = std::make_unique<Rotary>(spec_, gpu_paths());
   if (Wall::get().has_gpu() && !machine_->cpu) gated_ = mx::compile(gated, true);
   return {};
@@ -467,6 +468,7 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, std::vector<Sequenc
       results[s].logits.resize(rows * static_cast<size_t>(spec_.vocab));
     }
   }
+  machine_->may_fail("step");
   if (logits_.empty()) mx::eval(kv_->arrays());
   for (Logits& part : logits_) {
     bool all_greedy = true;

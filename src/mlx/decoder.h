@@ -14,6 +14,11 @@ struct Machine {
   bool cpu = true;         // computes on MLX's CPU
   bool as_gpu = false;     // takes the paths of a GPU
   bool run_ahead = false;  // by its own choice, without being asked
+  std::function<void(std::string_view)> fault;
+
+  void may_fail(std::string_view where) const {
+    if (fault) fault(where);
+  }
 };
 
 // `weights` must outlive the executor: it borrows from the mapped file where MLX can.

@@ -146,7 +146,7 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
       matrices.push_back(linear->weight);
     }
   }
-  IMPETUS_TRY(type_, activation_type(matrices, !machine_->cpu));
+  IMPETUS_TRY(type_, activation_type(matrices, *tensors.embedding_norm.weight, !machine_->cpu));
   WeightLoader loader(weights, options.weights, type_, machine_->cpu);
   int64_t bytes = 0;
   for (const NamedTensor* tensor : matrices) {
@@ -155,7 +155,7 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   for (const NamedTensor* tensor :
        {tensors.token_embedding, tensors.position_embedding, tensors.type_embedding}) {
-    if (tensor != nullptr) bytes += static_cast<int64_t>(tensor->view.data.size());
+    if (tensor != nullptr) bytes += tensor->view.bytes();
   }
   IMPETUS_TRY(weights_reservation_,
               ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
@@ -194,6 +194,7 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
       IMPETUS_TRY(*matrix, loader.matrix(*linear));
     }
   }
+  machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
   return {};
 }
@@ -367,6 +368,7 @@ void MlxEncoder::feed_forward(int64_t index) {
 
 void MlxEncoder::pool() {
   mx::array hidden = mx::contiguous(mx::astype(*residual_, mx::float32));
+  machine_->may_fail("encode");
   hidden.eval();
   const float* values = hidden.data<float>();
   const int64_t width = spec_.hidden;

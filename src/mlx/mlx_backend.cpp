@@ -38,6 +38,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     auto machine = std::make_shared<Machine>();
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
+    machine->fault = options.fault;
     using RunAhead = MlxOptions::RunAhead;
     machine->run_ahead = options.run_ahead == RunAhead::on ||
                          (options.run_ahead == RunAhead::automatic && !machine->cpu);

@@ -7,8 +7,10 @@
 // Error: out of memory insufficient_memory, a device that is gone unavailable, any other internal.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "backend/executor.h"
 
@@ -22,6 +24,9 @@ struct MlxOptions {
   bool cpu = false;
   // Takes the paths of a GPU on a CPU too: batched attention, KV moved by operations. For tests.
   bool as_gpu = false;
+  // Called where MLX is ("load", "step", "encode"), in the middle of the work; what it throws is as
+  // if MLX had. For tests.
+  std::function<void(std::string_view where)> fault;
 };
 
 // device "mlx"; backend "mlx-metal", "mlx-cuda" or "mlx-cpu". unavailable where MLX itself fails.

@@ -74,14 +74,21 @@ mx::array Matrix::rows(const mx::array& ids, mx::Dtype type) const {
       type);
 }
 
-Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices, bool gpu) {
+Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices,
+                                  const NamedTensor& other, bool gpu) {
   std::optional<mx::Dtype> widest;
   for (const NamedTensor* tensor : matrices) {
-    if (quantised(tensor->view.dtype)) continue;
-    IMPETUS_TRY(const mx::Dtype type, mlx_type(tensor->view.dtype));
+    DType source = tensor->view.dtype;
+    if (source == DType::grouped) source = tensor->view.grouped->scale_type;
+    // The scales of mxfp4 are exponents: they multiply in any type.
+    if (quantised(source) || source == DType::u8) continue;
+    IMPETUS_TRY(const mx::Dtype type, mlx_type(source));
     widest = widest ? mx::promote_types(*widest, type) : type;
   }
   if (widest) return *widest;
+  const bool mxfp4 = std::ranges::any_of(
+      matrices, [](const NamedTensor* t) { return t->view.dtype == DType::grouped; });
+  if (mxfp4) return mlx_type(other.view.dtype);
   return gpu ? mx::float16 : mx::float32;
 }
 
@@ -155,7 +162,7 @@ Matrix repack(const TensorView& view, mx::Dtype scales) {
 
 DType WeightLoader::target(const NamedTensor& tensor, bool table) const {
   const DType type = tensor.view.dtype;
-  if (quantised(type) || table) return type;
+  if (quantised(type) || type == DType::grouped || table) return type;
   if (precision_ == WeightPrecision::int8) return DType::q8_0;
   // A narrower matrix among wider ones is widened once, not in every step.
   if (activations_ == mx::float32) return DType::f32;
@@ -165,6 +172,7 @@ DType WeightLoader::target(const NamedTensor& tensor, bool table) const {
 Result<int64_t> WeightLoader::bytes(const NamedTensor& tensor) const {
   const DType type = target(tensor, false);
   const int64_t elements = tensor.view.shape.elements();
+  if (type == DType::grouped) return tensor.view.bytes();
   if (quantised(type)) {
     if (tensor.view.shape.columns() % kQuantBlock != 0) {
       return error(ErrorCode::unsupported,
@@ -177,43 +185,70 @@ Result<int64_t> WeightLoader::bytes(const NamedTensor& tensor) const {
   return elements * block_bytes(type);
 }
 
-mx::array WeightLoader::dense(const NamedTensor& tensor) {
-  const TensorView& view = tensor.view;
-  const mx::Shape shape = shape_of(view.shape);
-  const mx::Dtype type = *mlx_type(view.dtype);
+mx::array WeightLoader::stored(std::span<const std::byte> data, size_t file, const mx::Shape& shape,
+                               mx::Dtype type) {
+  const bool aligned = reinterpret_cast<uintptr_t>(data.data()) % type.size() == 0;
   if (!Wall::get().has_gpu()) {
-    if (auto borrowed = borrow_on_cpu(view.data.data(), shape, type)) {
-      borrowed_ += static_cast<int64_t>(view.data.size());
+    if (auto borrowed = borrow_on_cpu(data.data(), shape, type)) {
+      borrowed_ += static_cast<int64_t>(data.size());
       return std::move(*borrowed);
     }
-  } else if (mx::metal::is_available() && tensor.file < weights_.files().size()) {
+  } else if (mx::metal::is_available() && aligned && file < weights_.files().size()) {
     // Metal borrows whole pages: the file as one array, its tensors as views.
-    const auto file = weights_.files()[tensor.file].bytes();
-    if (files_.size() <= tensor.file) files_.resize(tensor.file + 1);
-    auto& whole = files_[tensor.file];
+    const auto bytes = weights_.files()[file].bytes();
+    if (files_.size() <= file) files_.resize(file + 1);
+    auto& whole = files_[file];
     if (!whole) {
-      const auto pages = static_cast<int64_t>(file.size() + kPageBytes - 1) / kPageBytes;
-      whole = mx::array(const_cast<std::byte*>(file.data()), mx::Shape{dim(pages), dim(kPageBytes)},
-                        mx::uint8, no_deleter);
+      const auto pages = (static_cast<int64_t>(bytes.size()) + kPageBytes - 1) / kPageBytes;
+      whole = mx::array(const_cast<std::byte*>(bytes.data()),
+                        mx::Shape{dim(pages), dim(kPageBytes)}, mx::uint8, no_deleter);
     }
-    if (whole->data<std::byte>() == file.data() &&
-        reinterpret_cast<uintptr_t>(view.data.data()) % type.size() == 0) {
-      borrowed_ += static_cast<int64_t>(view.data.size());
-      mx::array array = view_of_pages(*whole, view.data.data() - file.data(), shape, type);
+    if (whole->data<std::byte>() == bytes.data()) {
+      borrowed_ += static_cast<int64_t>(data.size());
+      mx::array array = view_of_pages(*whole, data.data() - bytes.data(), shape, type);
       array.eval();
       return array;
     }
   }
   // An aligned copy: the bytes of a file may stand anywhere.
-  mx::array host(mx::allocator::malloc(view.data.size()), shape, type);
-  std::memcpy(host.data<std::byte>(), view.data.data(), view.data.size());
+  mx::array host(mx::allocator::malloc(data.size()), shape, type);
+  std::memcpy(host.data<std::byte>(), data.data(), data.size());
   mx::array array = settle(std::move(host), cpu_);
-  weights_.release(tensor);
+  weights_.release(data);
   return array;
+}
+
+// MLX's own quantisation, as it stands in the file.
+Matrix WeightLoader::grouped(const NamedTensor& tensor) {
+  const TensorView& view = tensor.view;
+  const GroupQuantised& source = *view.grouped;
+  const int64_t rows = view.shape.rows(), columns = view.shape.columns();
+  const mx::Shape groups{dim(rows), dim(columns / source.group)};
+  Matrix matrix;
+  matrix.bits = source.bits;
+  matrix.group = source.group;
+  matrix.weight =
+      stored(view.data, tensor.file, {dim(rows), dim(columns / 32 * source.bits)}, mx::uint32);
+  if (source.mode == GroupQuantised::Mode::mxfp4) {
+    matrix.mode = "mxfp4";
+    matrix.scales = stored(source.scales, tensor.file, groups, mx::uint8);
+    return matrix;
+  }
+  const auto values = [&](std::span<const std::byte> data) {
+    mx::array array = stored(data, tensor.file, groups, *mlx_type(source.scale_type));
+    if (array.dtype() == activations_) return array;
+    array = mx::astype(array, activations_);  // wider than the file's: exact
+    array.eval();
+    return array;
+  };
+  matrix.scales = values(source.scales);
+  matrix.biases = values(source.biases);
+  return matrix;
 }
 
 Result<Matrix> WeightLoader::load(const NamedTensor& tensor, bool table) {
   const DType type = target(tensor, table);
+  if (type == DType::grouped) return grouped(tensor);
   Matrix matrix;
   if (quantised(type)) {
     Tensor converted;
@@ -230,7 +265,8 @@ Result<Matrix> WeightLoader::load(const NamedTensor& tensor, bool table) {
     weights_.release(tensor);
     return matrix;
   }
-  matrix.weight = dense(tensor);
+  IMPETUS_TRY(const mx::Dtype stands, mlx_type(tensor.view.dtype));
+  matrix.weight = stored(tensor.view.data, tensor.file, shape_of(tensor.view.shape), stands);
   IMPETUS_TRY(const mx::Dtype wanted, mlx_type(type));
   if (matrix.weight.dtype() != wanted) {
     matrix.weight = mx::astype(matrix.weight, wanted);

@@ -25,9 +25,11 @@ struct Matrix {
   mx::array rows(const mx::array& ids, mx::Dtype type) const;
 };
 
-// The type of activations for a model of these matrices: the widest of theirs. Where all are GGUF's
-// quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which has no faster type.
-Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices, bool gpu);
+// The type of activations for a model of these matrices: the widest of theirs, or of their scales.
+// Where all are GGUF's quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which
+// has no faster type; where all are mxfp4, the type of `other`, a norm.
+Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices,
+                                  const NamedTensor& other, bool gpu);
 
 // Makes arrays of a file's tensors. Unquantised tensors of the wanted type are borrowed from the
 // mapped file where MLX can (on its CPU; with Metal), else copied once, and the mapped pages let
@@ -52,7 +54,9 @@ class WeightLoader {
  private:
   DType target(const NamedTensor& tensor, bool table) const;
   Result<Matrix> load(const NamedTensor& tensor, bool table);
-  mx::array dense(const NamedTensor& tensor);
+  Matrix grouped(const NamedTensor& tensor);
+  mx::array stored(std::span<const std::byte> data, size_t file, const mx::Shape& shape,
+                   mx::Dtype type);
 
   const WeightSet& weights_;
   WeightPrecision precision_;
