@@ -46,9 +46,11 @@ Operation constant(const std::string& name, Value value) {
 // Decoded to f32, scaled, and held to what fp16 can say.
 Result<std::vector<float>> decoded(const WeightSet& weights, const NamedTensor& tensor,
                                    float scale) {
-  const int64_t count = tensor.view.shape.elements();
-  std::vector<float> values(static_cast<size_t>(count));
-  dequantize(tensor.view.dtype, tensor.view.data.data(), count, values.data());
+  const int64_t columns = tensor.view.shape.columns();
+  std::vector<float> values(static_cast<size_t>(tensor.view.shape.elements()));
+  for (int64_t r = 0; r < tensor.view.shape.rows(); ++r) {
+    dequantize_row(tensor.view, r, values.data() + r * columns);
+  }
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] *= scale;
     if (!(std::fabs(values[i]) <= 65504.0f)) {

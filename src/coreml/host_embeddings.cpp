@@ -6,9 +6,11 @@ namespace impetus::coreml {
 namespace {
 
 std::vector<float> floats_of(const NamedTensor& tensor) {
+  const int64_t columns = tensor.view.shape.columns();
   std::vector<float> values(static_cast<size_t>(tensor.view.shape.elements()));
-  dequantize(tensor.view.dtype, tensor.view.data.data(), tensor.view.shape.elements(),
-             values.data());
+  for (int64_t r = 0; r < tensor.view.shape.rows(); ++r) {
+    dequantize_row(tensor.view, r, values.data() + r * columns);
+  }
   return values;
 }
 

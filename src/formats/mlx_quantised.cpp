@@ -55,17 +55,6 @@ Result<Settings> read_settings(const json::object& object) {
   return settings;
 }
 
-// What config.json says of quantisation in MLX's way; nullptr where it says nothing, or speaks of
-// another method.
-const json::object* quantisation_of(const json::object& config) {
-  for (const char* key : {"quantization", "quantization_config"}) {
-    const json::value* value = config.if_contains(key);
-    const json::object* object = value == nullptr ? nullptr : value->if_object();
-    if (object != nullptr && !object->contains("quant_method")) return object;
-  }
-  return nullptr;
-}
-
 // A layer's own settings, else those of all.
 Result<Settings> settings_of(const json::object& quantisation, std::string_view layer) {
   const json::value* own = quantisation.if_contains(layer);
@@ -94,9 +83,10 @@ Result<TensorView> join(const Settings& settings, const TensorView& codes, const
     return error(ErrorCode::corrupt, "scales are {}, which {} does not have",
                  to_string(scales.dtype), affine ? "affine quantisation" : "mxfp4");
   }
-  // Both were bounded by the file's bytes, so that neither product overflows.
-  const int64_t columns = scales.shape.columns() * settings.group;
-  if (codes.shape.rows() != scales.shape.rows() || columns == 0 ||
+  // Bounded by the file's bytes where neither is empty, so that no product overflows.
+  const int64_t columns =
+      scales.shape.elements() == 0 ? 0 : scales.shape.columns() * settings.group;
+  if (columns == 0 || codes.shape.elements() == 0 || codes.shape.rows() != scales.shape.rows() ||
       codes.shape.columns() * 32 != columns * settings.bits) {
     return error(ErrorCode::corrupt, "codes {} and scales {} do not fit {} bits in groups of {}",
                  codes.shape.to_string(), scales.shape.to_string(), settings.bits, settings.group);
@@ -118,8 +108,20 @@ Result<TensorView> join(const Settings& settings, const TensorView& codes, const
 
 }  // namespace
 
+const json::object* mlx_quantisation(const json::object& config) {
+  const auto object = [&](const char* key) {
+    const json::value* value = config.if_contains(key);
+    return value == nullptr ? nullptr : value->if_object();
+  };
+  if (const json::object* own = object("quantization")) return own;
+  const json::object* shared = object("quantization_config");
+  const bool other =
+      shared == nullptr || shared->contains("quant_method") || !shared->contains("group_size");
+  return other ? nullptr : shared;
+}
+
 Result<WeightSet> join_quantised(WeightSet set, const json::object& config) {
-  const json::object* quantisation = quantisation_of(config);
+  const json::object* quantisation = mlx_quantisation(config);
   std::vector<NamedTensor> tensors;
   std::set<std::string, std::less<>> joined;  // scales and biases that went into a weight
   std::vector<std::unique_ptr<const GroupQuantised>> groups;

@@ -13,6 +13,10 @@
 
 namespace impetus {
 
+// What config.json says of quantisation in MLX's way; nullptr where it says nothing, or speaks of
+// another method. mlx-lm writes it under "quantization" and again under "quantization_config".
+const json::object* mlx_quantisation(const json::object& config);
+
 // `config` is the folder's config.json. The X.weight of each layer that has X.scales becomes one
 // grouped tensor [out, in]; its scales and biases are no longer tensors of their own. A set without
 // such layers comes back as it is. corrupt where tensors contradict each other or the config,

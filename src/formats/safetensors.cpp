@@ -142,6 +142,7 @@ Result<void> add_tensor(const Entry& entry, std::string_view name, std::span<con
 }
 
 Result<void> check_metadata(const json::value& value) {
+  if (value.is_null()) return {};  // so MLX writes that there is none
   const json::object* object = value.if_object();
   if (object == nullptr) return error(ErrorCode::corrupt, "__metadata__ is not an object");
   for (const auto& [key, item] : *object) {

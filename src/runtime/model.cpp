@@ -118,13 +118,11 @@ Result<ModelText> folder_text(const fs::path& folder) {
 
 // The type that most weight bytes have.
 std::string dominant_type(const WeightSet& weights) {
-  std::map<DType, int64_t> bytes;
-  for (const auto& tensor : weights.tensors()) {
-    bytes[tensor.view.dtype] += static_cast<int64_t>(tensor.view.data.size());
-  }
+  std::map<std::string, int64_t> bytes;
+  for (const auto& tensor : weights.tensors()) bytes[type_name(tensor.view)] += tensor.view.bytes();
   const auto most = std::max_element(bytes.begin(), bytes.end(),
                                      [](auto& a, auto& b) { return a.second < b.second; });
-  return most == bytes.end() ? "none" : std::string(to_string(most->first));
+  return most == bytes.end() ? "none" : most->first;
 }
 
 int64_t file_time(const fs::path& path) {

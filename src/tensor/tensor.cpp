@@ -64,6 +64,10 @@ int64_t TensorView::bytes() const {
   return static_cast<int64_t>(sum);
 }
 
+std::string type_name(const TensorView& view) {
+  return view.grouped != nullptr ? view.grouped->to_string() : std::string(to_string(view.dtype));
+}
+
 Result<Tensor> Tensor::zeros(DType dtype, Shape shape) {
   const auto bytes = bytes_of(dtype, shape.elements());
   if (!bytes || shape.columns() % block_elements(dtype) != 0) {

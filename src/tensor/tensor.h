@@ -53,6 +53,9 @@ struct TensorView {
   int64_t bytes() const;
 };
 
+// The type as people read it: "bf16", "4-bit, groups of 64".
+std::string type_name(const TensorView& view);
+
 // An owned tensor, 64-byte aligned. Moves only: its bytes' place in the storage depends on the
 // storage's address, and a copy is to be asked for by name (convert to the same type).
 class Tensor {
