@@ -271,6 +271,9 @@ TEST(MlxWall, FailuresAreErrorsAndTheModelLivesOn) {
     for (const RunAhead ahead : {RunAhead::off, RunAhead::on}) {
       auto loaded = load_decoder_on(backend(options(ahead)), model.spec, *model.weights);
       auto tokens = greedy(*loaded.model, {5, 6, 7}, 20);
+      std::vector<std::byte> before(static_cast<size_t>(loaded->kv().block_bytes())),
+          after = before;
+      ASSERT_TRUE(loaded->kv().export_block(3, 0, 16, before).ok());
       where = "step";
       fail = one.fail;
       SamplingParams params;
@@ -283,6 +286,8 @@ TEST(MlxWall, FailuresAreErrorsAndTheModelLivesOn) {
       EXPECT_EQ(failed.error().code, one.code);
       EXPECT_NE(failed.error().message.find(one.says), std::string::npos);
       fail = nullptr;
+      ASSERT_TRUE(loaded->kv().export_block(3, 0, 16, after).ok());
+      EXPECT_EQ(before, after);
       while (tokens.size() < 40) {
         const SequenceStep next{std::span(tokens).last(1),
                                 static_cast<int64_t>(tokens.size()) - 1,

@@ -46,7 +46,8 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     descriptor.device = "mlx";
     descriptor.backend = wall.backend_name(machine->cpu);
     descriptor.name = fmt::format("{}, MLX {}", wall.device_name(machine->cpu), mlx_version());
-    descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
+    descriptor.weights = {DType::f32,  DType::f16,  DType::bf16,
+                          DType::q8_0, DType::q4_0, DType::grouped};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = 1;
     // BLAS and MLX's kernels are chosen by the shape of the whole batch.
