@@ -1,5 +1,8 @@
 #include "mlx/mlx_backend.h"
 
+#include <cstdlib>
+#include <string_view>
+
 #include "base/guarded.h"
 #include "mlx/decoder.h"
 #include "mlx/wall.h"
@@ -40,8 +43,12 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->as_gpu = options.as_gpu;
     machine->fault = options.fault;
     using RunAhead = MlxOptions::RunAhead;
-    machine->run_ahead = options.run_ahead == RunAhead::on ||
-                         (options.run_ahead == RunAhead::automatic && !machine->cpu);
+    RunAhead wanted = options.run_ahead;
+    if (const char* forced = std::getenv("IMPETUS_MLX_RUN_AHEAD");
+        wanted == RunAhead::automatic && forced != nullptr) {
+      wanted = std::string_view(forced) == "on" ? RunAhead::on : RunAhead::off;
+    }
+    machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";
     descriptor.backend = wall.backend_name(machine->cpu);

@@ -18,7 +18,8 @@ namespace impetus {
 
 struct MlxOptions {
   // The next decode step of the same sequences is computed while the engine is busy with the last
-  // one's tokens. `automatic`: where the device computes beside the host, so on a GPU.
+  // one's tokens. `automatic`: where the device computes beside the host, so on a GPU;
+  // IMPETUS_MLX_RUN_AHEAD=on|off decides instead.
   enum class RunAhead { automatic, off, on } run_ahead = RunAhead::automatic;
   // Computes on MLX's CPU even where its build has a GPU.
   bool cpu = false;
