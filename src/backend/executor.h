@@ -7,7 +7,9 @@
 // backend.
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
-// prompt, on a cached prefix or on the number of threads, bit for bit.
+// prompt, on a cached prefix or on the number of threads, bit for bit. A backend whose library picks
+// its kernels by shape cannot promise the bits: it says so (`batch_invariant`), and its results agree
+// within the rounding of its arithmetic.
 //
 // Proof: whoever computes a result says so in it (`ran_on`). Nobody else does, and nobody copies it
 // from a plan.
@@ -43,6 +45,8 @@ struct BackendDescriptor {
   // It computes as another processor would, which is not here. Its speed says nothing, so that it
   // is neither measured nor chosen by a plan: only by its name.
   bool emulated = false;
+  // A row's result does not depend on its batch, bit for bit.
+  bool batch_invariant = true;
 };
 
 // What one position of a sequence is in KV, the same for every processor that runs the model.

@@ -376,7 +376,8 @@ Result<DeviceProfile> Measurer::run() {
     IMPETUS_CHECK(measure_attention(t));
     tell("products, " + with);
     for (const DType type : descriptor.weights) {
-      if (type == DType::grouped) continue;  // planned as Q4_0 and Q8_0
+      // Plans take the figures of q4_0 and q8_0 for it (planner/model_cost.h).
+      if (type == DType::grouped) continue;
       if (!all && type != DType::f32 && type != DType::q8_0) continue;
       if (all) tell(fmt::format("products of {}, {}", to_string(type), with));
       IMPETUS_CHECK(measure_matrix(
