@@ -167,8 +167,9 @@ struct ThreadPlan {
 };
 
 struct LoadOptions {
-  WeightPrecision weights = WeightPrecision::as_is;  // int8: convert to Q8_0 while packing
-  DType kv = DType::f16;                             // f16, bf16, f32
+  // int8: f32, f16 and bf16 become Q8_0 while packing; what is quantised already stays as it is.
+  WeightPrecision weights = WeightPrecision::as_is;
+  DType kv = DType::f16;     // f16, bf16, f32
   int64_t kv_tokens = 8192;  // positions over all sequences; rounded up to whole blocks
   int64_t step_tokens_max = 512;
   ThreadPlan threads;

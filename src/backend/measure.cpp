@@ -361,7 +361,9 @@ Result<DeviceProfile> Measurer::run() {
   }
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};
-  planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size());
+  const auto grouped = std::ranges::count(descriptor.weights, DType::grouped);
+  planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size()) -
+             static_cast<double>(grouped);
   if (fits(int64_t{2} * 1024 * 1024 * 43)) IMPETUS_CHECK(settle(threads.back()));
   for (const int t : threads) {
     const bool all = t == threads.back();

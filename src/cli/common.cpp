@@ -24,7 +24,8 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
   app.add_option("--threads", threads, "Threads (default: the physical cores this process may use)")
       ->envname("IMPETUS_THREADS")
       ->check(CLI::Range(0, 1024));
-  app.add_option("--weights", weights, "as-is, or int8: 8-bit weights with 8-bit activations")
+  app.add_option("--weights", weights,
+                 "as-is, or int8: 8-bit weights with 8-bit activations (quantised ones stay)")
       ->envname("IMPETUS_WEIGHTS")
       ->check(CLI::IsMember({"as-is", "int8"}))
       ->capture_default_str();

@@ -56,13 +56,21 @@ Result<void> inspect_tensor(const Options& options, const WeightSet& weights) {
     const TensorView& view = tensor->view;
     IMPETUS_TRY(const auto range, parse_range(options.values, view.shape.elements()));
     const auto [first, count] = range;
-    // Whole rows around the range, then cut.
+    // Whole blocks around the range, rows where weights are grouped; then cut.
     const int64_t columns = view.shape.columns();
-    for (int64_t r = first / columns; r * columns < first + count; ++r) {
-      values.resize(values.size() + static_cast<size_t>(columns));
-      dequantize_row(view, r, values.data() + values.size() - columns);
+    const int64_t block = view.grouped != nullptr ? columns : block_elements(view.dtype);
+    const int64_t begin = first / block * block;
+    const int64_t end = (first + count + block - 1) / block * block;
+    values.resize(static_cast<size_t>(end - begin));
+    if (view.grouped == nullptr) {
+      dequantize(view.dtype, view.data.data() + begin / block * block_bytes(view.dtype),
+                 end - begin, values.data());
+    } else {
+      for (int64_t at = begin; at < end; at += columns) {
+        dequantize_row(view, at / columns, values.data() + (at - begin));
+      }
     }
-    values.erase(values.begin(), values.begin() + first % columns);
+    values.erase(values.begin(), values.begin() + (first - begin));
     values.resize(static_cast<size_t>(count));
   }
   if (!options.json) {

@@ -14,6 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         "b": {"group_size": 32, "bits": 3}, "c": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}})");
   const auto joined = impetus::join_quantised(std::move(*weights), config.as_object());
   if (!joined.ok()) return 0;
+  if (!impetus::testing::contradiction(*joined, bytes).empty()) std::abort();
   for (const impetus::NamedTensor& tensor : joined->tensors()) {
     if (tensor.view.dtype != impetus::DType::grouped) continue;
     std::vector<float> row(static_cast<size_t>(tensor.view.shape.columns()));

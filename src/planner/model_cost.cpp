@@ -38,9 +38,14 @@ class Groups {
   void add(const Linear& linear) {
     if (linear.weight == nullptr) return;
     const TensorView& view = linear.weight->view;
-    parameters_[planned_type(view)] += view.shape.elements();
+    const DType type = planned_type(view);
+    parameters_[type] += view.shape.elements();
     names_[type_name(view)] += view.shape.elements();
+    const int64_t planned = bytes_of_group({type, view.shape.elements()});
+    if (view.grouped != nullptr) widened_ += std::max<int64_t>(0, planned - view.bytes());
   }
+  // By how much planned matrices are larger than the file's.
+  int64_t widened() const { return widened_; }
   // Of most of the parameters.
   std::string name() const {
     const auto most =
@@ -58,6 +63,7 @@ class Groups {
  private:
   std::map<DType, int64_t> parameters_;
   std::map<std::string, int64_t> names_;
+  int64_t widened_ = 0;
 };
 
 struct KnownShape {
@@ -127,7 +133,7 @@ Result<ModelCost> model_cost(std::string id, const ModelSpec& spec, const Weight
   }
   cost.layer_weights = groups.list();
   cost.precision = groups.name();
-  cost.file_bytes = weights.bytes();
+  cost.file_bytes = weights.bytes() + groups.widened();
   return cost;
 }
 
