@@ -69,7 +69,7 @@ Result<std::function<void()>> EmbeddingLanes::submit(EmbeddingLane::Request requ
   for (size_t t = 0; t < request.texts.size(); ++t) {
     const auto tokens = static_cast<int64_t>(request.texts[t].size());
     size_t lane = 0;  // the last one says that a text is too long
-    while (lane + 1 < lanes_.size() && lanes_[lane]->encoder().text_tokens_max() < tokens) ++lane;
+    while (lane + 1 < lanes_.size() && lanes_[lane]->text_tokens_max() < tokens) ++lane;
     if (part_of[lane] == SIZE_MAX) {
       part_of[lane] = parts.size();
       parts.emplace_back().lane = lanes_[lane].get();
