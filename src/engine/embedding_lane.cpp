@@ -291,9 +291,10 @@ void EmbeddingLane::State::settle(std::vector<Text> batch, Result<Encoded> outpu
       good_batches = 0;
       return put_back(batch);
     }
-    if (!known && ++failures < LaneGuard::failures_max) {
+    // One that says itself that it is gone is not asked again.
+    if (code != ErrorCode::unavailable && ++failures < LaneGuard::failures_max) {
       log::warn("{}", failure.error.message);
-      return retry(failure.error);
+      return known ? put_back(batch) : retry(failure.error);
     }
     lock.unlock();
     const auto asked = guard.ask(failure);
@@ -472,6 +473,11 @@ Result<std::shared_ptr<Encoder>> EmbeddingLane::rehome(DeviceLoop& loop,
   state.loop = &loop;
   state.place = loop.attach(state_, state.share);
   return gone;
+}
+
+bool EmbeddingLane::waits() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->held && !state_->dead && !state_->closed;
 }
 
 void EmbeddingLane::resume(const Error& error) {

@@ -2,6 +2,7 @@
 #include <cassert>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
@@ -61,7 +62,7 @@ struct GenerationLane::State final : LaneWork {
 
   bool drop_executor();         // false: given up
   void end_what_was_told_to();  // REQUIRES: mutex held
-  std::vector<SequenceEvent> settle(const Executor& ran,
+  std::vector<SequenceEvent> settle(const Executor& ran, std::span<const SequenceStep> steps,
                                     Result<std::vector<SequenceResult>> results);
   void deliver(std::vector<SequenceEvent> events);
   void run_job_chunk(const std::shared_ptr<Executor>& now);
@@ -99,7 +100,7 @@ struct GenerationLane::State final : LaneWork {
   bool dropping = false;  // the executor is to be destroyed by the loop's thread
   std::optional<Error> oldest_ends, dead;
   bool closed = false;
-  int failures = 0;  // of steps, since the last good one
+  std::map<std::string, int> failures;  // of a backend's steps, since its last token
 };
 
 void GenerationLane::State::run_slice() {
@@ -132,7 +133,7 @@ void GenerationLane::State::run_slice() {
       return now->execute(steps);
     });
     if (!at.end_step()) return;
-    events = settle(*now, std::move(results));
+    events = settle(*now, steps, std::move(results));
   }
   deliver(std::move(events));
   if (run_job) run_job_chunk(now);
@@ -168,7 +169,8 @@ void GenerationLane::State::end_what_was_told_to() {
 }
 
 std::vector<SequenceEvent> GenerationLane::State::settle(
-    const Executor& ran, Result<std::vector<SequenceResult>> results) {
+    const Executor& ran, std::span<const SequenceStep> steps,
+    Result<std::vector<SequenceResult>> results) {
   // A pair tells the failure of one side by its rows.
   const SequenceResult* row = nullptr;
   if (results.ok()) {
@@ -182,7 +184,11 @@ std::vector<SequenceEvent> GenerationLane::State::settle(
   std::unique_lock lock(mutex);
   step_in_flight = false;
   if (results.ok() && !row) {
-    failures = 0;
+    // Prompts that are computed again prove little, and one side of a pair nothing for the other.
+    for (size_t i = 0; i < steps.size() && !failures.empty() && i < results->size(); ++i) {
+      const SequenceResult& one = (*results)[i];
+      if (one.ran_on && steps[i].output == StepOutput::sample) failures.erase(one.ran_on->backend);
+    }
     return scheduler.finish_step(*results);
   }
   const std::string& backend = (row && row->ran_on ? *row->ran_on : ran.at_work()).backend;
@@ -197,20 +203,22 @@ std::vector<SequenceEvent> GenerationLane::State::settle(
     log::warn("{}; steps are made smaller", failure.error.message);
     return again();
   }
-  if (!known && ++failures < LaneGuard::failures_max) {
+  // One that says itself that it is gone is not asked again.
+  if (error.code != ErrorCode::unavailable && ++failures[backend] < LaneGuard::failures_max) {
     log::warn("{}", failure.error.message);
-    return scheduler.retry_step(failure.error);
+    return known ? again() : scheduler.retry_step(failure.error);
   }
   lock.unlock();
   const auto asked = guard.ask(failure);
   lock.lock();
-  failures = 0;
+  failures.clear();
   if (asked.ok()) {
     held = true;
     dropping = dropping || failure.kind == DeviceFailure::Kind::lost;
     return again();
   }
-  if (!known) return scheduler.retry_step(asked.error());
+  const bool memory = failure.kind == DeviceFailure::Kind::memory;
+  if (!known || (memory && !row)) return scheduler.retry_step(asked.error());  // it may pass
   return row ? scheduler.finish_step(*results) : scheduler.fail_step(asked.error());
 }
 
@@ -437,10 +445,15 @@ Result<std::shared_ptr<Executor>> GenerationLane::rehome(DeviceLoop& loop,
   }
   auto gone = std::exchange(state.executor, std::move(executor));
   state.step_tokens_max = limits.step_tokens_max;
-  state.failures = 0;
+  state.failures.clear();
   state.held = state.dropping = false;
   state.place = loop.attach(state_, state.share);
   return gone;
+}
+
+bool GenerationLane::waits() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->held && !state_->dead && !state_->closed;
 }
 
 void GenerationLane::resume(const Error& error) {

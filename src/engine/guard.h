@@ -1,10 +1,12 @@
 // What a lane does about a processor that fails it: shared by both kinds of lanes.
 //
-//   a step for which there is no memory   is tried again in smaller pieces; where it cannot be any
-//                                         smaller, another processor is asked for
+//   a step for which there is no memory   is tried again in smaller pieces; one that cannot be any
+//                                         smaller `failures_max` times; then another processor is
+//                                         asked for
 //   a device that says it is gone         another processor is asked for
-//   another error, or an exception        is tried once more; who meets it twice in a row ends with
-//                                         it. After `failures_max` in a row another is asked for
+//   another error, or an exception        is tried once more; who meets it twice without a token
+//                                         between ends with it. After `failures_max` without a
+//                                         token between, another is asked for
 //   a step that does not end              its thread is given up (device_loop.h), the executor with
 //                                         it, and another processor is asked for
 //
@@ -31,7 +33,8 @@ struct DeviceFailure {
     hangs,   // nothing that stands on it may be destroyed any more
   } kind = Kind::lost;
   std::string backend;
-  Error error;
+  Error error;      // its message names the backend
+  std::string why;  // without
 };
 
 struct LaneGuard {
@@ -74,15 +77,16 @@ auto guarded(Call&& call) -> decltype(call()) {
 inline DeviceFailure device_failure(const std::string& backend, Error error) {
   const auto kind = error.code == ErrorCode::insufficient_memory ? DeviceFailure::Kind::memory
                                                                  : DeviceFailure::Kind::lost;
-  return {kind, backend, std::move(error).within(backend)};
+  std::string why = error.message;
+  return {kind, backend, std::move(error).within(backend), std::move(why)};
 }
 
 inline DeviceFailure hanging(const std::string& backend, double seconds) {
-  return {DeviceFailure::Kind::hangs, backend,
-          error(ErrorCode::unavailable,
-                "{}: a step did not end within {:.3g} s; the processor is not used any more "
-                "(--step-timeout)",
-                backend, seconds)};
+  DeviceFailure failure = device_failure(
+      backend, error(ErrorCode::unavailable, "a step did not end within {:.3g} s (--step-timeout)",
+                     seconds));
+  failure.kind = DeviceFailure::Kind::hangs;
+  return failure;
 }
 
 }  // namespace impetus

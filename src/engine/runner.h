@@ -77,6 +77,7 @@ class GenerationLane {
   // What drove it before, to be destroyed on its own loop; unavailable where the lane was closed.
   Result<std::shared_ptr<Executor>> rehome(DeviceLoop& loop, std::shared_ptr<Executor> executor,
                                            SchedulerLimits limits);
+  bool waits() const;  // for rehome, resume or fail
   // There is no other after all: the oldest ends with this error, and the lane goes on as it is.
   void resume(const Error& error);
   // Nor can it go on: everything ends with this error, and what is submitted is refused with it.
@@ -131,6 +132,7 @@ class EmbeddingLane {
   // lanes may have one encoder where one loop drives both.
   void evict(bool hangs);
   Result<std::shared_ptr<Encoder>> rehome(DeviceLoop& loop, std::shared_ptr<Encoder> encoder);
+  bool waits() const;
   void resume(const Error& error);
   void fail(const Error& error);
   std::shared_ptr<Encoder> encoder() const;  // null while there is none

@@ -282,7 +282,6 @@ std::vector<SequenceEvent> Scheduler::finish_step(std::span<SequenceResult> resu
       }
       continue;
     }
-    sequence.failed_before = false;
     sequence.computed += planned_[i].count;
     publish_full_blocks(sequence);
     if (sequence.ending || steps_[i].output != StepOutput::sample) continue;
@@ -420,6 +419,8 @@ void Scheduler::publish_full_blocks(Sequence& sequence) {
 }
 
 void Scheduler::take_token(Sequence& sequence, SampledToken token) {
+  // Not by a good step alone: after a failure its prompt is computed again.
+  sequence.failed_before = false;
   if (!sequence.prefilled) {
     sequence.prefilled = true;
     SequenceEvent& event = add_event(SequenceEvent::Kind::prefilled, sequence);

@@ -97,7 +97,8 @@ class Scheduler {
   std::vector<SequenceEvent> fail_step(const Error& error);
   // It failed, and nobody ends: all that run go back to the queue.
   std::vector<SequenceEvent> return_step();
-  // The same, but those in it whose last step failed too end with this error: they may be why.
+  // The same, but those in it that failed before and had no token since end with this error: they
+  // may be why.
   std::vector<SequenceEvent> retry_step(const Error& error);
   // The step in flight is too large for its executor. False where it is one token of one sequence;
   // else those that follow have half as many of each, and more again as they go well.
@@ -147,7 +148,7 @@ class Scheduler {
     int64_t cached = -1;                       // prompt tokens found at the first admission
     bool prefilled = false;                    // the event was sent
     bool ended = false;
-    bool failed_before = false;          // its last step
+    bool failed_before = false;          // a step, since its last token
     std::optional<FinishReason> ending;  // cancelled or stopped while a step was in flight
     RanOn ran_on;
 
