@@ -74,6 +74,43 @@ need_packages() {
   need_debian_packages "${wanted[@]}"
 }
 
+# need_mlx: fetches the library MLX for `--with mlx` and sets mlx_option for cmake. On a Mac Homebrew's; elsewhere
+# PyPI's packages in build/mlx (glibc 2.35 or later), of the CUDA build where an NVIDIA driver is loaded.
+# Asks nothing of the network when they are there.
+mlx_version=0.32.4
+need_mlx() {
+  if [ "$(uname -s)" = Darwin ]; then
+    need_brew_packages mlx
+    mlx_option=-DIMPETUS_MLX=ON
+    return
+  fi
+  local venv=$root/build/mlx kind=mlx-cpu
+  [ ! -e /proc/driver/nvidia/version ] || kind=mlx-cuda-13
+  if [ "$(cat "$venv/installed" 2>/dev/null)" != "$kind $mlx_version" ]; then
+    ! command -v apt-get >/dev/null || need_debian_packages python3-venv
+    say "Fetching MLX $mlx_version ($kind) into build/mlx"
+    rm -rf "$venv"
+    mkdir -p "$root/build"
+    python3 -m venv "$venv" >&2 || die "python3 cannot make an environment at $venv (python3-venv)"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+      "mlx==$mlx_version" "$kind==$mlx_version" >&2 ||
+      die "MLX cannot be fetched: no package registry can be reached, or it has no mlx and $kind $mlx_version for
+  $("$venv/bin/python" -V) on $(uname -m). Without --with mlx everything but this backend is built;
+  a copy of PyPI's folder mlx from elsewhere does as well: cmake -DIMPETUS_MLX=FOLDER"
+    echo "$kind $mlx_version" >"$venv/installed"
+  fi
+  mlx_option=-DIMPETUS_MLX=$("$venv/bin/python" -c 'import importlib.util as u; print(list(u.find_spec("mlx").submodule_search_locations)[0])')
+}
+
+# with_option "$@": takes a leading `--with mlx` off the arguments: sets `taken` to how many it took.
+with_option() {
+  taken=0
+  [ "${1:-}" = --with ] || return 0
+  [ "${2:-}" = mlx ] || die "--with takes mlx"
+  need_mlx
+  taken=2
+}
+
 processors() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
 
 # Compilers of templates take up to 2 GB each: as many jobs as both processors and memory allow.
@@ -99,6 +136,11 @@ build_in() {
     cmake -S "$root" -B "$folder" -G Ninja ${options[@]+"${options[@]}"} >"$folder.configure.log" 2>&1 ||
       { cat "$folder.configure.log" >&2; die "cmake could not configure $folder"; }
     mv "$folder.configure.log" "$folder/configure.log"
+  fi
+  # MLX may come to a build that was made without it.
+  if [ -n "${mlx_option:-}" ] && ! grep -qxF "${mlx_option/#-DIMPETUS_MLX=/IMPETUS_MLX:STRING=}" "$folder/CMakeCache.txt"; then
+    cmake "$mlx_option" -UIMPETUS_MLX_LIBRARY "$folder" >"$folder/configure.log" 2>&1 ||
+      { cat "$folder/configure.log" >&2; die "cmake could not configure $folder with MLX"; }
   fi
   cmake --build "$folder" -j "$(build_jobs)" ${targets[@]+"${targets[@]}"} >&2
 }

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "architectures/architecture.h"
+#include "formats/mlx_quantised.h"
 
 namespace impetus {
 namespace {
@@ -144,7 +145,7 @@ Result<void> read_rope(const json::object& config, ModelSpec& spec) {
 // Settings that change the computation and are not run here: refused where they are on.
 Result<void> refuse_settings(const json::object& config, const Architecture& row) {
   if (const json::value* quantised = config.if_contains("quantization_config");
-      quantised != nullptr && !quantised->is_null()) {
+      quantised != nullptr && !quantised->is_null() && mlx_quantisation(config) == nullptr) {
     std::string method = "unnamed";
     if (const json::object* object = quantised->if_object()) {
       IMPETUS_TRY(const auto named, field<std::string>(string_field, *object, "quant_method"));
@@ -152,8 +153,8 @@ Result<void> refuse_settings(const json::object& config, const Architecture& row
     }
     return error(
         ErrorCode::unsupported,
-        "'quantization_config' (method {}): this version reads unquantised safetensors, and "
-        "quantised weights from GGUF",
+        "'quantization_config' (method {}): this version reads safetensors that are unquantised "
+        "or quantised by MLX, and quantised weights from GGUF",
         clipped(method));
   }
   for (const std::string_view key : {"use_sliding_window", "is_decoder", "add_cross_attention"}) {

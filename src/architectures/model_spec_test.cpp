@@ -101,6 +101,17 @@ TEST(SpecFromConfig, Encoders) {
   EXPECT_EQ(distilbert.token_types, 0);
 }
 
+// mlx-lm writes what it quantised twice; the tensors themselves are joined in formats/.
+TEST(SpecFromConfig, QuantisedByMlx) {
+  constexpr std::string_view kFour = R"({"group_size":64,"bits":4,"mode":"affine"})";
+  for (const std::string& changes :
+       {fmt::format(R"({{"quantization":{0},"quantization_config":{0}}})", kFour),
+        fmt::format(R"({{"quantization":{0}}})", kFour),
+        fmt::format(R"({{"quantization_config":{0}}})", kFour)}) {
+    EXPECT_EQ(spec_of(kTinyLlamaConfig, changes).hidden, 32) << changes;
+  }
+}
+
 TEST(SpecFromConfig, RopeScaling) {
   const auto scaling = [](std::string_view changes) {
     return spec_of(kTinyLlamaConfig, changes).rope_scaling;

@@ -27,6 +27,17 @@ std::map<std::string, Bytes> seeds() {
                                 .tensor("e", "F8_E4M3", {4}, Bytes(4))
                                 .tensor("z", "F32", {0, 3}, {})
                                 .finish()},
+      // Layers as safetensors_fuzz.cpp's config has them.
+      {"safetensors/mlx", SafetensorsWriter()
+                              .tensor("a.weight", "U32", {2, 8}, Bytes(64, std::byte{0x5a}))
+                              .tensor("a.scales", "F16", {2, 1}, Bytes(4, std::byte{0x2c}))
+                              .tensor("a.biases", "F16", {2, 1}, Bytes(4, std::byte{0xac}))
+                              .tensor("b.weight", "U32", {1, 6}, Bytes(24, std::byte{0x35}))
+                              .tensor("b.scales", "BF16", {1, 2}, Bytes(4, std::byte{0x3c}))
+                              .tensor("b.biases", "BF16", {1, 2}, Bytes(4, std::byte{0xbc}))
+                              .tensor("c.weight", "U32", {1, 4}, Bytes(16, std::byte{0x91}))
+                              .tensor("c.scales", "U8", {1, 1}, Bytes(1, std::byte{126}))
+                              .finish()},
       {"gguf/vocabulary", GgufWriter()
                               .string("general.architecture", "llama")
                               .strings("tokenizer.ggml.tokens", {"<s>", "a", "b"})

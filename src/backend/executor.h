@@ -8,7 +8,9 @@
 // another may do). No exception leaves a backend; one that does is caught as the backend's bug.
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
-// prompt, on a cached prefix or on the number of threads, bit for bit.
+// prompt, on a cached prefix or on the number of threads, bit for bit. A backend whose library picks
+// its kernels by shape cannot promise the bits: it says so (`batch_invariant`), and its results agree
+// within the rounding of its arithmetic.
 //
 // Proof: whoever computes a result says so in it (`ran_on`). Nobody else does, and nobody copies it
 // from a plan.
@@ -44,6 +46,8 @@ struct BackendDescriptor {
   // It computes as another processor would, which is not here. Its speed says nothing, so that it
   // is neither measured nor chosen by a plan: only by its name.
   bool emulated = false;
+  // A row's result does not depend on its batch, bit for bit.
+  bool batch_invariant = true;
 };
 
 // What one position of a sequence is in KV, the same for every processor that runs the model.
@@ -172,8 +176,9 @@ struct ThreadPlan {
 };
 
 struct LoadOptions {
-  WeightPrecision weights = WeightPrecision::as_is;  // int8: convert to Q8_0 while packing
-  DType kv = DType::f16;                             // f16, bf16, f32
+  // int8: f32, f16 and bf16 become Q8_0 while packing; what is quantised already stays as it is.
+  WeightPrecision weights = WeightPrecision::as_is;
+  DType kv = DType::f16;     // f16, bf16, f32
   int64_t kv_tokens = 8192;  // positions over all sequences; rounded up to whole blocks
   int64_t step_tokens_max = 512;
   ThreadPlan threads;

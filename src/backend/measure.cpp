@@ -361,7 +361,9 @@ Result<DeviceProfile> Measurer::run() {
   }
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};
-  planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size());
+  const auto grouped = std::ranges::count(descriptor.weights, DType::grouped);
+  planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size()) -
+             static_cast<double>(grouped);
   if (fits(int64_t{2} * 1024 * 1024 * 43)) IMPETUS_CHECK(settle(threads.back()));
   for (const int t : threads) {
     const bool all = t == threads.back();
@@ -374,6 +376,8 @@ Result<DeviceProfile> Measurer::run() {
     IMPETUS_CHECK(measure_attention(t));
     tell("products, " + with);
     for (const DType type : descriptor.weights) {
+      // Plans take the figures of q4_0 and q8_0 for it (planner/model_cost.h).
+      if (type == DType::grouped) continue;
       if (!all && type != DType::f32 && type != DType::q8_0) continue;
       if (all) tell(fmt::format("products of {}, {}", to_string(type), with));
       IMPETUS_CHECK(measure_matrix(

@@ -183,7 +183,9 @@ Result<void> bench(const Options& options) {
     fmt::print("  {:<10} {:>10.1f} {} ({:.0f} % of {:.1f} measured)\n", "", report[key].as_double(),
                unit, peak > 0 ? 100 * report[key].as_double() / peak : 0, peak);
   };
-  const bool quantized = options.load.weights == "int8" || measured.precision.starts_with('q');
+  const bool quantized = options.load.weights == "int8" || measured.precision.starts_with('q') ||
+                         measured.precision.find("bit") != std::string::npos ||
+                         measured.precision == "mxfp4";
   const double matrix_peak = quantized                      ? peaks.int8_gigaops_per_second
                              : measured.precision == "bf16" ? peaks.bf16_gigaflops_per_second
                                                             : peaks.f32_gigaflops_per_second;

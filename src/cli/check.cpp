@@ -32,7 +32,7 @@ using coreml::PlacedOperation;
 using coreml::Unit;
 
 struct Options {
-  std::string model, chip = "all", precision = "fp16";
+  std::string model, chip = "all", precision = "fp16", texts;
   std::vector<int64_t> shapes = coreml::ConvertOptions{}.shapes;
   int macos = coreml::ConvertOptions{}.macos;
   bool json = false, operations = false, rules = false, on_device = false;
@@ -42,6 +42,7 @@ struct Options {
 struct Checked {
   std::string name;
   std::vector<CheckReport> reports;
+  ValueRanges values;
 };
 
 Result<std::vector<const Chip*>> chosen_chips(const std::string& name) {
@@ -63,11 +64,11 @@ bool is_package(const std::string& path) {
 }
 
 Result<Checked> check_model(std::string name, const mil::Model& model, int64_t bytes,
-                            const std::vector<const Chip*>& chips) {
-  Checked checked{std::move(name), {}};
+                            const std::vector<const Chip*>& chips, ValueRanges values) {
+  Checked checked{std::move(name), {}, std::move(values)};
   const auto valid = mil::validate(model, mil::Unknown::trust);
   for (const Chip* chip : chips) {
-    IMPETUS_TRY(CheckReport report, coreml::check(model, *chip, bytes));
+    IMPETUS_TRY(CheckReport report, coreml::check(model, *chip, bytes, checked.values.ranges));
     if (!valid.ok()) {
       Finding& finding = report.findings.emplace_back();
       finding.rule = "program";
@@ -80,48 +81,79 @@ Result<Checked> check_model(std::string name, const mil::Model& model, int64_t b
   return checked;
 }
 
-// An encoder's programs as `convert` would write them: of a model's files, or of a shape with
-// random weights.
-Result<std::vector<coreml::Converted>> converted(const Options& options) {
+// An encoder's programs as `convert` would write them, and how large its values become.
+struct Programs {
+  std::vector<coreml::Converted> converted;
+  ValueRanges values;
+};
+
+// Of a model's files.
+Result<Programs> programs_of_files(const Options& options, coreml::ConvertOptions wanted) {
+  IMPETUS_TRY(const ModelLocation location, locate(options.model));
+  IMPETUS_TRY(const ModelFiles files, open_model_files(location));
+  Programs programs;
+  std::vector<std::vector<TokenId>> samples;
+  if (files.spec.kind == ModelKind::encoder) {  // the converter says what else there is to say
+    IMPETUS_TRY(const auto texts, sample_texts(options.texts));
+    if (const auto text = load_model_text(location); text.ok()) {
+      samples = encoded(*text->tokenizer, texts);
+    } else {
+      programs.values.why_not = text.error().message;
+    }
+    if (wanted.precision == coreml::Precision::w8a8) wanted.calibration = samples;
+  }
+  IMPETUS_TRY(programs.converted, coreml::convert_encoder(files.spec, *files.weights, wanted));
+  if (samples.empty()) return programs;
+  const Trial trial = trial_of(programs.converted);
+  IMPETUS_TRY(programs.values,
+              measure_ranges(files.spec, *files.weights, trial.program->model,
+                             coreml::function_name(trial.tokens, options.macos), samples));
+  return programs;
+}
+
+// Of a model's files, or of a shape with random weights.
+Result<Programs> programs_of(const Options& options) {
   coreml::ConvertOptions wanted;
   IMPETUS_TRY(wanted.precision, coreml::precision_from(options.precision));
   wanted.shapes = options.shapes;
   wanted.macos = options.macos;
-  if (const auto shape = shape_and_type(options.model)) {
-    if (shape->first->kind != ModelKind::encoder) {
-      return error(ErrorCode::unsupported, "{}: only encoders are converted", options.model);
-    }
-    IMPETUS_TRY(const SyntheticModel model, synthetic_model(*shape->first, shape->second, true));
-    return coreml::convert_encoder(model.spec, *model.weights, wanted);
+  const auto shape = shape_and_type(options.model);
+  if (!shape) return programs_of_files(options, std::move(wanted));
+  if (shape->first->kind != ModelKind::encoder) {
+    return error(ErrorCode::unsupported, "{}: only encoders are converted", options.model);
   }
-  IMPETUS_TRY(const ModelLocation location, locate(options.model));
-  IMPETUS_TRY(const ModelFiles files, open_model_files(location));
-  if (wanted.precision == coreml::Precision::w8a8 && files.spec.kind == ModelKind::encoder) {
-    IMPETUS_TRY(const ModelText text, load_model_text(location));
-    for (const std::string& one : sample_sentences()) {
-      wanted.calibration.push_back(text.tokenizer->encode(one, {.add_special = true}));
-    }
-  }
-  return coreml::convert_encoder(files.spec, *files.weights, wanted);
+  IMPETUS_TRY(const SyntheticModel model, synthetic_model(*shape->first, shape->second, true));
+  Programs programs;
+  IMPETUS_TRY(programs.converted, coreml::convert_encoder(model.spec, *model.weights, wanted));
+  programs.values.why_not = "random weights";
+  return programs;
 }
 
 Result<std::vector<Checked>> check_all(const Options& options) {
   IMPETUS_TRY(const auto chips, chosen_chips(options.chip));
   std::vector<Checked> all;
-  if (is_package(options.model)) {
+  const bool package = is_package(options.model);
+  if (!options.texts.empty() && (package || shape_and_type(options.model))) {
+    return error(ErrorCode::invalid_argument,
+                 "--texts: values are measured on a model's files; {} has no tokenizer",
+                 options.model);
+  }
+  if (package) {
     IMPETUS_TRY(const mil::Package package, mil::open_package(options.model));
     IMPETUS_TRY(Checked one, check_model(options.model, package.model,
-                                         package.model_bytes + package.weight_bytes, chips));
+                                         package.model_bytes + package.weight_bytes, chips,
+                                         {.why_not = "a package has no tokenizer"}));
     all.push_back(std::move(one));
     return all;
   }
-  IMPETUS_TRY(const auto programs, converted(options));
-  for (const coreml::Converted& program : programs) {
+  IMPETUS_TRY(const Programs programs, programs_of(options));
+  for (const coreml::Converted& program : programs.converted) {
     IMPETUS_TRY(const mil::PackageBytes written, mil::serialize(program.model));
     std::string name = fmt::format("{} as {}", options.model, options.precision);
-    if (programs.size() > 1) name += fmt::format(", {} tokens", program.shapes.front());
+    if (programs.converted.size() > 1) name += fmt::format(", {} tokens", program.shapes.front());
     const auto bytes = static_cast<int64_t>(written.model.size() + written.weights.size());
-    IMPETUS_TRY(Checked one, check_model(std::move(name), program.model, bytes, chips));
+    IMPETUS_TRY(Checked one,
+                check_model(std::move(name), program.model, bytes, chips, programs.values));
     all.push_back(std::move(one));
   }
   return all;
@@ -348,6 +380,25 @@ void print_operations(const Checked& checked) {
   }
 }
 
+void print_values(const ValueRanges& values) {
+  if (values.ranges.empty()) {
+    fmt::print("ranges of values (D14) assumed from the program's structure: {}\n\n",
+               values.why_not);
+    return;
+  }
+  fmt::print(
+      "ranges of values (D14) measured over {} texts in f32: norms see at most {:.1f} ({})\n\n",
+      values.texts, values.norm_input.max_abs, values.norm_input.tensor);
+}
+
+json::object to_json(const ValueRanges& values) {
+  if (values.ranges.empty()) return {{"measured", false}, {"reason", values.why_not}};
+  return {{"measured", true},
+          {"texts", values.texts},
+          {"norm_input_max", values.norm_input.max_abs},
+          {"norm_input_tensor", values.norm_input.tensor}};
+}
+
 void print_report(const Checked& checked, const Options& options, const Paint& paint) {
   const CheckReport& any = checked.reports.front();
   fmt::print("{}: {} function{}, {}weights {}\n", paint.strong(checked.name), any.functions.size(),
@@ -356,7 +407,8 @@ void print_report(const Checked& checked, const Options& options, const Paint& p
              bytes_text(any.weight_bytes));
   fmt::print(
       "predicted without a Neural Engine: see docs/neural-engine.md for what no Mac has "
-      "confirmed\n\n");
+      "confirmed\n");
+  print_values(checked.values);
   print_functions(checked);
   print_findings(checked, paint);
   if (options.operations) print_operations(checked);
@@ -427,7 +479,8 @@ Result<void> run_check(const Options& options, Commands& commands) {
         if (!options.operations) object.erase("operations");
         chips.push_back(std::move(object));
       }
-      models.push_back(json::object{{"model", one.name}, {"chips", std::move(chips)}});
+      models.push_back(json::object{
+          {"model", one.name}, {"ranges", to_json(one.values)}, {"chips", std::move(chips)}});
     }
     print_json(json::object{{"models", std::move(models)}});
     return {};
@@ -459,6 +512,9 @@ void add_check(Commands& commands) {
   app->add_option("--macos", options->macos, "The oldest system that is to run it")
       ->check(CLI::IsMember({13, 14, 15}))
       ->capture_default_str();
+  app->add_option("--texts", options->texts,
+                  "Texts, one a line, to measure a model's ranges of values on (default: a dozen "
+                  "built in)");
   app->add_option("--chip", options->chip, "m1, m2, m3, m4, m5 (m4-max: the family's) or all")
       ->capture_default_str();
   app->add_flag("--ops", options->operations,

@@ -24,7 +24,8 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
   app.add_option("--threads", threads, "Threads (default: the physical cores this process may use)")
       ->envname("IMPETUS_THREADS")
       ->check(CLI::Range(0, 1024));
-  app.add_option("--weights", weights, "as-is, or int8: 8-bit weights with 8-bit activations")
+  app.add_option("--weights", weights,
+                 "as-is, or int8: 8-bit weights with 8-bit activations (quantised ones stay)")
       ->envname("IMPETUS_WEIGHTS")
       ->check(CLI::IsMember({"as-is", "int8"}))
       ->capture_default_str();
@@ -54,7 +55,7 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
 void ModelOptions::add_placement_to(CLI::App& app) {
   app.add_option(
          "--device", devices,
-         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference, and for "
+         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference, mlx, and for "
          "embeddings coreml-emulated (a Neural Engine imitated); "
          "by phase: prefill=NAME,decode=NAME,embeddings=NAME; all: as planned (default: the best)")
       ->envname("IMPETUS_DEVICE")

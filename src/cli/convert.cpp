@@ -18,8 +18,6 @@ namespace fs = std::filesystem;
 
 // Below this the vectors are another model's.
 constexpr double kGate = 0.99;
-// What the gate's texts are run at, where there is such a shape.
-constexpr int64_t kGateTokens = 64;
 
 struct Options {
   std::string model, to = "coreml", out, precision = "fp16", calibration, compare;
@@ -50,28 +48,6 @@ std::string license_of(const ModelLocation& location, const ModelFiles& files) {
     if (first != std::string::npos && last >= first) return line.substr(first, last - first + 1);
   }
   return {};
-}
-
-Result<std::vector<std::string>> texts_of(const std::string& file_name) {
-  if (file_name.empty()) return sample_sentences();
-  IMPETUS_TRY(const std::string file, read_file(file_name, size_t{16} << 20));
-  std::vector<std::string> texts;
-  std::istringstream lines(file);
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.empty()) texts.push_back(std::move(line));
-  }
-  if (texts.empty()) {
-    return error(ErrorCode::invalid_argument, "{}: no text in it; one a line is wanted", file_name);
-  }
-  return texts;
-}
-
-std::vector<std::vector<TokenId>> encoded(const Tokenizer& tokenizer,
-                                          const std::vector<std::string>& texts) {
-  std::vector<std::vector<TokenId>> all;
-  for (const std::string& text : texts)
-    all.push_back(tokenizer.encode(text, {.add_special = true}));
-  return all;
 }
 
 // X.mlpackage; X-16.mlpackage where each length is a package of its own.
@@ -137,6 +113,10 @@ Result<void> convert(const Options& options) {
   }
   coreml::ConvertOptions wanted;
   IMPETUS_TRY(wanted.precision, coreml::precision_from(options.precision));
+  if (!options.calibration.empty() && wanted.precision != coreml::Precision::w8a8) {
+    return error(ErrorCode::invalid_argument, "--calibration is for --precision w8a8, not {}",
+                 options.precision);
+  }
   wanted.shapes = options.shapes;
   wanted.macos = options.macos;
   IMPETUS_TRY(const ModelLocation location, locate(options.model));
@@ -146,10 +126,10 @@ Result<void> convert(const Options& options) {
   std::vector<std::vector<TokenId>> samples;
   if (files.spec.kind == ModelKind::encoder) {  // the converter says what else there is to say
     IMPETUS_TRY(const ModelText text, load_model_text(location));
-    IMPETUS_TRY(const auto compared, texts_of(options.compare));
+    IMPETUS_TRY(const auto compared, sample_texts(options.compare));
     samples = encoded(*text.tokenizer, compared);
     if (wanted.precision == coreml::Precision::w8a8) {
-      IMPETUS_TRY(const auto calibration, texts_of(options.calibration));
+      IMPETUS_TRY(const auto calibration, sample_texts(options.calibration));
       wanted.calibration = encoded(*text.tokenizer, calibration);
     }
   }
@@ -160,20 +140,11 @@ Result<void> convert(const Options& options) {
   };
   IMPETUS_TRY(const auto converted, coreml::convert_encoder(files.spec, *files.weights, wanted));
 
-  // The gate, at the shortest length that holds most texts.
-  const coreml::Converted* gated = &converted.back();
-  for (const auto& one : converted) {
-    if (one.shapes.back() >= kGateTokens) {
-      gated = &one;
-      break;
-    }
-  }
-  const auto at = std::ranges::lower_bound(gated->shapes, kGateTokens);
-  const int64_t tokens = at == gated->shapes.end() ? gated->shapes.back() : *at;
+  const Trial trial = trial_of(converted);
   progress.emplace("comparing", static_cast<int64_t>(samples.size()));
   IMPETUS_TRY(const ConversionQuality quality,
-              measure_conversion(files.spec, *files.weights, gated->model,
-                                 coreml::function_name(tokens, options.macos), samples,
+              measure_conversion(files.spec, *files.weights, trial.program->model,
+                                 coreml::function_name(trial.tokens, options.macos), samples,
                                  options.threads, [&](int64_t done) { progress->step(done); }));
   progress.reset();
   IMPETUS_CHECK(check_quality(quality, options));

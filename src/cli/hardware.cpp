@@ -331,6 +331,22 @@ Result<void> hardware(const Options& options) {
     return {};
   }
   print_text(inventory);
+  if (const std::string absent = mlx_absent(); !absent.empty()) {
+    Section("MLX").line(absent);
+  } else if (auto mlx = find_processors(std::vector<std::string>{"mlx"}, 0); mlx.ok()) {
+    Section section("MLX");
+    for (const auto& backend : mlx->backends) {
+      const BackendDescriptor& descriptor = backend->descriptor();
+      section.line(fmt::format(
+          "{} on {}{}", descriptor.backend, descriptor.name,
+          descriptor.batch_invariant
+              ? ""
+              : "; a row's bits may depend on its batch, so that equal requests can differ in the "
+                "last digits of their probabilities"));
+    }
+  } else {
+    Section("MLX").line(mlx.error().message);
+  }
   for (const DeviceProfile& profile : profiles) {
     fmt::print("\n");
     print_profile(profile);

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "formats/mlx_quantised.h"
 #include "runtime/model.h"
 
 namespace impetus::cli {
@@ -21,7 +22,7 @@ json::array shape_array(const Shape& shape) {
 
 json::object tensor_object(const NamedTensor& tensor) {
   return {{"name", tensor.name},
-          {"dtype", std::string(to_string(tensor.view.dtype))},
+          {"dtype", type_name(tensor.view)},
           {"shape", shape_array(tensor.view.shape)}};
 }
 
@@ -52,22 +53,28 @@ Result<void> inspect_tensor(const Options& options, const WeightSet& weights) {
       return error(ErrorCode::unsupported, "{}: values of type {} are not shown", tensor->name,
                    to_string(tensor->view.dtype));
     }
-    IMPETUS_TRY(const auto range, parse_range(options.values, tensor->view.shape.elements()));
+    const TensorView& view = tensor->view;
+    IMPETUS_TRY(const auto range, parse_range(options.values, view.shape.elements()));
     const auto [first, count] = range;
-    // Whole blocks around the range, then cut.
-    const DType type = tensor->view.dtype;
-    const int64_t block = block_elements(type);
+    // Whole blocks around the range, rows where weights are grouped; then cut.
+    const int64_t columns = view.shape.columns();
+    const int64_t block = view.grouped != nullptr ? columns : block_elements(view.dtype);
     const int64_t begin = first / block * block;
     const int64_t end = (first + count + block - 1) / block * block;
     values.resize(static_cast<size_t>(end - begin));
-    dequantize(type, tensor->view.data.data() + begin / block * block_bytes(type), end - begin,
-               values.data());
+    if (view.grouped == nullptr) {
+      dequantize(view.dtype, view.data.data() + begin / block * block_bytes(view.dtype),
+                 end - begin, values.data());
+    } else {
+      for (int64_t at = begin; at < end; at += columns) {
+        dequantize_row(view, at / columns, values.data() + (at - begin));
+      }
+    }
     values.erase(values.begin(), values.begin() + (first - begin));
     values.resize(static_cast<size_t>(count));
   }
   if (!options.json) {
-    fmt::print("{} {} {}\n", tensor->name, to_string(tensor->view.dtype),
-               tensor->view.shape.to_string());
+    fmt::print("{} {} {}\n", tensor->name, type_name(tensor->view), tensor->view.shape.to_string());
     for (const float value : values) fmt::print("{:.9g}\n", value);
     return {};
   }
@@ -94,7 +101,11 @@ Result<void> inspect(const Options& options) {
       IMPETUS_TRY(const GgufFile file, GgufFile::open(location.path));
       return inspect_tensor(options, file.weights());
     }
-    IMPETUS_TRY(const WeightSet weights, open_safetensors_folder(location.path));
+    IMPETUS_TRY(WeightSet weights, open_safetensors_folder(location.path));
+    const auto config = read_json_file((location.path / "config.json").string());
+    if (config.ok() && config->is_object()) {
+      IMPETUS_TRY(weights, join_quantised(std::move(weights), config->get_object()));
+    }
     return inspect_tensor(options, weights);
   }
   IMPETUS_TRY(const ModelFiles files, open_model_files(location));
@@ -104,8 +115,7 @@ Result<void> inspect(const Options& options) {
   std::map<std::string, int64_t> types;
   for (const auto& tensor : files.weights->tensors()) {
     parameters += tensor.view.shape.elements();
-    types[std::string(to_string(tensor.view.dtype))] +=
-        static_cast<int64_t>(tensor.view.data.size());
+    types[type_name(tensor.view)] += tensor.view.bytes();
   }
   json::object report{
       {"id", location.id},
@@ -146,7 +156,7 @@ Result<void> inspect(const Options& options) {
   }
   if (options.tensors) {
     for (const auto& tensor : files.weights->tensors()) {
-      fmt::print("  {:<48} {:<5} {}\n", tensor.name, to_string(tensor.view.dtype),
+      fmt::print("  {:<48} {:<5} {}\n", tensor.name, type_name(tensor.view),
                  tensor.view.shape.to_string());
     }
   }

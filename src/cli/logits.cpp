@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/processors.h"
 #include "hardware/memory.h"
 #include "runtime/model.h"
 
@@ -50,11 +51,15 @@ Result<std::vector<std::vector<float>>> rows_of(Model& model, const std::vector<
 Result<void> logits(const Options& options) {
   IMPETUS_TRY(const auto ids, parse_ids(options.ids));
   IMPETUS_TRY(const ModelLocation location, locate(options.model));
-  IMPETUS_TRY(const auto backends, options.load.backends());
+  IMPETUS_TRY(const Processors found,
+              find_processors(options.load.devices, options.load.threads, options.load.coreml()));
+  // The one that was named comes after those that take what it does not.
+  Backend& backend =
+      options.load.devices.empty() ? *found.backends.front() : *found.backends.back();
   MemoryLedger ledger(usable_memory_bytes());
   IMPETUS_TRY(Model model,
-              load_model(location, Ladders::only(*backends.front()), Fallback::forbid,
-                         options.load.load(), static_cast<int64_t>(ids.size()), ledger));
+              load_model(location, Ladders::only(backend), Fallback::forbid, options.load.load(),
+                         static_cast<int64_t>(ids.size()), ledger));
   if (static_cast<int64_t>(ids.size()) > model.spec.context) {
     return error(ErrorCode::context_length, "{} ids; the model has {} positions", ids.size(),
                  model.spec.context);
@@ -96,6 +101,9 @@ void add_logits(Commands& commands) {
   app->add_option("--token-types", options->token_types, "One a token (encoders)");
   app->add_flag("--json", options->json, "{\"logits\": [[...]]}, one row a position");
   options->load.add_to(*app, true);
+  app->add_option("--device", options->load.devices, "The processor to run it on (default: cpu)")
+      ->type_name("NAME")
+      ->expected(1);
 }
 
 }  // namespace impetus::cli

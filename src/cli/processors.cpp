@@ -9,6 +9,9 @@
 #include "cpu/cpu_backend.h"
 #include "hardware/processors.h"
 #include "runtime/profiles.h"
+#ifdef IMPETUS_HAVE_MLX
+#include "mlx/mlx_backend.h"
+#endif
 
 namespace impetus::cli {
 namespace {
@@ -16,9 +19,39 @@ namespace {
 constexpr std::string_view kCpu = "cpu";
 constexpr std::string_view kCoreml = "coreml";
 constexpr std::string_view kEmulated = "coreml-emulated";
+constexpr std::string_view kMlx = "mlx";
 
 bool encodes_only(std::string_view name) {
   return name == kCoreml || name == kEmulated;
+}
+
+// "mlx", or one of its backends by name.
+bool is_mlx(std::string_view name) {
+  return name == kMlx || name == "mlx-cpu" || name == "mlx-metal" || name == "mlx-cuda";
+}
+
+// unsupported where this build or MLX's lacks it.
+Result<std::unique_ptr<Backend>> make_mlx(std::string_view name) {
+#ifdef IMPETUS_HAVE_MLX
+  auto made = make_mlx_backend({.cpu = name == "mlx-cpu"});
+  if (!made.ok()) {
+    return error(ErrorCode::unsupported, "MLX does not start: {}", made.error().message);
+  }
+  const std::string& there = (*made)->descriptor().backend;
+  if (name != kMlx && name != there) {
+    return error(ErrorCode::unsupported, "this machine's MLX runs as {}", there);
+  }
+  return made;
+#else
+  return error(ErrorCode::unsupported, "{}", mlx_absent());
+#endif
+}
+
+// MLX where it drives a GPU: the only one that is among the processors without being named.
+std::unique_ptr<Backend> mlx_of_gpu() {
+  auto made = make_mlx(kMlx);
+  if (!made.ok() || (*made)->descriptor().backend == "mlx-cpu") return nullptr;
+  return std::move(*made);
 }
 
 // "cpu-avx2" to "avx2", "cpu" to "" (the best); nullopt for what is no name of a CPU backend.
@@ -38,6 +71,7 @@ Error unknown(const std::string& name) {
     }
   }
   there.emplace_back(kEmulated);
+  if (mlx_absent().empty()) there.emplace_back(kMlx);
   return error(ErrorCode::invalid_argument, "--device: there is no processor '{}'; there are: {}",
                name, fmt::join(there, ", "));
 }
@@ -57,6 +91,7 @@ Result<std::unique_ptr<Backend>> make_processor(const std::string& name, int thr
     coreml.macos = std::clamp(system.macos, 13, 15);
     return coreml::make_coreml_backend(system.loader, std::move(coreml));
   }
+  if (is_mlx(name)) return make_mlx(name);
   const auto isa = isa_of(name);
   if (!isa) return unknown(name);
   return make_cpu_backend({.threads = threads, .isa = *isa});
@@ -85,7 +120,7 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
   Processors found;
   if (devices.size() == 1 && devices.front() == "all") {  // in the order that a plan finds
     for (const std::string& name : every_processor()) {
-      IMPETUS_TRY(auto made, make_cpu_backend({.threads = threads, .isa = *isa_of(name)}));
+      IMPETUS_TRY(auto made, make_processor(name, threads, coreml));
       found.backends.push_back(std::move(made));
     }
     return found;
@@ -93,6 +128,8 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
   if (devices.empty()) {
     IMPETUS_TRY(auto best, make_cpu_backend({.threads = threads, .isa = {}}));
     found.backends.push_back(std::move(best));
+    // A plan gives it what it was measured to be faster at; unmeasured it gets nothing.
+    if (auto gpu = mlx_of_gpu()) found.backends.push_back(std::move(gpu));
     return found;
   }
   IMPETUS_TRY(found.placement, placement_of(devices));
@@ -129,6 +166,15 @@ Result<Processors> find_processors(std::span<const std::string> devices, int thr
   return found;
 }
 
+std::string mlx_absent() {
+#ifdef IMPETUS_HAVE_MLX
+  return "";
+#else
+  return "MLX is not in this build: `scripts/serve --with mlx` fetches it and builds with it (or "
+         "cmake -DIMPETUS_MLX=FOLDER with PyPI's package mlx)";
+#endif
+}
+
 std::vector<std::string> every_processor() {
   std::vector<std::string> names;
   for (const char* isa : kCpuInstructionSets) {
@@ -139,6 +185,7 @@ std::vector<std::string> every_processor() {
   }
   std::ranges::reverse(names);
   if (names.empty()) names.push_back(fmt::format("{}-{}", kCpu, kCpuInstructionSets[0]));
+  if (auto made = make_mlx(kMlx); made.ok()) names.push_back((*made)->descriptor().backend);
   return names;
 }
 

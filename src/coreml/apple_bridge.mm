@@ -229,6 +229,7 @@ int compile(const char* package, const char* destination, char** failure) {
     if (![[NSFileManager defaultManager] moveItemAtURL:compiled
                                                  toURL:url_of(destination)
                                                  error:&moved]) {
+      [[NSFileManager defaultManager] removeItemAtURL:compiled error:NULL];
       return fail(failure, moved, @"what was compiled cannot be kept"), false;
     }
     return true;

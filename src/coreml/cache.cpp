@@ -149,6 +149,11 @@ std::string model_content(const ModelSpec& spec, const WeightSet& weights) {
     hash.add(fmt::format("{} {} {} {}\n", name, to_string(view.dtype), view.shape.to_string(),
                          view.data.size()));
     hash.add(view.data);
+    if (const GroupQuantised* grouped = view.grouped) {
+      hash.add(fmt::format("{} {}\n", grouped->to_string(), to_string(grouped->scale_type)));
+      hash.add(grouped->scales);
+      hash.add(grouped->biases);
+    }
   }
   return hash.hex();
 }

@@ -144,16 +144,12 @@ Result<ActivationRanges> measured_ranges(const ModelSpec& spec, const WeightSet&
   add_function(model, spec, constants, "main", tokens, opset, {});
   IMPETUS_TRY(const auto program, mil::Interpreter::load(model, "main", {.threads = 2}));
   IMPETUS_TRY(const auto embeddings, HostEmbeddings::load(spec, weights));
+  IMPETUS_TRY(const auto measured, ranges_over(program, embeddings, options.calibration));
   ActivationRanges ranges;
   for (const std::string& name : quantised_activations(spec)) ranges.emplace(name, 0.0f);
-  for (const auto& text : options.calibration) {
-    if (text.empty()) continue;
-    const auto cut = std::span(text).first(std::min(text.size(), static_cast<size_t>(tokens)));
-    IMPETUS_TRY(const Emulated ran, emulate(program, embeddings, cut, {}));
-    for (const mil::TensorRange& range : ran.ranges) {
-      const auto found = ranges.find(range.tensor);
-      if (found != ranges.end()) found->second = std::max(found->second, range.max_abs);
-    }
+  for (const mil::TensorRange& range : measured) {
+    const auto found = ranges.find(range.tensor);
+    if (found != ranges.end()) found->second = range.max_abs;
   }
   return ranges;
 }

@@ -28,11 +28,12 @@ namespace impetus::coreml {
 
 inline constexpr float kMaskValue = -1e4f;
 // Changes whenever the same model and options would give another program.
-inline constexpr int kWriterVersion = 2;
+inline constexpr int kWriterVersion = 3;
 
-// Of the linear layers' weights; norms and biases stay fp16. palettized6 and palettized4 keep 8
-// bits where fewer cost most: the attention's value and output, and the feed-forward's down
-// projection.
+// Of the linear layers' weights; norms and biases stay fp16. int8 is a scale by output channel, or
+// a table of 256 values where outliers would take the channels' resolution. palettized6 and
+// palettized4 keep 8 bits where fewer cost most: the attention's value and output, and the
+// feed-forward's down projection.
 enum class Precision : uint8_t { fp16, int8, palettized8, palettized6, palettized4, w8a8 };
 std::string_view to_string(Precision precision);
 Result<Precision> precision_from(std::string_view name);

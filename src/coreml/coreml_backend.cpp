@@ -102,19 +102,23 @@ Result<CacheEntry> CoremlBackend::converted(const ModelSpec& spec, const WeightS
     }
     return {};
   };
-  auto cache = options_.cache.empty()
-                   ? Result<PackageCache>(error(ErrorCode::io, "no folder is named"))
-                   : PackageCache::open(options_.cache, options_.cache_bytes_max);
-  if (!cache.ok()) {
+  const auto from = [&](const fs::path& folder) -> Result<CacheEntry> {
+    IMPETUS_TRY(PackageCache cache, PackageCache::open(folder, options_.cache_bytes_max));
+    return cache.get(key, make);
+  };
+  auto found = options_.cache.empty()
+                   ? Result<CacheEntry>(error(ErrorCode::io, "no folder is named"))
+                   : from(options_.cache);
+  if (!found.ok() && found.error().code == ErrorCode::io) {
+    // A cache that cannot be written, or whose disk is full, costs a conversion, not the model.
     log::warn("what is converted for {} is not kept: {}", descriptor_.backend,
-              cache.error().message);
+              found.error().message);
     const auto folder = temporary_folder();
     if (!folder) return error(ErrorCode::io, "no temporary folder can be made");
     keeps.push_back(folder);
-    cache = PackageCache::open(*folder, options_.cache_bytes_max);
-    if (!cache.ok()) return std::move(cache).error();
+    found = from(*folder);
   }
-  IMPETUS_TRY(CacheEntry entry, cache->get(key, make));
+  IMPETUS_TRY(CacheEntry entry, std::move(found));
   log::info("{}: {} for {} in {:.2f} s: {} for {} tokens ({})", weights.source(),
             entry.made ? "converted" : "taken from the cache", descriptor_.backend,
             seconds_since(start), to_string(options.precision), fmt::join(options.shapes, ", "),
@@ -151,8 +155,6 @@ Result<std::unique_ptr<Encoder>> CoremlBackend::load(const ModelSpec& spec,
     parts.keeps.push_back(std::make_shared<const Reservation>(std::move(held)));
     return {};
   };
-  IMPETUS_CHECK(reserve((spec.vocab + spec.context + spec.token_types) * spec.hidden * 4,
-                        "embedding tables of the host"));
   IMPETUS_TRY(parts.host, HostEmbeddings::load(spec, weights));
   IMPETUS_TRY(CacheEntry entry, converted(spec, weights, convert, ledger, parts.keeps));
   for (const NamedTensor& tensor : weights.tensors()) weights.release(tensor);
@@ -166,6 +168,12 @@ Result<std::unique_ptr<Encoder>> CoremlBackend::load(const ModelSpec& spec,
     IMPETUS_CHECK(reserve(bytes, fmt::format("the program for {} tokens", shape)));
     IMPETUS_TRY(auto program, loader_->load(package, function, entry.compiled, options_.units));
     parts.programs.push_back(std::move(program));
+  }
+  // What the loader compiled counts, too.
+  if (auto cache =
+          PackageCache::open(entry.content.parent_path().parent_path(), options_.cache_bytes_max);
+      cache.ok()) {
+    cache->trim();
   }
   log::info("{}: {} programs loaded on {} in {:.2f} s", weights.source(), parts.programs.size(),
             descriptor_.backend, seconds_since(start));

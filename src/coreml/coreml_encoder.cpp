@@ -156,18 +156,23 @@ Result<std::vector<float>> CoremlEncoder::run(Program& program, int64_t shape,
   IMPETUS_TRY(const auto hidden, host_.lookup(tokens, token_types, shape));
   std::vector<float> mask(static_cast<size_t>(shape), kMaskValue);
   std::fill_n(mask.begin(), tokens.size(), 0.0f);
-  IMPETUS_TRY(const StridedView hidden_view, program.model->input("hidden"));
-  IMPETUS_CHECK(check_view(hidden_view, hidden_shape(shape), "hidden"));
-  IMPETUS_TRY(const StridedView mask_view, program.model->input("mask"));
-  IMPETUS_CHECK(check_view(mask_view, Shape4{1, shape, 1, 1}, "mask"));
-  const int64_t overflown = write_strided(hidden, hidden_view);
-  write_strided(mask, mask_view);
-  auto done = program.model->predict();
+  int64_t overflown = 0;
+  // A prediction that failed may have spoilt its inputs: each is given them anew.
+  const auto predict = [&]() -> Result<void> {
+    IMPETUS_TRY(const StridedView hidden_view, program.model->input("hidden"));
+    IMPETUS_CHECK(check_view(hidden_view, hidden_shape(shape), "hidden"));
+    IMPETUS_TRY(const StridedView mask_view, program.model->input("mask"));
+    IMPETUS_CHECK(check_view(mask_view, Shape4{1, shape, 1, 1}, "mask"));
+    overflown = write_strided(hidden, hidden_view);
+    write_strided(mask, mask_view);
+    return program.model->predict();
+  };
+  auto done = predict();
   if (!done.ok()) {
     // Devices that were asleep or taken away fail once; what fails twice is an error.
     log::warn("{}: {} tokens: {}; once more", program.descriptor.backend, shape,
               done.error().message);
-    done = program.model->predict();
+    done = predict();
   }
   if (!done.ok()) {
     return Error(done.error())

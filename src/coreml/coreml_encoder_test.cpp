@@ -65,7 +65,10 @@ class FakeModel final : public CompiledModel {
   }
   Result<void> predict() override {
     ++predictions;
-    if (plan_.fail-- > 0) return error(ErrorCode::unavailable, "the engine was taken away");
+    if (plan_.fail-- > 0) {
+      for (Memory* input : {&hidden_, &mask_}) std::ranges::fill(input->bytes, std::byte{0xff});
+      return error(ErrorCode::unavailable, "the engine was taken away");
+    }
     const int64_t tokens = hidden_.view.type.shape.back();
     std::vector<float> values(static_cast<size_t>(kHidden * tokens)),
         mask(static_cast<size_t>(tokens));
@@ -240,7 +243,11 @@ TEST_F(CoremlEncoderTest, TriesAgainOnce) {
   const auto encoder = make({once, always});
   const std::vector<TokenId> tokens(10, 1);
   const std::vector<int32_t> small{0, 3}, large{0, 10};
-  EXPECT_TRUE((*encoder)->encode({std::span(tokens).first(3), small, {}}).ok());
+  const auto third = std::span(tokens).first(3);
+  const auto second = (*encoder)->encode({third, small, {}});
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  const auto wanted = expected(third, {});
+  for (size_t h = 0; h < kHidden; ++h) EXPECT_NEAR(second->values[h], wanted[h], 1e-6);
   EXPECT_EQ(programs_[0]->predictions, 2);
   const auto failed = (*encoder)->encode({tokens, large, {}});
   ASSERT_FALSE(failed.ok());

@@ -75,6 +75,27 @@ Result<Emulated> emulate(const mil::Interpreter& encoder, const HostEmbeddings& 
   return made;
 }
 
+Result<std::vector<mil::TensorRange>> ranges_over(const mil::Interpreter& encoder,
+                                                  const HostEmbeddings& embeddings,
+                                                  std::span<const std::vector<TokenId>> texts) {
+  const mil::TensorType* hidden = find_type(encoder.inputs(), "hidden");
+  if (hidden == nullptr || hidden->shape.size() != 4) {
+    return error(ErrorCode::invalid_argument, "the function is no encoder of this program's own");
+  }
+  std::vector<mil::TensorRange> ranges;
+  for (const std::vector<TokenId>& text : texts) {
+    if (text.empty()) continue;
+    const auto length = std::min(text.size(), static_cast<size_t>(hidden->shape[3]));
+    IMPETUS_TRY(Emulated ran, emulate(encoder, embeddings, std::span(text).first(length), {}));
+    if (ranges.empty()) ranges = std::move(ran.ranges);
+    // One program: the same tensors in the same order each time.
+    for (size_t i = 0; i < ran.ranges.size(); ++i) {
+      ranges[i].max_abs = std::max(ranges[i].max_abs, ran.ranges[i].max_abs);
+    }
+  }
+  return ranges;
+}
+
 Likeness likeness(std::span<const float> a, std::span<const float> b, int64_t width) {
   assert(a.size() == b.size());
   const auto columns = static_cast<size_t>(width);

@@ -1,5 +1,5 @@
 // One text through an encoder's program in the interpreter: how a program just written is held
-// against the model it came from, and how w8a8's ranges are measured.
+// against the model it came from, and how ranges are measured (w8a8, rule D14).
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,11 @@ struct Emulated {
 // `encoder`: a function as convert.h describes. invalid_argument for more tokens than it has.
 Result<Emulated> emulate(const mil::Interpreter& encoder, const HostEmbeddings& embeddings,
                          std::span<const TokenId> tokens, std::span<const int32_t> token_types);
+
+// The largest magnitude of each tensor over `texts`, those longer than the function cut.
+Result<std::vector<mil::TensorRange>> ranges_over(const mil::Interpreter& encoder,
+                                                  const HostEmbeddings& embeddings,
+                                                  std::span<const std::vector<TokenId>> texts);
 
 // Of two lists of rows of `width` values, row by row: the lowest, and of their means (what mean
 // pooling gives).

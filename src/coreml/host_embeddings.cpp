@@ -1,28 +1,17 @@
 #include "coreml/host_embeddings.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace impetus::coreml {
-namespace {
-
-std::vector<float> floats_of(const NamedTensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.view.shape.elements()));
-  dequantize(tensor.view.dtype, tensor.view.data.data(), tensor.view.shape.elements(),
-             values.data());
-  return values;
-}
-
-}  // namespace
 
 Result<HostEmbeddings> HostEmbeddings::load(const ModelSpec& spec, const WeightSet& weights) {
   IMPETUS_TRY(const EncoderWeights tensors, resolve_encoder(spec, weights));
   HostEmbeddings host;
   host.hidden_ = spec.hidden;
-  host.vocab_ = spec.vocab;
-  host.context_ = spec.context;
-  host.tokens_ = floats_of(*tensors.token_embedding);
-  host.positions_ = floats_of(*tensors.position_embedding);
-  if (tensors.type_embedding != nullptr) host.types_ = floats_of(*tensors.type_embedding);
+  host.tokens_ = tensors.token_embedding->view;
+  host.positions_ = tensors.position_embedding->view;
+  if (tensors.type_embedding != nullptr) host.types_ = tensors.type_embedding->view;
   return host;
 }
 
@@ -31,38 +20,42 @@ Result<std::vector<float>> HostEmbeddings::lookup(std::span<const TokenId> token
                                                   int64_t padded) const {
   constexpr auto kBad = ErrorCode::invalid_argument;
   const auto count = static_cast<int64_t>(tokens.size());
-  if (count > padded || count > context_) {
+  const int64_t vocab = tokens_.shape.rows(), context = positions_.shape.rows();
+  if (count > padded || count > context) {
     return error(kBad, "{} tokens, where {} fit and the model has {} positions", count, padded,
-                 context_);
+                 context);
   }
   if (!token_types.empty() && token_types.size() != tokens.size()) {
     return error(kBad, "{} token types for {} tokens", token_types.size(), count);
   }
-  const int64_t types = std::max<int64_t>(1, static_cast<int64_t>(types_.size()) / hidden_);
+  const bool typed = types_.shape.rank() > 0;
+  const int64_t types = typed ? types_.shape.rows() : 1;
   std::vector<float> values(static_cast<size_t>(hidden_ * padded));
+  std::vector<float> sum(static_cast<size_t>(hidden_)), row(sum.size());
+  const auto decode = [&](const TensorView& table, int64_t i, std::vector<float>& into) {
+    dequantize_row(table, i, into.data());
+  };
   for (int64_t s = 0; s < count; ++s) {
     const auto i = static_cast<size_t>(s);
     const int64_t type = token_types.empty() ? 0 : token_types[i];
-    if (tokens[i] < 0 || tokens[i] >= vocab_) {
-      return error(kBad, "token {} is outside the vocabulary of {}", tokens[i], vocab_);
+    if (tokens[i] < 0 || tokens[i] >= vocab) {
+      return error(kBad, "token {} is outside the vocabulary of {}", tokens[i], vocab);
     }
     if (type < 0 || type >= types) {
       return error(kBad, "token type {}: the model has {}", type, types);
     }
-    const float* token = tokens_.data() + tokens[i] * hidden_;
-    const float* position = positions_.data() + s * hidden_;
-    const float* kind = types_.empty() ? nullptr : types_.data() + type * hidden_;
-    for (int64_t h = 0; h < hidden_; ++h) {
-      // In the order in which the other processors add them.
-      const float sum = kind != nullptr ? token[h] + kind[h] : token[h];
-      values[static_cast<size_t>(h * padded + s)] = sum + position[h];
+    // In the order in which the other processors add them.
+    decode(tokens_, tokens[i], sum);
+    if (typed) {
+      decode(types_, type, row);
+      std::ranges::transform(sum, row, sum.begin(), std::plus());
+    }
+    decode(positions_, s, row);
+    for (size_t h = 0; h < sum.size(); ++h) {
+      values[h * static_cast<size_t>(padded) + i] = sum[h] + row[h];
     }
   }
   return values;
-}
-
-int64_t HostEmbeddings::bytes() const {
-  return static_cast<int64_t>((tokens_.size() + positions_.size() + types_.size()) * sizeof(float));
 }
 
 }  // namespace impetus::coreml

@@ -164,6 +164,17 @@ void judge_epsilon(const Context&, const Graph& graph, const Node& node, Hits& h
 }
 
 void judge_range(const Context& context, const Graph& graph, const Node& node, Hits& hits) {
+  for (const mil::NamedType& result : node.operation->outputs) {
+    const auto range = context.ranges.find(result.name);
+    if (range == context.ranges.end() || range->second <= kHalfMax ||
+        result.type.tensor.dtype != mil::DataType::f16) {
+      continue;
+    }
+    hits.push_back({.level = Level::warning,
+                    .tensor = result.name,
+                    .message = fmt::format("values up to {:g} do not fit fp16", range->second),
+                    .mend = "scale the weights that make it down, and what reads it up"});
+  }
   if (node.type() == "layer_norm" || node.type() == "instance_norm") {
     const Reference* x = node.find("x");
     const auto range = x != nullptr ? range_of(context, graph, *x) : std::nullopt;

@@ -214,6 +214,16 @@ std::vector<float> dequantise(const Palette& palette) {
   return values;
 }
 
+double squared_error(std::span<const float> a, std::span<const float> b) {
+  assert(a.size() == b.size());
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+    sum += difference * difference;
+  }
+  return sum;
+}
+
 std::vector<std::byte> packed(std::span<const uint8_t> indices, int bits) {
   assert(bits >= 1 && bits <= 8);
   std::vector<std::byte> bytes((indices.size() * static_cast<size_t>(bits) + 7) / 8);

@@ -42,6 +42,9 @@ Palette palettise(std::span<const float> weights, int64_t rows, int64_t columns,
 std::vector<float> dequantise(const Int8Rows& rows);
 std::vector<float> dequantise(const Palette& palette);
 
+// Sum over (a - b)^2, in double. REQUIRES as many values in both.
+double squared_error(std::span<const float> a, std::span<const float> b);
+
 // Indices of `bits` each, packed from the least significant bit of the first byte.
 std::vector<std::byte> packed(std::span<const uint8_t> indices, int bits);
 

@@ -20,15 +20,6 @@ std::vector<float> normal(int64_t count, uint64_t seed, double deviation = 0.05)
   return values;
 }
 
-double squared_error(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    sum += difference * difference;
-  }
-  return sum;
-}
-
 double decibels(std::span<const float> signal, std::span<const float> noisy) {
   double power = 0;
   for (const float value : signal) power += static_cast<double>(value) * static_cast<double>(value);

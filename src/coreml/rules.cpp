@@ -100,7 +100,9 @@ constexpr std::array kRules = {
          .operation = judge_epsilon},
     Rule{.id = "D14",
          .level = Level::warning,
-         .statement = "Squares of values past 256 and exponentials past 11 overflow fp16",
+         .statement =
+             "Squares of values past 256 and exponentials past 11 overflow fp16, as do values "
+             "past 65504",
          .source = "brief D14",
          .operation = judge_range},
     Rule{.id = "D15",

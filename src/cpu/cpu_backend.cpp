@@ -91,7 +91,8 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     descriptor.backend = fmt::format("cpu-{}", kernels->name);
     descriptor.name =
         fmt::format("{}, {} thread{}", processor_name(), threads, threads == 1 ? "" : "s");
-    descriptor.weights = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
+    descriptor.weights = {DType::f32,  DType::f16,  DType::bf16,
+                          DType::q8_0, DType::q4_0, DType::grouped};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = threads;
     return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(std::move(machine)));

@@ -317,8 +317,7 @@ void CpuDecoder::embed() {
   machine_->pool.parallel_ranges(rows, 16, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       float* to = residual_ + r * residual_stride_;
-      dequantize(embedding_.dtype, embedding_.row(rows_[static_cast<size_t>(r)].token).data(),
-                 spec_.hidden, to);
+      dequantize_row(embedding_, rows_[static_cast<size_t>(r)].token, to);
       // What stands beyond is never read as a value, but products accumulate onto it.
       std::fill(to + spec_.hidden, to + residual_stride_, 0.0f);
     }

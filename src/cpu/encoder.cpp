@@ -259,7 +259,7 @@ void CpuEncoder::embed() {
   machine_->pool.parallel_ranges(rows(), grain(), [&](int64_t begin, int64_t end, int thread) {
     float* row = embedding_row_ + thread * width;
     const auto load = [&](const TensorView& table, int64_t index, float* to) {
-      dequantize(table.dtype, table.row(index).data(), width, to);
+      dequantize_row(table, index, to);
     };
     for (int64_t r = begin; r < end; ++r) {
       const auto i = static_cast<size_t>(r);

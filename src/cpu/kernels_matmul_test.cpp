@@ -8,12 +8,42 @@
 namespace impetus::cpu {
 namespace {
 
-constexpr WeightLayout kLayouts[] = {WeightLayout::f32, WeightLayout::f16, WeightLayout::bf16,
-                                     WeightLayout::q8_0, WeightLayout::q4_0};
-constexpr const char* kLayoutNames[] = {"f32", "f16", "bf16", "q8_0", "q4_0"};
+constexpr WeightLayout kLayouts[] = {
+    WeightLayout::f32,    WeightLayout::f16,     WeightLayout::bf16,    WeightLayout::q8_0,
+    WeightLayout::q4_0,   WeightLayout::g4_f16,  WeightLayout::g4_bf16, WeightLayout::g4_f32,
+    WeightLayout::g8_f16, WeightLayout::g8_bf16, WeightLayout::g8_f32};
+constexpr const char* kLayoutNames[] = {"f32",     "f16",    "bf16",   "q8_0",    "q4_0",  "g4_f16",
+                                        "g4_bf16", "g4_f32", "g8_f16", "g8_bf16", "g8_f32"};
+static_assert(std::size(kLayouts) == kWeightLayouts && std::size(kLayoutNames) == kWeightLayouts);
 
 bool is_quantised(WeightLayout layout) {
-  return layout == WeightLayout::q8_0 || layout == WeightLayout::q4_0;
+  return layout >= WeightLayout::q8_0;
+}
+bool is_grouped(WeightLayout layout) {
+  return layout >= WeightLayout::g4_f16;
+}
+bool is_four_bits(WeightLayout layout) {
+  return layout == WeightLayout::q4_0 || (is_grouped(layout) && layout <= WeightLayout::g4_f32);
+}
+// The type of a quantised layout's scales, as plain weights have it.
+WeightLayout scale_type(WeightLayout layout) {
+  switch (layout) {
+    case WeightLayout::g4_f32:
+    case WeightLayout::g8_f32:
+      return WeightLayout::f32;
+    case WeightLayout::g4_bf16:
+    case WeightLayout::g8_bf16:
+      return WeightLayout::bf16;
+    default:
+      return WeightLayout::f16;
+  }
+}
+float rounded_to(WeightLayout type, float value) {
+  if (type == WeightLayout::f16) return float_from_f16(f16_from_float(value));
+  if (type == WeightLayout::bf16) {
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffff0000u);
+  }
+  return value;
 }
 
 // One product: weights as numbers and as panels, activations in the form the layout wants.
@@ -25,6 +55,7 @@ struct Problem {
   int64_t panels;
   std::vector<float> w;        // [n][k]: values; quantised: whole numbers
   std::vector<float> w_scale;  // quantised: [n][k / 32]
+  std::vector<float> w_bias;   // grouped: the same
   std::unique_ptr<Guarded<uint8_t>> packed;
   int64_t x_stride = 0;
   std::unique_ptr<Guarded<float>> x;
@@ -67,25 +98,41 @@ void pack_floats(Problem& p) {
   }
 }
 
+void pack_scale(Problem& p, int64_t at, int64_t lane, float value) {
+  if (scale_type(p.layout) == WeightLayout::f32) {
+    put(*p.packed, at + lane * 4, &value, 4);
+    return;
+  }
+  const uint16_t bits = scale_type(p.layout) == WeightLayout::bf16
+                            ? static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16)
+                            : f16_from_float(value);
+  put(*p.packed, at + lane * 2, &bits, 2);
+}
+
 void pack_blocks(Problem& p) {
-  const bool four = p.layout == WeightLayout::q4_0;
-  const int64_t block_bytes = four ? 288 : 544;
+  const bool four = is_four_bits(p.layout);
+  const int64_t scales = scale_type(p.layout) == WeightLayout::f32 ? 64 : 32;
+  const int64_t codes = scales * (is_grouped(p.layout) ? 2 : 1);
+  const int64_t block_bytes = codes + (four ? 256 : 512);
+  const int above = is_grouped(p.layout) ? 0 : four ? 8 : 128;
   const int64_t blocks = p.k / 32;
   p.packed = guarded<uint8_t>(p.panels * blocks * block_bytes);
   for (int64_t n = 0; n < p.panels * 16; ++n) {
     for (int64_t b = 0; b < blocks; ++b) {
       int64_t at = (n / 16 * blocks + b) * block_bytes;
-      uint16_t scale = n < p.n ? f16_from_float(p.w_scale[n * blocks + b]) : 0;
-      put(*p.packed, at + n % 16 * 2, &scale, 2);
+      pack_scale(p, at, n % 16, n < p.n ? p.w_scale[n * blocks + b] : 0);
+      if (is_grouped(p.layout)) {
+        pack_scale(p, at + scales, n % 16, n < p.n ? p.w_bias[n * blocks + b] : 0);
+      }
       for (int j = 0; j < 32; ++j) {
         int value = n < p.n ? static_cast<int>(p.w[n * p.k + b * 32 + j]) : 0;
         if (four) {
-          int64_t index = at + 32 + (j % 16 / 4 * 16 + n % 16) * 4 + j % 4;
-          int nibble = value + 8;
+          int64_t index = at + codes + (j % 16 / 4 * 16 + n % 16) * 4 + j % 4;
+          int nibble = value + above;
           (*p.packed)[index] |= static_cast<uint8_t>(j < 16 ? nibble : nibble << 4);
         } else {
-          int64_t index = at + 32 + (j / 4 * 16 + n % 16) * 4 + j % 4;
-          (*p.packed)[index] = static_cast<uint8_t>(value + 128);
+          int64_t index = at + codes + (j / 4 * 16 + n % 16) * 4 + j % 4;
+          (*p.packed)[index] = static_cast<uint8_t>(value + above);
         }
       }
     }
@@ -103,23 +150,22 @@ Problem make_problem(Random& random, WeightLayout layout, int64_t m, int64_t n, 
   p.panels = (n + 15) / 16;
   p.w.resize(static_cast<size_t>(n * k));
   if (is_quantised(layout)) {
-    const int low = layout == WeightLayout::q4_0 ? -8 : -128;
+    const int count = is_four_bits(layout) ? 16 : 256;
+    const int low = is_grouped(layout) ? 0 : -count / 2;
+    const int high = low + count - 1;
     for (float& value : p.w) {
-      value = static_cast<float>(extremes ? (random.between(0, 7) != 0 ? low : -low - 1)
-                                          : random.between(low, -low - 1));
+      value = static_cast<float>(extremes ? (random.between(0, 7) != 0 ? low : high)
+                                          : random.between(low, high));
     }
     p.w_scale.resize(static_cast<size_t>(n * (k / 32)));
-    for (float& value : p.w_scale) {
-      value = float_from_f16(f16_from_float(random.normal() * 0.05f));
-    }
+    p.w_bias.resize(p.w_scale.size());
+    for (float& value : p.w_scale) value = rounded_to(scale_type(layout), random.normal() * 0.05f);
+    for (float& value : p.w_bias) value = rounded_to(scale_type(layout), random.normal() * 0.5f);
     pack_blocks(p);
   } else {
     for (float& value : p.w) {
       value = random.normal();
-      if (layout == WeightLayout::f16) value = float_from_f16(f16_from_float(value));
-      if (layout == WeightLayout::bf16) {
-        value = std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffff0000u);
-      }
+      value = rounded_to(layout, value);
     }
     pack_floats(p);
   }
@@ -180,14 +226,17 @@ void exact(const Problem& p, int64_t row, int64_t n, double* sum, double* magnit
   if (n >= p.n) return;
   if (is_quantised(p.layout)) {
     for (int64_t b = 0; b < p.k / 32; ++b) {
-      double isum = 0;
+      double isum = 0, qsum = 0;
       for (int64_t k = b * 32; k < b * 32 + 32; ++k) {
-        isum += p.weight(n, k) * (*p.q)[static_cast<size_t>(row * p.k + k)];
+        const double q = (*p.q)[static_cast<size_t>(row * p.k + k)];
+        isum += p.weight(n, k) * q;
+        qsum += q;
       }
-      double term = isum * p.w_scale[n * (p.k / 32) + b] *
-                    (*p.scale)[static_cast<size_t>(row * (p.k / 32) + b)];
-      *sum += term;
-      *magnitude += std::abs(term);
+      const double x_scale = (*p.scale)[static_cast<size_t>(row * (p.k / 32) + b)];
+      double term = isum * p.w_scale[n * (p.k / 32) + b] * x_scale;
+      double bias = is_grouped(p.layout) ? qsum * p.w_bias[n * (p.k / 32) + b] * x_scale : 0;
+      *sum += term + bias;
+      *magnitude += std::abs(term) + std::abs(bias);
     }
     return;
   }
@@ -204,7 +253,9 @@ void exact(const Problem& p, int64_t row, int64_t n, double* sum, double* magnit
 // classic bound of that chain times the sum of magnitudes. Results near the smallest numbers may
 // lose a denormal per step; bf16 instructions take denormals as zero.
 double tolerance(const Problem& p, double magnitude, double others) {
-  double steps = is_quantised(p.layout) ? 2.0 * static_cast<double>(p.k) / 32 + 1
+  // A bias adds a product of its own.
+  const double rounded = is_grouped(p.layout) ? 3 : 2;
+  double steps = is_quantised(p.layout) ? rounded * static_cast<double>(p.k) / 32 + 1
                                         : 2.0 * static_cast<double>(p.k);
   double smallest = p.layout == WeightLayout::bf16 ? 0x1p-122 : 0x1p-148;
   return rounding_bound(steps + 3) * (magnitude + others) +

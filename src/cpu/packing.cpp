@@ -1,14 +1,27 @@
 #include "cpu/packing.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstring>
 
 namespace impetus::cpu {
 namespace {
 
-WeightLayout layout_of(DType type) {
-  switch (type) {
+WeightLayout layout_of(const GroupQuantised& grouped) {
+  const auto of = [&](WeightLayout f16, WeightLayout bf16, WeightLayout f32) {
+    return grouped.scale_type == DType::f16 ? f16 : grouped.scale_type == DType::f32 ? f32 : bf16;
+  };
+  // The sixteen values of mxfp4 are whole numbers of half its scale, but not evenly spaced: 8 bits.
+  const bool four = grouped.bits <= 4 && grouped.mode == GroupQuantised::Mode::affine;
+  return four ? of(WeightLayout::g4_f16, WeightLayout::g4_bf16, WeightLayout::g4_f32)
+              : of(WeightLayout::g8_f16, WeightLayout::g8_bf16, WeightLayout::g8_f32);
+}
+
+WeightLayout layout_of(const TensorView& view) {
+  switch (view.dtype) {
+    case DType::grouped:
+      return layout_of(*view.grouped);
     case DType::f16:
       return WeightLayout::f16;
     case DType::bf16:
@@ -64,12 +77,70 @@ void pack_blocks(const std::byte* source, int64_t row_stride, int64_t rows, int6
   }
 }
 
+// Bytes of a block's scales; its biases take as many, and then come its codes.
+int64_t scales_bytes(WeightLayout layout) {
+  return kPanel * (layout == WeightLayout::g4_f32 || layout == WeightLayout::g8_f32 ? 4 : 2);
+}
+bool is_four_bits(WeightLayout layout) {
+  return layout == WeightLayout::g4_f16 || layout == WeightLayout::g4_bf16 ||
+         layout == WeightLayout::g4_f32;
+}
+
+// A mxfp4 group's scale and bias for codes that are twice the value plus 12: powers of two, and 1.5
+// times such, which bf16 holds.
+std::array<uint16_t, 2> mxfp4_scales(const GroupQuantised& grouped, int64_t index) {
+  const float half = group_scale(grouped, index).scale / 2;
+  return {f32_to_bf16(half), f32_to_bf16(-12 * half)};
+}
+
+void pack_grouped(const TensorView& view, WeightLayout layout, int64_t first, int64_t rows,
+                  std::byte* out) {
+  const GroupQuantised& grouped = *view.grouped;
+  const bool mxfp4 = grouped.mode == GroupQuantised::Mode::mxfp4;
+  const int64_t k = view.shape.columns();
+  const int64_t scales = scales_bytes(layout);
+  const auto scale_bytes = static_cast<size_t>(scales / kPanel);
+  const int64_t panel_block = panel_bytes(layout, kQuantBlock);
+  std::memset(out, 0, static_cast<size_t>(panel_bytes(layout, k)));  // no weight: scale, bias 0
+  std::array<uint8_t, kQuantBlock> codes;
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::byte* row = view.row(first + r).data();
+    for (int64_t b = 0; b < k / kQuantBlock; ++b) {
+      std::byte* block = out + b * panel_block;
+      const int64_t group = ((first + r) * k + b * kQuantBlock) / grouped.group;
+      std::byte* to = block + r * static_cast<int64_t>(scale_bytes);
+      if (mxfp4) {
+        const auto pair = mxfp4_scales(grouped, group);
+        std::memcpy(to, &pair[0], 2);
+        std::memcpy(to + scales, &pair[1], 2);
+      } else {
+        const auto at = static_cast<size_t>(group) * scale_bytes;
+        std::memcpy(to, grouped.scales.data() + at, scale_bytes);
+        std::memcpy(to + scales, grouped.biases.data() + at, scale_bytes);
+      }
+      unpack_codes(grouped.bits, row + grouped.row_bytes(b * kQuantBlock), kQuantBlock,
+                   codes.data());
+      auto* q = reinterpret_cast<uint8_t*>(block + 2 * scales);
+      for (int64_t i = 0; i < kQuantBlock; ++i) {
+        uint8_t code = codes[static_cast<size_t>(i)];
+        if (is_four_bits(layout)) {
+          uint8_t& byte = q[(i % 16 / 4 * kPanel + r) * 4 + i % 4];
+          byte = static_cast<uint8_t>(byte | (i < 16 ? code : code << 4));
+        } else {
+          if (mxfp4) code = static_cast<uint8_t>(2 * kE2m1[code] + 12);
+          q[(i / 4 * kPanel + r) * 4 + i % 4] = code;
+        }
+      }
+    }
+  }
+}
+
 // f32, f16 or bf16 rows, quantised on the way.
 void pack_as_q8(const TensorView& view, int64_t first, int64_t rows, int64_t k, std::byte* out) {
   std::vector<float> values(static_cast<size_t>(k));
   std::vector<BlockQ8_0> blocks(static_cast<size_t>(rows * k / kQuantBlock));
   for (int64_t r = 0; r < rows; ++r) {
-    dequantize(view.dtype, view.row(first + r).data(), k, values.data());
+    dequantize_row(view, first + r, values.data());
     quantize_q8_0(values.data(), k, blocks.data() + r * k / kQuantBlock);
   }
   pack_blocks(reinterpret_cast<const std::byte*>(blocks.data()), k / kQuantBlock * 34, rows, k, 8,
@@ -80,7 +151,7 @@ void pack_panel(const TensorView& view, WeightLayout layout, int64_t panel, std:
   const int64_t k = view.shape.columns();
   const int64_t first = panel * kPanel;
   const int64_t rows = std::min<int64_t>(kPanel, view.shape.rows() - first);
-  if (layout != layout_of(view.dtype)) {
+  if (layout != layout_of(view)) {
     pack_as_q8(view, first, rows, k, out);
     return;
   }
@@ -101,6 +172,9 @@ void pack_panel(const TensorView& view, WeightLayout layout, int64_t panel, std:
     case WeightLayout::q4_0:
       pack_blocks(source, k / kQuantBlock * 18, rows, k, 4, 0, 0x88, out);
       break;
+    default:
+      pack_grouped(view, layout, first, rows, out);
+      break;
   }
 }
 
@@ -108,13 +182,13 @@ void pack_panel(const TensorView& view, WeightLayout layout, int64_t panel, std:
 
 Form form_of(WeightLayout layout) {
   switch (layout) {
+    case WeightLayout::f32:
+    case WeightLayout::f16:
+      return kFormF32;
     case WeightLayout::bf16:
       return kFormBf16;
-    case WeightLayout::q8_0:
-    case WeightLayout::q4_0:
-      return kFormQ8;
     default:
-      return kFormF32;
+      return kFormQ8;
   }
 }
 
@@ -130,8 +204,9 @@ int64_t panel_bytes(WeightLayout layout, int64_t k) {
       return k / kQuantBlock * kPanel * 34;
     case WeightLayout::q4_0:
       return k / kQuantBlock * kPanel * 18;
+    default:
+      return k / kQuantBlock * (2 * scales_bytes(layout) + (is_four_bits(layout) ? 256 : 512));
   }
-  return 0;
 }
 
 Result<void> WeightPacker::add(PackedLinear& target, std::span<const Linear> tensors) {
@@ -141,7 +216,7 @@ Result<void> WeightPacker::add(PackedLinear& target, std::span<const Linear> ten
     const int64_t rows = view.shape.rows(), k = view.shape.columns();
     assert(target.k == 0 || target.k == k);
     target.k = k;
-    WeightLayout layout = layout_of(view.dtype);
+    WeightLayout layout = layout_of(view);
     if (precision_ == WeightPrecision::int8 && form_of(layout) != kFormQ8) {
       if (k % kQuantBlock != 0) {
         return error(ErrorCode::unsupported,
@@ -207,10 +282,8 @@ void WeightPacker::pack_tensor(const Job& job, std::byte* out) const {
       pack_panel(view, layout, panel, out + panel * bytes);
     }
     const int64_t first = begin * kPanel, last = std::min(segment.rows, end * kPanel);
-    if (job.tensor->file < weights_.files().size()) {
-      weights_.files()[job.tensor->file].release(view.data.subspan(
-          static_cast<size_t>(first * row_bytes), static_cast<size_t>((last - first) * row_bytes)));
-    }
+    weights_.release(view.data.subspan(static_cast<size_t>(first * row_bytes),
+                                       static_cast<size_t>((last - first) * row_bytes)));
   });
   weights_.release(*job.tensor);  // the pages that lay across slices
 }

@@ -3,7 +3,8 @@
 // A PackedLinear is one product whose output columns come from one or more tensors that share their
 // input (q, k and v; gate and up). Each tensor starts at a whole panel; neighbours of one layout
 // lie in one matrix, so that a single loop computes them. Types stay as the file has them, except
-// that WeightPrecision::int8 turns f32, f16 and bf16 into Q8_0.
+// that WeightPrecision::int8 turns f32, f16 and bf16 into Q8_0, and that MLX's codes of 2 and 3
+// bits take 4, those of 5 and 6, and mxfp4's, take 8.
 //
 // Threads: packing uses the pool; what it made is immutable.
 #pragma once

@@ -6,6 +6,7 @@
 // costs on this model and these tokens; a kernel whose sums round elsewhere may flip single
 // roundings, so it gets twice that and the f32 tolerance on top.
 #include "cpu/test_support.h"
+#include "tests/support/grouped_model.h"
 
 namespace impetus::cpu {
 namespace {
@@ -127,6 +128,39 @@ TEST(Precision, Decoders) {
     }
   }
   EXPECT_GT(decided, 100) << "the tolerances are too wide to say anything";
+}
+
+// Every bits, group and type of scales that MLX writes, embedding and head among them.
+TEST(Precision, DecodersInGroups) {
+  std::mt19937_64 random(517);
+  int decided = 0;
+  for (const testing::Grouping& grouping : testing::every_grouping()) {
+    ModelSpec spec;
+    spec.family = "llama";
+    spec.layers = 1;
+    spec.hidden = 128;
+    spec.heads = 4;
+    spec.kv_heads = 2;
+    spec.head_dim = 32;
+    spec.feed_forward = 128;
+    spec.vocab = 61;
+    spec.context = 64;
+    const RandomModel plain = RandomModelBuilder(spec, random(), DType::f32).decoder();
+    const RandomModel model = testing::in_groups(plain, grouping);
+    const RandomModel twin = model.in_f32();
+    const auto tensors = resolve_decoder(spec, *twin.weights);
+    ASSERT_TRUE(tensors.ok());
+    const auto tokens = random_tokens(random, 24, spec.vocab);
+    const Matrix exact = ReferenceForward(spec).decoder(*tensors, tokens);
+    const Matrix rounded = ReferenceForward(spec, Rounding::q8).decoder(*tensors, tokens);
+    const double tolerance = 2 * largest_difference(exact, rounded) + 1e-4;
+    for (const auto& isa : instruction_sets()) {
+      const auto loaded = load_decoder(spec, *model.weights, isa, 2);
+      decided += expect_close(exact, all_logits(*loaded.model, tokens), tolerance,
+                              grouping.name() + " " + isa);
+    }
+  }
+  EXPECT_GT(decided, 500) << "the tolerances are too wide to say anything";
 }
 
 TEST(Precision, Encoders) {

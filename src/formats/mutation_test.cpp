@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/gguf.h"
+#include "formats/mlx_quantised.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/safetensors_writer.h"
 #include "tests/support/weights_check.h"
@@ -154,6 +155,56 @@ TEST(Mutations, Safetensors) {
     return testing::contradiction(*weights, bytes);
   });
   EXPECT_GT(survived, 100);
+}
+
+// Lies in the tensors of MLX's layers, and in the config that says how many bits they have.
+TEST(Mutations, MlxQuantised) {
+  const std::string config =
+      R"({"quantization": {"group_size": 64, "bits": 4, "b": {"group_size": 32, "bits": 3},)"
+      R"( "c": {"group_size": 32, "bits": 4, "mode": "mxfp4"}, "d": false}})";
+  const Bytes tensors = testing::SafetensorsWriter()
+                            .tensor("a.weight", "U32", {2, 8}, Bytes(64, std::byte{0x5a}))
+                            .tensor("a.scales", "F16", {2, 1}, Bytes(4))
+                            .tensor("a.biases", "F16", {2, 1}, Bytes(4))
+                            .tensor("b.weight", "U32", {1, 6}, Bytes(24, std::byte{0x35}))
+                            .tensor("b.scales", "BF16", {1, 2}, Bytes(4))
+                            .tensor("b.biases", "BF16", {1, 2}, Bytes(4))
+                            .tensor("c.weight", "U32", {1, 4}, Bytes(16, std::byte{0x91}))
+                            .tensor("c.scales", "U8", {1, 1}, Bytes(1))
+                            .f32_tensor("d.weight", {1, 3})
+                            .finish();
+  int joined_layers = 0;
+  const auto check = [&](std::span<const std::byte> bytes, const json::object& how) -> std::string {
+    auto parsed = parse_safetensors(bytes, "lie");
+    if (!parsed.ok()) return judge(parsed.error());
+    const auto joined = join_quantised(std::move(*parsed), how);
+    if (!joined.ok()) return judge(joined.error());
+    std::string wrong = testing::contradiction(*joined, bytes);
+    for (const NamedTensor& tensor : joined->tensors()) {
+      if (tensor.view.grouped == nullptr || !wrong.empty()) continue;
+      ++joined_layers;
+      std::vector<float> row(static_cast<size_t>(tensor.view.shape.columns()));
+      for (int64_t r = 0; r < tensor.view.shape.rows(); ++r) {
+        dequantize_row(tensor.view, r, row.data());
+      }
+    }
+    return wrong;
+  };
+  const json::object honest = parse_json(config)->as_object();
+  run(tensors, 20000, [&](std::span<const std::byte> bytes) { return check(bytes, honest); });
+  EXPECT_GT(joined_layers, 1000);
+  const Bytes text = testing::bytes_of_text(config);
+  int understood = 0;
+  for (int seed = 0; seed < 20000; ++seed) {
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    const Bytes lie = mutate(text, random);
+    const auto how =
+        parse_json(std::string_view(reinterpret_cast<const char*>(lie.data()), lie.size()));
+    if (!how.ok() || !how->is_object()) continue;
+    ++understood;
+    ASSERT_EQ(check(tensors, how->get_object()), "") << "seed " << seed;
+  }
+  EXPECT_GT(understood, 500);
 }
 
 }  // namespace

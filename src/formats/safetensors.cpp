@@ -20,28 +20,17 @@ struct DtypeRow {
 };
 
 constexpr std::array kDtypes = {
-    DtypeRow{"F32", 32, DType::f32},
-    DtypeRow{"F16", 16, DType::f16},
-    DtypeRow{"BF16", 16, DType::bf16},
-    DtypeRow{"I64", 64, DType::i64},
-    DtypeRow{"I32", 32, DType::i32},
-    DtypeRow{"I8", 8, DType::i8},
-    DtypeRow{"U8", 8, DType::u8},
-    DtypeRow{"F64", 64, std::nullopt},
-    DtypeRow{"U64", 64, std::nullopt},
-    DtypeRow{"U32", 32, std::nullopt},
-    DtypeRow{"U16", 16, std::nullopt},
-    DtypeRow{"I16", 16, std::nullopt},
-    DtypeRow{"BOOL", 8, std::nullopt},
-    DtypeRow{"F8_E4M3", 8, std::nullopt},
-    DtypeRow{"F8_E5M2", 8, std::nullopt},
-    DtypeRow{"F8_E8M0", 8, std::nullopt},
-    DtypeRow{"F8_E4M3FNUZ", 8, std::nullopt},
-    DtypeRow{"F8_E5M2FNUZ", 8, std::nullopt},
-    DtypeRow{"C64", 64, std::nullopt},
-    DtypeRow{"F4", 4, std::nullopt},
-    DtypeRow{"F6_E2M3", 6, std::nullopt},
-    DtypeRow{"F6_E3M2", 6, std::nullopt},
+    DtypeRow{"F32", 32, DType::f32},          DtypeRow{"F16", 16, DType::f16},
+    DtypeRow{"BF16", 16, DType::bf16},        DtypeRow{"I64", 64, DType::i64},
+    DtypeRow{"I32", 32, DType::i32},          DtypeRow{"I8", 8, DType::i8},
+    DtypeRow{"U32", 32, DType::u32},          DtypeRow{"U8", 8, DType::u8},
+    DtypeRow{"F64", 64, std::nullopt},        DtypeRow{"U64", 64, std::nullopt},
+    DtypeRow{"U16", 16, std::nullopt},        DtypeRow{"I16", 16, std::nullopt},
+    DtypeRow{"BOOL", 8, std::nullopt},        DtypeRow{"F8_E4M3", 8, std::nullopt},
+    DtypeRow{"F8_E5M2", 8, std::nullopt},     DtypeRow{"F8_E8M0", 8, std::nullopt},
+    DtypeRow{"F8_E4M3FNUZ", 8, std::nullopt}, DtypeRow{"F8_E5M2FNUZ", 8, std::nullopt},
+    DtypeRow{"C64", 64, std::nullopt},        DtypeRow{"F4", 4, std::nullopt},
+    DtypeRow{"F6_E2M3", 6, std::nullopt},     DtypeRow{"F6_E3M2", 6, std::nullopt},
 };
 
 struct Extent {
@@ -153,6 +142,7 @@ Result<void> add_tensor(const Entry& entry, std::string_view name, std::span<con
 }
 
 Result<void> check_metadata(const json::value& value) {
+  if (value.is_null()) return {};  // so MLX writes that there is none
   const json::object* object = value.if_object();
   if (object == nullptr) return error(ErrorCode::corrupt, "__metadata__ is not an object");
   for (const auto& [key, item] : *object) {

@@ -69,12 +69,26 @@ std::string WeightSet::source() const {
 
 int64_t WeightSet::bytes() const {
   int64_t sum = 0;  // bounded by the mapped files: tensors do not overlap
-  for (const NamedTensor& tensor : tensors_) sum += static_cast<int64_t>(tensor.view.data.size());
+  for (const NamedTensor& tensor : tensors_) sum += tensor.view.bytes();
   return sum;
 }
 
 void WeightSet::release(const NamedTensor& tensor) const {
-  if (tensor.file < files_.size()) files_[tensor.file].release(tensor.view.data);
+  release(tensor.view.data);
+  if (tensor.view.grouped == nullptr) return;
+  release(tensor.view.grouped->scales);
+  release(tensor.view.grouped->biases);
+}
+
+// A layer's codes and scales may lie in two shards.
+void WeightSet::release(std::span<const std::byte> bytes) const {
+  for (const MappedFile& file : files_) {
+    const auto all = file.bytes();
+    if (bytes.data() >= all.data() && bytes.data() + bytes.size() <= all.data() + all.size()) {
+      file.release(bytes);
+      return;
+    }
+  }
 }
 
 }  // namespace impetus

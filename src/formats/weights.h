@@ -9,11 +9,13 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/result.h"
 #include "tensor/tensor.h"
@@ -52,6 +54,7 @@ class WeightSet {
   int64_t bytes() const;  // of all tensors
   // After a backend has packed a tensor its mapped pages are dead weight: lets them go.
   void release(const NamedTensor& tensor) const;
+  void release(std::span<const std::byte> bytes) const;  // nothing where no file holds them
 
   // The file, or "FILE and N more", for messages.
   std::string source() const;
@@ -61,6 +64,9 @@ class WeightSet {
   static Result<WeightSet> build(std::vector<MappedFile> files, std::vector<NamedTensor> tensors,
                                  std::vector<UnusableTensor> unusable = {}, std::string name = {});
 
+  // The set with the tensors of MLX's quantised layers joined (mlx_quantised.h).
+  friend Result<WeightSet> join_quantised(WeightSet set, const json::object& config);
+
  private:
   std::string file_name(size_t file) const;
 
@@ -68,11 +74,12 @@ class WeightSet {
   std::vector<NamedTensor> tensors_;
   std::vector<UnusableTensor> unusable_;
   std::string name_;
-  std::map<std::string, size_t, std::less<>> index_;  // past tensors_: into unusable_
+  std::vector<std::unique_ptr<const GroupQuantised>> groups_;  // what views of tensors_ point to
+  std::map<std::string, size_t, std::less<>> index_;           // past tensors_: into unusable_
 };
 
 // One .safetensors file (https://huggingface.co/docs/safetensors): F32, F16, BF16, and I64, I32,
-// I8, U8 as opaque. Tensors of other dtypes are listed as unusable.
+// I8, U32, U8 as opaque. Tensors of other dtypes are listed as unusable.
 Result<WeightSet> open_safetensors(const std::filesystem::path& path);
 // Parses bytes that the caller keeps alive (fuzzing, tests). `name` stands for the path in errors.
 Result<WeightSet> parse_safetensors(std::span<const std::byte> bytes, std::string_view name);

@@ -25,12 +25,32 @@ ModelCost shape_of(std::string id, const ModelSpec& spec) {
   return cost;
 }
 
+// The type that a matrix is planned as. MLX's groups are GGUF's of about as many bits (4 bits in
+// groups of 64 take 4.5, as Q4_0's do); a CPU packs fewer bits to 4 and more to 8.
+DType planned_type(const TensorView& view) {
+  if (view.grouped == nullptr) return view.dtype;
+  return view.grouped->bits <= 4 ? DType::q4_0 : DType::q8_0;
+}
+
 // Gathers matrices by type.
 class Groups {
  public:
   void add(const Linear& linear) {
     if (linear.weight == nullptr) return;
-    parameters_[linear.weight->view.dtype] += linear.weight->view.shape.elements();
+    const TensorView& view = linear.weight->view;
+    const DType type = planned_type(view);
+    parameters_[type] += view.shape.elements();
+    names_[type_name(view)] += view.shape.elements();
+    const int64_t planned = bytes_of_group({type, view.shape.elements()});
+    if (view.grouped != nullptr) widened_ += std::max<int64_t>(0, planned - view.bytes());
+  }
+  // By how much planned matrices are larger than the file's.
+  int64_t widened() const { return widened_; }
+  // Of most of the parameters.
+  std::string name() const {
+    const auto most =
+        std::ranges::max_element(names_, {}, [](const auto& entry) { return entry.second; });
+    return most == names_.end() ? "none" : most->first;
   }
   std::vector<WeightGroup> list() const {
     std::vector<WeightGroup> all;
@@ -42,6 +62,8 @@ class Groups {
 
  private:
   std::map<DType, int64_t> parameters_;
+  std::map<std::string, int64_t> names_;
+  int64_t widened_ = 0;
 };
 
 struct KnownShape {
@@ -99,7 +121,8 @@ Result<ModelCost> model_cost(std::string id, const ModelSpec& spec, const Weight
         groups.add(l);
       }
     }
-    cost.head = {tensors.head.weight->view.dtype, tensors.head.weight->view.shape.elements()};
+    const TensorView& head = tensors.head.weight->view;
+    cost.head = {planned_type(head), head.shape.elements()};
   } else {
     IMPETUS_TRY(const EncoderWeights tensors, resolve_encoder(spec, weights));
     for (const auto& layer : tensors.layers) {
@@ -109,9 +132,8 @@ Result<ModelCost> model_cost(std::string id, const ModelSpec& spec, const Weight
     }
   }
   cost.layer_weights = groups.list();
-  cost.precision =
-      cost.layer_weights.empty() ? "none" : std::string(to_string(cost.layer_weights.front().type));
-  cost.file_bytes = weights.bytes();
+  cost.precision = groups.name();
+  cost.file_bytes = weights.bytes() + groups.widened();
   return cost;
 }
 

@@ -9,7 +9,8 @@
 
 namespace impetus {
 
-// Weights of one type that every row is multiplied with.
+// Weights of one type that every row is multiplied with. MLX's groups are planned as Q4_0 up to 4
+// bits and as Q8_0 above, to whose layouts and speeds theirs are near.
 struct WeightGroup {
   DType type = DType::f32;
   int64_t parameters = 0;
@@ -23,7 +24,8 @@ struct ModelCost {
   int64_t context = 0;
   std::vector<WeightGroup> layer_weights;  // of all layers together
   WeightGroup head;                        // decoders: of rows with logits only
-  int64_t file_bytes = 0;                  // all tensors
+  // All tensors; layers in MLX's groups as the type they are planned as, where that is larger.
+  int64_t file_bytes = 0;
 
   int64_t kv_token_bytes(DType kv) const;  // keys and values of one position, all layers
   // Read for each step: layer weights and head.

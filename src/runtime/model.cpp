@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/guard.h"
+#include "formats/mlx_quantised.h"
 #include "runtime/climb.h"
 
 namespace impetus {
@@ -118,13 +119,11 @@ Result<ModelText> folder_text(const fs::path& folder) {
 
 // The type that most weight bytes have.
 std::string dominant_type(const WeightSet& weights) {
-  std::map<DType, int64_t> bytes;
-  for (const auto& tensor : weights.tensors()) {
-    bytes[tensor.view.dtype] += static_cast<int64_t>(tensor.view.data.size());
-  }
+  std::map<std::string, int64_t> bytes;
+  for (const auto& tensor : weights.tensors()) bytes[type_name(tensor.view)] += tensor.view.bytes();
   const auto most = std::max_element(bytes.begin(), bytes.end(),
                                      [](auto& a, auto& b) { return a.second < b.second; });
-  return most == bytes.end() ? "none" : std::string(to_string(most->first));
+  return most == bytes.end() ? "none" : most->first;
 }
 
 int64_t file_time(const fs::path& path) {
@@ -213,7 +212,8 @@ Result<ModelFiles> open_model_files(const ModelLocation& location) {
   if (files.spec.kind == ModelKind::encoder) {
     IMPETUS_CHECK(apply_sentence_transformers(location.path, files.spec));
   }
-  IMPETUS_TRY(WeightSet weights, open_safetensors_folder(location.path));
+  IMPETUS_TRY(WeightSet opened, open_safetensors_folder(location.path));
+  IMPETUS_TRY(WeightSet weights, join_quantised(std::move(opened), config.get_object()));
   files.weights = std::make_shared<const WeightSet>(std::move(weights));
   return files;
 }

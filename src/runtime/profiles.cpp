@@ -132,9 +132,15 @@ PlanMachine plan_machine(const Inventory& inventory,
     }
     one.profile.device = descriptor.device;
     one.memory_bytes = memory_bytes;
-    one.shares_host_memory = descriptor.device == "cpu" || inventory.memory.unified;
+    one.shares_host_memory =
+        descriptor.device == "cpu" || descriptor.backend == "mlx-cpu" || inventory.memory.unified;
     one.weights = descriptor.weights;
     driven.push_back(descriptor.device);
+    for (const GpuInfo& gpu : inventory.gpus) {  // MLX drives the first one of its kind
+      if (descriptor.backend != (gpu.vendor == "Apple" ? "mlx-metal" : "mlx-cuda")) continue;
+      driven.push_back(gpu.id);
+      break;
+    }
   }
   share_memory_speed(machine.processors);
   const auto undriven = [&](const std::string& id, const std::string& name, std::string why) {

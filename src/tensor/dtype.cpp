@@ -1,6 +1,7 @@
 #include "tensor/dtype.h"
 
 #include <bit>
+#include <cassert>
 #include <limits>
 
 namespace impetus {
@@ -17,12 +18,16 @@ std::string_view to_string(DType type) {
       return "q8_0";
     case DType::q4_0:
       return "q4_0";
+    case DType::grouped:
+      return "grouped";
     case DType::i64:
       return "i64";
     case DType::i32:
       return "i32";
     case DType::i8:
       return "i8";
+    case DType::u32:
+      return "u32";
     case DType::u8:
       return "u8";
   }
@@ -30,13 +35,14 @@ std::string_view to_string(DType type) {
 }
 
 int64_t block_elements(DType type) {
-  return type == DType::q8_0 || type == DType::q4_0 ? kQuantBlock : 1;
+  return type == DType::q8_0 || type == DType::q4_0 || type == DType::grouped ? kQuantBlock : 1;
 }
 
 int64_t block_bytes(DType type) {
   switch (type) {
     case DType::f32:
     case DType::i32:
+    case DType::u32:
       return 4;
     case DType::f16:
     case DType::bf16:
@@ -50,20 +56,23 @@ int64_t block_bytes(DType type) {
     case DType::i8:
     case DType::u8:
       return 1;
+    case DType::grouped:
+      assert(false && "the size of a group is the view's own");
+      return 1;
   }
   return 1;
 }
 
 std::optional<int64_t> bytes_of(DType type, int64_t elements) {
   const int64_t block = block_elements(type);
-  if (elements < 0 || elements % block != 0) return std::nullopt;
+  if (elements < 0 || elements % block != 0 || type == DType::grouped) return std::nullopt;
   const int64_t blocks = elements / block;
   if (blocks > std::numeric_limits<int64_t>::max() / block_bytes(type)) return std::nullopt;
   return blocks * block_bytes(type);
 }
 
 bool is_weight(DType type) {
-  return type <= DType::q4_0;
+  return type <= DType::grouped;
 }
 
 float f16_to_f32(uint16_t bits) {

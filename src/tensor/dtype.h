@@ -4,6 +4,7 @@
 //   Q8_0: f16 d; int8 q[32];      w[i] = d * q[i]
 //   Q4_0: f16 d; uint8 q[16];     w[i] = d * ((q[i] & 15) - 8), w[i+16] = d * ((q[i] >> 4) - 8)
 // (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). All are little-endian.
+// `grouped` is MLX's quantisation, whose codes and scales lie apart: grouped.h.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +14,16 @@
 
 namespace impetus {
 
-enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, i64, i32, i8, u8 };
+enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, grouped, i64, i32, i8, u32, u8 };
 
 std::string_view to_string(DType type);
 
-// Elements in one block: 1 for plain types, 32 for the quantised ones.
+// Elements in one block: 1 for plain types, 32 for the quantised ones (a group is one or more).
 int64_t block_elements(DType type);
-// Bytes of one block.
+// Bytes of one block. REQUIRES: not `grouped`, whose size the view's GroupQuantised tells.
 int64_t block_bytes(DType type);
 // Bytes of `elements` consecutive elements; nullopt if that is no whole number of blocks or
-// overflows.
+// overflows, and for `grouped`.
 std::optional<int64_t> bytes_of(DType type, int64_t elements);
 // Whether elements can be decoded to f32 weights.
 bool is_weight(DType type);

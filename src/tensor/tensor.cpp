@@ -53,8 +53,19 @@ std::string Shape::to_string() const {
 }
 
 std::span<const std::byte> TensorView::row(int64_t i) const {
-  const auto stride = static_cast<size_t>(*bytes_of(dtype, shape.columns()));
+  const auto stride = static_cast<size_t>(grouped != nullptr ? grouped->row_bytes(shape.columns())
+                                                             : *bytes_of(dtype, shape.columns()));
   return data.subspan(static_cast<size_t>(i) * stride, stride);
+}
+
+int64_t TensorView::bytes() const {
+  size_t sum = data.size();
+  if (grouped != nullptr) sum += grouped->scales.size() + grouped->biases.size();
+  return static_cast<int64_t>(sum);
+}
+
+std::string type_name(const TensorView& view) {
+  return view.grouped != nullptr ? view.grouped->to_string() : std::string(to_string(view.dtype));
 }
 
 Result<Tensor> Tensor::zeros(DType dtype, Shape shape) {
@@ -151,6 +162,30 @@ void dequantize(DType type, const std::byte* bytes, int64_t elements, float* out
   }
 }
 
+void dequantize_row(const TensorView& view, int64_t i, float* out) {
+  const int64_t columns = view.shape.columns();
+  const std::byte* bytes = view.row(i).data();
+  if (view.dtype != DType::grouped) {
+    dequantize(view.dtype, bytes, columns, out);
+    return;
+  }
+  const GroupQuantised& grouped = *view.grouped;
+  std::array<uint8_t, kQuantBlock> codes;
+  int64_t index = i * (columns / grouped.group);
+  for (int64_t at = 0; at < columns; at += grouped.group, ++index) {
+    const auto [scale, bias] = group_scale(grouped, index);
+    for (int64_t first = at; first < at + grouped.group; first += kQuantBlock) {
+      unpack_codes(grouped.bits, bytes + grouped.row_bytes(first), kQuantBlock, codes.data());
+      for (size_t j = 0; j < codes.size(); ++j) {
+        const float code = grouped.mode == GroupQuantised::Mode::mxfp4
+                               ? kE2m1[codes[j]]
+                               : static_cast<float>(codes[j]);
+        out[first + static_cast<int64_t>(j)] = scale * code + bias;
+      }
+    }
+  }
+}
+
 void quantize_q8_0(const float* values, int64_t elements, BlockQ8_0* out) {
   for (int64_t b = 0; b < elements / kQuantBlock; ++b, values += kQuantBlock) {
     float peak = 0;
@@ -181,7 +216,7 @@ void quantize_q4_0(const float* values, int64_t elements, BlockQ4_0* out) {
 }
 
 Result<Tensor> convert(const TensorView& source, DType target) {
-  if (!is_weight(source.dtype) || !is_weight(target)) {
+  if (!is_weight(source.dtype) || !is_weight(target) || target == DType::grouped) {
     return error(ErrorCode::unsupported, "cannot convert {} to {}", to_string(source.dtype),
                  to_string(target));
   }
@@ -195,7 +230,7 @@ Result<Tensor> convert(const TensorView& source, DType target) {
   const auto stride = static_cast<size_t>(*bytes_of(target, columns));
   std::vector<float> row(static_cast<size_t>(columns));
   for (int64_t r = 0; r < source.shape.rows(); ++r) {
-    dequantize(source.dtype, source.row(r).data(), columns, row.data());
+    dequantize_row(source, r, row.data());
     if (!fits(target, row)) {
       return error(ErrorCode::unsupported, "row {} holds a value that {} cannot", r,
                    to_string(target));

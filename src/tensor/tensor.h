@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "tensor/dtype.h"
+#include "tensor/grouped.h"
 
 namespace impetus {
 
@@ -44,10 +45,16 @@ struct TensorView {
   DType dtype = DType::f32;
   Shape shape;
   std::span<const std::byte> data;
+  const GroupQuantised* grouped = nullptr;  // REQUIRED for DType::grouped, `data` then holds codes
 
-  // Bytes of row `i` of the matrix [rows, columns].
+  // Bytes of row `i` of the matrix [rows, columns]; of its codes where it is grouped.
   std::span<const std::byte> row(int64_t i) const;
+  // All bytes that the tensor needs: scales and biases of a grouped one too.
+  int64_t bytes() const;
 };
+
+// The type as people read it: "bf16", "4-bit, groups of 64".
+std::string type_name(const TensorView& view);
 
 // An owned tensor, 64-byte aligned. Moves only: its bytes' place in the storage depends on the
 // storage's address, and a copy is to be asked for by name (convert to the same type).
@@ -71,8 +78,12 @@ class Tensor {
   size_t size_ = 0;
 };
 
-// Decodes `elements` elements, exactly, to f32. REQUIRES: is_weight(type), `bytes` holds them.
+// Decodes `elements` elements, exactly, to f32. REQUIRES: is_weight(type) and not `grouped`,
+// `bytes` holds them.
 void dequantize(DType type, const std::byte* bytes, int64_t elements, float* out);
+
+// Decodes row `i` of a matrix of any weight type to f32: exactly, but for `grouped` (grouped.h).
+void dequantize_row(const TensorView& view, int64_t i, float* out);
 
 // Quantises f32 rows; `columns` must be whole blocks. Q8_0: d = max|x| / 127, q = round(x / d).
 // Q4_0: d = (value of largest magnitude) / -8, q = min(15, trunc(x / d + 8.5)). As ggml's
@@ -80,9 +91,9 @@ void dequantize(DType type, const std::byte* bytes, int64_t elements, float* out
 void quantize_q8_0(const float* values, int64_t elements, BlockQ8_0* out);
 void quantize_q4_0(const float* values, int64_t elements, BlockQ4_0* out);
 
-// Converts any weight type to any weight type of the same shape (an explicit copy). What the target
-// cannot hold is an error naming the row: a finite value past f16, anything that is not finite in a
-// quantised type.
+// Converts any weight type to any but `grouped`, of the same shape (an explicit copy). What the
+// target cannot hold is an error naming the row: a finite value past f16, anything that is not
+// finite in a quantised type.
 Result<Tensor> convert(const TensorView& source, DType target);
 
 }  // namespace impetus

@@ -129,6 +129,8 @@ class GgufWriter {
         return 27;
       case DType::bf16:
         return 30;
+      case DType::grouped:
+      case DType::u32:
       case DType::u8:
         break;  // GGUF has none
     }

@@ -18,6 +18,7 @@ struct RandomModel {
   ModelSpec spec;
   std::vector<Tensor> storage;
   std::vector<NamedTensor> tensors;
+  std::vector<std::unique_ptr<const GroupQuantised>> groups;  // what grouped views point to
   std::unique_ptr<WeightSet> weights;
 
   void build() {

@@ -119,7 +119,7 @@ class ReferenceForward {
   static Vector row_of(const NamedTensor& tensor, int64_t row) {
     const int64_t n = tensor.view.shape.columns();
     std::vector<float> values(static_cast<size_t>(n));
-    dequantize(tensor.view.dtype, tensor.view.row(row).data(), n, values.data());
+    dequantize_row(tensor.view, row, values.data());
     return {values.begin(), values.end()};
   }
   static Matrix rows_of(const NamedTensor& tensor, const std::vector<TokenId>& ids) {

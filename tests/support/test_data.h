@@ -15,7 +15,7 @@ inline std::filesystem::path test_data() {
 }  // namespace impetus::testing
 
 // Skips the running test, loudly, where a path of the real inputs is absent.
-#define IMPETUS_NEED_DATA(path)                                                       \
-  if (!std::filesystem::exists(path)) {                                               \
+#define IMPETUS_NEED_DATA(path)                                                          \
+  if (!std::filesystem::exists(path)) {                                                  \
     GTEST_SKIP() << "needs " << (path) << " (set IMPETUS_TEST_DATA to the data folder)"; \
   }

@@ -12,19 +12,35 @@ namespace impetus::testing {
 // view that leaves `file`.
 inline std::string contradiction(const WeightSet& weights, std::span<const std::byte> file) {
   unsigned sum = 0;
+  const auto inside = [&](std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes) sum += static_cast<unsigned>(byte);
+    return bytes.empty() || (bytes.data() >= file.data() &&
+                             bytes.data() + bytes.size() <= file.data() + file.size());
+  };
   for (const NamedTensor& tensor : weights.tensors()) {
     const TensorView& view = tensor.view;
-    const auto wanted = bytes_of(view.dtype, view.shape.elements());
+    const bool grouped = view.grouped != nullptr;
+    if (grouped != (view.dtype == DType::grouped)) return tensor.name + ": groups of no type";
+    const auto wanted =
+        grouped ? std::optional(view.shape.rows() * view.grouped->row_bytes(view.shape.columns()))
+                : bytes_of(view.dtype, view.shape.elements());
     if (!wanted || static_cast<size_t>(*wanted) != view.data.size()) {
       return tensor.name + ": its bytes are not its shape's";
     }
     if (view.shape.columns() % block_elements(view.dtype) != 0)
       return tensor.name + ": broken rows";
-    if (!view.data.empty() && (view.data.data() < file.data() ||
-                               view.data.data() + view.data.size() > file.data() + file.size())) {
-      return tensor.name + ": leaves the file";
+    if (!inside(view.data)) return tensor.name + ": leaves the file";
+    if (grouped) {
+      const GroupQuantised& groups = *view.grouped;
+      const auto scales = bytes_of(groups.scale_type, view.shape.elements() / groups.group);
+      if (!scales || static_cast<size_t>(*scales) != groups.scales.size() ||
+          (groups.mode == GroupQuantised::Mode::affine ? groups.scales.size() : 0) !=
+              groups.biases.size() ||
+          view.shape.columns() % groups.group != 0) {
+        return tensor.name + ": its scales are not its shape's";
+      }
+      if (!inside(groups.scales) || !inside(groups.biases)) return tensor.name + ": scales outside";
     }
-    for (const std::byte byte : view.data) sum += static_cast<unsigned>(byte);
     if (weights.find(tensor.name) != &tensor) return tensor.name + ": not found by its name";
     if (!weights.require(tensor.name).ok()) return tensor.name + ": not given when required";
   }

@@ -19,9 +19,14 @@
 //   q8_0   [k / 32] of { f16 scale[16]; uint8 q[8][16][4] }   q = weight + 128, k = 4 * g + j
 //   q4_0   [k / 32] of { f16 scale[16]; uint8 q[4][16][4] }   low nibble: k = 4 * g + j,
 //                                                             high nibble: k = 16 + 4 * g + j
-// which is byte for byte the size of the unpacked rows. One 64-byte vector feeds 16 outputs with no
+//   g8_T   [k / 32] of { T scale[16]; T bias[16]; uint8 q[8][16][4] }   T: f16, bf16 or f32
+//   g4_T   [k / 32] of { T scale[16]; T bias[16]; uint8 q[4][16][4] }   nibbles as in q4_0
+//          weight = scale * q + bias: MLX's groups of 32, 64 or 128, each block with its group's
+// which is byte for byte the size of the unpacked rows (g4 and g8: codes of 4 and 8 bits in groups
+// of 32). One 64-byte vector feeds 16 outputs with no
 // horizontal add, and u8 x s8 dot instructions take weights as u8 and activations as s8; the
-// offset (128 or 8) times the activations' sum is subtracted per block.
+// offset (128 or 8) times the activations' sum is subtracted per block. Grouped weights have no
+// offset, but a bias that the activations' sum is multiplied by.
 #pragma once
 
 #include <stddef.h>
@@ -31,9 +36,22 @@ namespace impetus::cpu {
 
 inline constexpr int kPanel = 16;
 
-enum class WeightLayout : uint8_t { f32, f16, bf16, q8_0, q4_0 };
+enum class WeightLayout : uint8_t {
+  f32,
+  f16,
+  bf16,
+  q8_0,
+  q4_0,
+  g4_f16,
+  g4_bf16,
+  g4_f32,
+  g8_f16,
+  g8_bf16,
+  g8_f32
+};
+inline constexpr int kWeightLayouts = 11;
 
-// Activations quantised for q8_0 and q4_0 weights: per row and per 32 values,
+// Activations quantised for q8_0, q4_0 and grouped weights: per row and per 32 values,
 // scale = max|x| / 127, q = round-to-nearest-even(x * (127 / max|x|)), sum = sum of q; all in f32,
 // and bit-equal in every table. A block whose max|x| is below kQuantizedZero has scale 0 and q 0;
 // one that holds a NaN or an infinity has scale NaN and q 0, so that the row's products are NaN.
@@ -85,8 +103,8 @@ enum class KvType : uint8_t { f32, f16, bf16 };
 struct KernelTable {
   const char* name;  // "reference", "avx2", "avx512"
 
-  void (*matmul[5])(const MatmulArgs&);        // by WeightLayout
-  void (*attention[3])(const AttentionArgs&);  // by KvType; fixed key tiles from position 0
+  void (*matmul[kWeightLayouts])(const MatmulArgs&);  // by WeightLayout
+  void (*attention[3])(const AttentionArgs&);         // by KvType; fixed key tiles from position 0
 
   void (*quantize_rows)(const float* x, int64_t x_stride, int64_t m, int64_t k, QuantizedRows out);
   void (*to_bf16)(const float* x, int64_t n, uint16_t* out);

@@ -46,7 +46,13 @@ constexpr Layout kLayouts[] = {{"f32", WeightLayout::f32, 4},
                                {"f16", WeightLayout::f16, 2},
                                {"bf16", WeightLayout::bf16, 2},
                                {"q8_0", WeightLayout::q8_0, 34.0 / 32},
-                               {"q4_0", WeightLayout::q4_0, 18.0 / 32}};
+                               {"q4_0", WeightLayout::q4_0, 18.0 / 32},
+                               {"g4_f16", WeightLayout::g4_f16, 20.0 / 32},
+                               {"g4_bf16", WeightLayout::g4_bf16, 20.0 / 32},
+                               {"g4_f32", WeightLayout::g4_f32, 24.0 / 32},
+                               {"g8_f16", WeightLayout::g8_f16, 36.0 / 32},
+                               {"g8_bf16", WeightLayout::g8_bf16, 36.0 / 32},
+                               {"g8_f32", WeightLayout::g8_f32, 40.0 / 32}};
 
 // Bytes that read as small numbers in every layout.
 struct Memory {
@@ -91,7 +97,7 @@ void bench(const KernelTable& table, double seconds) {
     const double peak = layout.bytes_per_weight < 2           ? int8_peak
                         : layout.layout == WeightLayout::bf16 ? bf16_peak
                                                               : f32_peak;
-    std::printf("  %-5s", layout.name);
+    std::printf("  %-7s", layout.name);
     for (int64_t rows : {int64_t{512}, int64_t{64}, int64_t{16}}) {
       a.m = rows;
       a.panel_end = rows == 512 ? 512 / 4 : 512;  // a quarter of N is enough, and quicker

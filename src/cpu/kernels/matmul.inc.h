@@ -26,6 +26,26 @@ constexpr int kRowsPerBlock = 96;
 constexpr int64_t kBlockActivationBytes = 384 * 1024;
 constexpr int kRowStep = 12;  // row blocks are multiples of every tile's rows (4 and 6)
 
+// What the blocks of a quantised layout hold. `offset`: how far q is above the weight's whole
+// number; 0 where there is a bias instead.
+enum class ScaleType { f16, bf16, f32 };
+template <bool four_bits, ScaleType type, bool has_bias>
+struct BlockFormat {
+  static constexpr bool nibbles = four_bits;
+  static constexpr ScaleType scale_type = type;
+  static constexpr bool biased = has_bias;
+  static constexpr int offset = biased ? 0 : nibbles ? 8 : 128;
+  static constexpr int scale_bytes = type == ScaleType::f32 ? 4 : 2;
+  static constexpr int codes = kPanel * scale_bytes * (biased ? 2 : 1);  // where q begins
+  static constexpr int bytes = codes + (nibbles ? 256 : 512);
+};
+using Q8Format = BlockFormat<false, ScaleType::f16, false>;
+using Q4Format = BlockFormat<true, ScaleType::f16, false>;
+template <ScaleType type>
+using G4Format = BlockFormat<true, type, true>;
+template <ScaleType type>
+using G8Format = BlockFormat<false, type, true>;
+
 struct Pass {
   const uint8_t* weights;  // first unit of the first panel
   int64_t panel_stride;    // bytes from a panel to the next

@@ -83,15 +83,18 @@ struct Bf16Kernel {
   }
 };
 
-// Quantised weights, `offset` (8 or 128) above their value. Per block and output: an exact integer
-// sum started at -offset * sum(q), then one step of the chain: sum = fma(isum * weight scale, x
-// scale, sum). Staged: { f32 scale[16]; uint8 q[8][16][4] }, aligned, nibbles apart.
-template <int offset>
+// Quantised weights. Per block and output: an exact integer sum started at -offset * sum(q), then
+// one step of the chain: sum = fma(isum * weight scale, x scale, sum); with a bias, that starts at
+// 0 and sum = fma(fma(isum, weight scale, bias * sum(q)), x scale, sum). Staged: { f32 scale[16];
+// f32 bias[16] where there is one; uint8 q[8][16][4] }, aligned, nibbles apart.
+template <class Format>
 struct QuantKernel {
-  static constexpr bool nibbles = offset == 8;
+  static constexpr bool nibbles = Format::nibbles;
+  static constexpr bool biased = Format::biased;
   static constexpr int k_per_unit = 32;
-  static constexpr int unit_bytes = nibbles ? 288 : 544;
-  static constexpr int staged_bytes = 576;
+  static constexpr int unit_bytes = Format::bytes;
+  static constexpr int staged_codes = biased ? 128 : 64;
+  static constexpr int staged_bytes = staged_codes + 512;
   static constexpr int activation_bytes = 1;
   static constexpr int tile_rows = 6;
   static constexpr int staged_panels = 2;
@@ -108,7 +111,7 @@ struct QuantKernel {
                       int32_t* out) {
     const int32_t* sums = a.x_q8.sum + row * (a.k / 32) + unit;
     for (int r = 0; r < rows; ++r, sums += a.k / 32, out += units) {
-      for (int64_t u = 0; u < units; ++u) out[u] = sums[u] * -offset;
+      for (int64_t u = 0; u < units; ++u) out[u] = biased ? sums[u] : sums[u] * -Format::offset;
     }
   }
   static void activations(const MatmulArgs& a, int64_t row, int64_t unit, Pass* pass) {
@@ -118,20 +121,39 @@ struct QuantKernel {
     pass->scale_stride = a.k / 32;
   }
 
-  static __m512 packed_scale(const uint8_t* block) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
+  // Sixteen scales, or biases, as they are packed.
+  static __m512 packed_scales(const uint8_t* at) {
+    if constexpr (Format::scale_type == ScaleType::f32) {
+      return _mm512_loadu_ps(at);
+    } else {
+      const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+      if constexpr (Format::scale_type == ScaleType::f16) {
+        return _mm512_cvtph_ps(halves);
+      } else {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+      }
+    }
+  }
+  template <bool staged>
+  static __m512 scales(const uint8_t* block) {
+    return staged ? _mm512_loadu_ps(block) : packed_scales(block);
+  }
+  template <bool staged>
+  static __m512 biases(const uint8_t* block) {
+    return staged ? _mm512_loadu_ps(block + 64)
+                  : packed_scales(block + kPanel * Format::scale_bytes);
   }
 
   // Weights of k group g (k = 4 g ..) of a block.
   template <bool staged>
   static __m512i group(const uint8_t* block, int g) {
     if constexpr (staged) {
-      return load_64(block + 64 + g * 64);
+      return load_64(block + staged_codes + g * 64);
     } else if constexpr (!nibbles) {
-      return load_64(block + 32 + g * 64);
+      return load_64(block + Format::codes + g * 64);
     } else {
       const __m512i mask = _mm512_set1_epi8(15);
-      __m512i both = load_64(block + 32 + g % 4 * 64);
+      __m512i both = load_64(block + Format::codes + g % 4 * 64);
       return _mm512_and_si512(g < 4 ? both : _mm512_srli_epi16(both, 4), mask);
     }
   }
@@ -143,8 +165,11 @@ struct QuantKernel {
         _mm_prefetch(reinterpret_cast<const char*>(from + chunk_units * unit_bytes + line),
                      _MM_HINT_T0);
       }
-      _mm512_storeu_ps(to, packed_scale(from));
-      for (int g = 0; g < 8; ++g) _mm512_storeu_si512(to + 64 + g * 64, group<false>(from, g));
+      _mm512_storeu_ps(to, scales<false>(from));
+      if constexpr (biased) _mm512_storeu_ps(to + 64, biases<false>(from));
+      for (int g = 0; g < 8; ++g) {
+        _mm512_storeu_si512(to + staged_codes + g * 64, group<false>(from, g));
+      }
     }
   }
 
@@ -171,7 +196,9 @@ struct QuantKernel {
       }
       __m512i isum[rows][panels];
       for (int r = 0; r < rows; ++r) {
-        __m512i start = _mm512_set1_epi32(pass.correction[r * pass.correction_stride + u]);
+        const __m512i start =
+            biased ? _mm512_setzero_si512()
+                   : _mm512_set1_epi32(pass.correction[r * pass.correction_stride + u]);
         for (int p = 0; p < panels; ++p) isum[r][p] = start;
       }
 #pragma clang loop unroll(full)
@@ -187,12 +214,21 @@ struct QuantKernel {
       __m512 scale[panels];
       for (int p = 0; p < panels; ++p) {
         const uint8_t* block = weights + p * pass.panel_stride;
-        scale[p] = staged ? _mm512_loadu_ps(block) : packed_scale(block);
+        scale[p] = scales<staged>(block);
       }
       for (int r = 0; r < rows; ++r) {
         __m512 x_scale = _mm512_set1_ps(pass.x_scale[r * pass.scale_stride + u]);
         for (int p = 0; p < panels; ++p) {
-          __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[r][p]), scale[p]);
+          __m512 product;
+          if constexpr (biased) {
+            const __m512 sum =
+                _mm512_set1_ps(static_cast<float>(pass.correction[r * pass.correction_stride + u]));
+            const __m512 bias = biases<staged>(weights + p * pass.panel_stride);
+            product =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[r][p]), scale[p], _mm512_mul_ps(bias, sum));
+          } else {
+            product = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[r][p]), scale[p]);
+          }
           sums[r][p] = _mm512_fmadd_ps(product, x_scale, sums[r][p]);
         }
       }

@@ -76,6 +76,16 @@ int64_t panel_bytes_of(WeightLayout layout, int64_t k) {
       return k / 32 * 544;
     case WeightLayout::q4_0:
       return k / 32 * 288;
+    case WeightLayout::g4_f16:
+    case WeightLayout::g4_bf16:
+      return k / 32 * (256 + 64);
+    case WeightLayout::g4_f32:
+      return k / 32 * (256 + 128);
+    case WeightLayout::g8_f16:
+    case WeightLayout::g8_bf16:
+      return k / 32 * (512 + 64);
+    case WeightLayout::g8_f32:
+      return k / 32 * (512 + 128);
   }
   return 0;
 }
@@ -145,6 +155,42 @@ double dot_q4_0(const MatmulArgs& a, const uint8_t* panel, int64_t row, int lane
     double scale = static_cast<double>(from_f16(load_u16(bytes + lane * 2))) *
                    a.x_q8.scale[row * (a.k / 32) + block];
     sum += isum * scale;
+  }
+  return sum;
+}
+
+enum class ScaleType { f16, bf16, f32 };
+
+template <ScaleType type>
+double load_scale(const uint8_t* at, int index) {
+  if (type == ScaleType::f32) {
+    float value;
+    memcpy(&value, at + index * 4, 4);
+    return value;
+  }
+  const uint16_t bits = load_u16(at + index * 2);
+  return type == ScaleType::f16 ? from_f16(bits) : from_bf16(bits);
+}
+
+template <bool nibbles, ScaleType type>
+double dot_grouped(const MatmulArgs& a, const uint8_t* panel, int64_t row, int lane) {
+  constexpr int scale_bytes = type == ScaleType::f32 ? 4 : 2;
+  constexpr int codes = 2 * kPanel * scale_bytes;
+  double sum = 0;
+  for (int64_t block = 0; block < a.k / 32; ++block) {
+    const uint8_t* bytes = panel + block * (codes + (nibbles ? 256 : 512));
+    const int8_t* q = a.x_q8.q + row * a.k + block * 32;
+    int32_t isum = 0;
+    int32_t qsum = 0;
+    for (int k = 0; k < 32; ++k) {
+      int byte = bytes[codes + ((nibbles ? k % 16 : k) / 4 * kPanel + lane) * 4 + k % 4];
+      int code = !nibbles ? byte : k < 16 ? byte & 15 : byte >> 4;
+      isum += code * q[k];
+      qsum += q[k];
+    }
+    const double scale = load_scale<type>(bytes, lane);
+    const double bias = load_scale<type>(bytes + kPanel * scale_bytes, lane);
+    sum += (isum * scale + qsum * bias) * a.x_q8.scale[row * (a.k / 32) + block];
   }
   return sum;
 }
@@ -354,7 +400,13 @@ constexpr KernelTable kTable = {
     .name = "reference",
     .matmul = {matmul<WeightLayout::f32, dot_f32>, matmul<WeightLayout::f16, dot_f16>,
                matmul<WeightLayout::bf16, dot_bf16>, matmul<WeightLayout::q8_0, dot_q8_0>,
-               matmul<WeightLayout::q4_0, dot_q4_0>},
+               matmul<WeightLayout::q4_0, dot_q4_0>,
+               matmul<WeightLayout::g4_f16, dot_grouped<true, ScaleType::f16>>,
+               matmul<WeightLayout::g4_bf16, dot_grouped<true, ScaleType::bf16>>,
+               matmul<WeightLayout::g4_f32, dot_grouped<true, ScaleType::f32>>,
+               matmul<WeightLayout::g8_f16, dot_grouped<false, ScaleType::f16>>,
+               matmul<WeightLayout::g8_bf16, dot_grouped<false, ScaleType::bf16>>,
+               matmul<WeightLayout::g8_f32, dot_grouped<false, ScaleType::f32>>},
     .attention = {attention<KvType::f32>, attention<KvType::f16>, attention<KvType::bf16>},
     .quantize_rows = quantize_rows,
     .to_bf16 = to_bf16,

@@ -102,6 +102,7 @@ extern NSString* const NSUnderlyingErrorKey;
 @interface NSFileManager : NSObject
 + (NSFileManager*)defaultManager;
 - (BOOL)moveItemAtURL:(NSURL*)from toURL:(NSURL*)to error:(NSError**)error;
+- (BOOL)removeItemAtURL:(NSURL*)url error:(NSError**)error;
 @end
 
 typedef struct {

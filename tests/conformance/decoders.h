@@ -1,59 +1,20 @@
-// The rules of backend/executor.h on the CPU: independence of a row, errors instead of crashes, and
-// agreement with the slow forward over specs of odd sizes.
+// What every backend owes of decoders: independence of a row, errors instead of crashes, agreement
+// with the slow forward over specs of odd sizes.
+#pragma once
+
 #include <limits>
+#include <thread>
 
-#include "cpu/test_support.h"
+#include "backend/kv_handoff.h"
+#include "tests/conformance/subject.h"
 
-namespace impetus::cpu {
-namespace {
-
-using testing::RandomModel;
-using testing::RandomModelBuilder;
-using testing::ReferenceForward;
-
-ModelSpec decoder_spec(const std::string& family) {
-  ModelSpec spec;
-  spec.family = family;
-  spec.layers = 2;
-  spec.hidden = 64;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.feed_forward = 96;
-  spec.vocab = 101;
-  spec.context = 512;
-  spec.qkv_bias = family == "qwen2";
-  spec.qk_norm = family == "qwen3";
-  if (family == "llama") spec.rope_pairs = RopePairs::neighbours;
-  return spec;
-}
-
-ModelSpec encoder_spec(const std::string& family) {
-  ModelSpec spec;
-  spec.family = family;
-  spec.kind = ModelKind::encoder;
-  spec.layers = 2;
-  spec.hidden = 64;
-  spec.heads = spec.kv_heads = 4;
-  spec.head_dim = 16;
-  spec.feed_forward = 160;
-  spec.vocab = 101;
-  spec.context = 128;
-  spec.norm_eps = 1e-12f;
-  spec.activation = Activation::gelu_erf;
-  spec.token_types = family == "bert" ? 2 : 0;
-  spec.pooling = Pooling::mean;
-  spec.normalize = true;
-  return spec;
-}
-
-constexpr DType kWeightTypes[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
+namespace impetus::conformance {
 
 // Runs several sequences to their ends in random chunks, random company and shuffled blocks;
 // returns each one's logits of all positions.
-std::vector<std::vector<float>> run_mixed(Executor& executor,
-                                          const std::vector<std::vector<TokenId>>& sequences,
-                                          std::mt19937_64& random) {
+inline std::vector<std::vector<float>> run_mixed(Executor& executor,
+                                                 const std::vector<std::vector<TokenId>>& sequences,
+                                                 std::mt19937_64& random) {
   std::vector<BlockId> free(static_cast<size_t>(executor.kv().blocks()));
   for (size_t i = 0; i < free.size(); ++i) free[i] = static_cast<BlockId>(i);
   std::shuffle(free.begin(), free.end(), random);
@@ -104,7 +65,7 @@ std::vector<std::vector<float>> run_mixed(Executor& executor,
   }
 }
 
-TEST(Independence, ARowDoesNotKnowItsCompany) {
+TEST_P(Conformance, ARowDoesNotKnowItsCompany) {
   std::mt19937_64 random(20240607);
   for (const std::string family : {"llama", "qwen2", "qwen3"}) {
     for (const DType type : kWeightTypes) {
@@ -113,22 +74,25 @@ TEST(Independence, ARowDoesNotKnowItsCompany) {
       if (type == DType::q4_0) builder.mix_with(DType::q8_0);
       if (type == DType::f16) builder.mix_with(DType::f32);
       const RandomModel model = builder.decoder();
-      for (const auto& isa : instruction_sets()) {
-        LoadOptions options = f32_options();
-        options.kv = std::array{DType::f32, DType::f16, DType::bf16}[random() % 3];
-        options.step_tokens_max = 100;
-        std::vector<std::vector<TokenId>> sequences;
-        for (int s = 0; s < 5; ++s) {
-          sequences.push_back(random_tokens(random, 1 + random() % 60, model.spec.vocab));
-        }
-        std::vector<std::vector<float>> alone;
-        const auto single = load_decoder(model.spec, *model.weights, isa, 1, options);
-        for (const auto& tokens : sequences) alone.push_back(all_logits(*single.model, tokens));
-        for (const int threads : {1, 2, 3}) {
-          const auto loaded = load_decoder(model.spec, *model.weights, isa, threads, options);
-          for (int round = 0; round < 2; ++round) {
-            ASSERT_EQ(run_mixed(*loaded.model, sequences, random), alone)
-                << family << " " << to_string(type) << " " << isa << " " << threads;
+      LoadOptions options = f32_options();
+      options.kv = std::array{DType::f32, DType::f16, DType::bf16}[random() % 3];
+      options.step_tokens_max = 100;
+      std::vector<std::vector<TokenId>> sequences;
+      for (int s = 0; s < 5; ++s) {
+        sequences.push_back(random_tokens(random, 1 + random() % 60, model.spec.vocab));
+      }
+      std::vector<std::vector<float>> alone;
+      const auto single = load_decoder_on(GetParam().make(1), model.spec, *model.weights, options);
+      for (const auto& tokens : sequences) alone.push_back(all_logits(*single.model, tokens));
+      for (const int threads : GetParam().threads) {
+        const auto loaded =
+            load_decoder_on(GetParam().make(threads), model.spec, *model.weights, options);
+        for (int round = 0; round < 2; ++round) {
+          const auto mixed = run_mixed(*loaded.model, sequences, random);
+          for (size_t s = 0; s < sequences.size(); ++s) {
+            expect_same(*loaded.backend, type, options.kv, alone[s], mixed[s],
+                        fmt::format("{} {} kv {} threads {} sequence {}", family, to_string(type),
+                                    to_string(options.kv), threads, s));
           }
         }
       }
@@ -136,7 +100,7 @@ TEST(Independence, ARowDoesNotKnowItsCompany) {
   }
 }
 
-TEST(Independence, SampledTokensToo) {
+TEST_P(Conformance, SampledTokensToo) {
   std::mt19937_64 random(7);
   RandomModelBuilder builder(decoder_spec("llama"), 1, DType::q4_0);
   const RandomModel model = builder.decoder();
@@ -145,7 +109,7 @@ TEST(Independence, SampledTokensToo) {
   params.seed = 11;
   params.top_p = 0.9f;
   const auto run = [&](int threads, int company) {
-    const auto loaded = load_decoder(model.spec, *model.weights, "", threads);
+    const auto loaded = load_decoder_on(GetParam().make(threads), model.spec, *model.weights);
     std::vector<std::vector<BlockId>> blocks;
     std::vector<SequenceStep> batch;
     for (int i = 0; i <= company; ++i) blocks.push_back(blocks_from(i * 4, 40));
@@ -163,17 +127,56 @@ TEST(Independence, SampledTokensToo) {
     return (*results)[0].token->id;
   };
   const TokenId wanted = run(1, 0);
-  for (const int threads : {1, 2, 4}) {
+  for (const int threads : GetParam().threads) {
     for (const int company : {0, 1, 3}) EXPECT_EQ(run(threads, company), wanted);
   }
 }
 
-TEST(Independence, LastRowsOfMixedOutputs) {
+// Equal seed and logits give the reference sampler's token, whoever draws it.
+TEST_P(Conformance, SamplesAsTheReferenceDoes) {
+  std::mt19937_64 random(77);
+  RandomModelBuilder builder(decoder_spec("qwen3"), 3, DType::f32);
+  const RandomModel model = builder.decoder();
+  const auto loaded = load_decoder_on(GetParam().make(1), model.spec, *model.weights);
+  SamplerScratch scratch;
+  for (int round = 0; round < 60; ++round) {
+    const auto tokens = random_tokens(random, 1 + random() % 30, model.spec.vocab);
+    SamplingParams params;
+    params.seed = random();
+    params.temperature = std::array{0.0f, 0.7f, 1.5f}[random() % 3];
+    params.top_k = std::array{0, 1, 5, 40}[random() % 4];
+    params.top_p = std::array{1.0f, 0.8f, 0.3f}[random() % 3];
+    params.min_p = std::array{0.0f, 0.05f}[random() % 2];
+    if (random() % 3 == 0) params.repetition_penalty = 1.3f;
+    if (random() % 3 == 0) params.presence_penalty = 0.5f;
+    if (random() % 3 == 0) params.frequency_penalty = 0.2f;
+    if (random() % 3 == 0) params.logit_bias = {{static_cast<TokenId>(random() % 101), 5.0f}};
+    if (random() % 2 == 0) params.top_logprobs = static_cast<int32_t>(random() % 4);
+    const auto blocks = blocks_from(0, 40);
+    const auto half = tokens.size() / 2;
+    const SamplingContext context{std::span(tokens).first(half), std::span(tokens).subspan(half),
+                                  static_cast<int64_t>(tokens.size()), nullptr};
+    SequenceStep step{tokens, 0, blocks, StepOutput::logits_last, nullptr, {}};
+    auto logits = loaded.model->execute({&step, 1});
+    ASSERT_TRUE(logits.ok());
+    step = {tokens, 0, blocks, StepOutput::sample, &params, context};
+    const auto drawn = loaded.model->execute({&step, 1});
+    ASSERT_TRUE(drawn.ok());
+    const SampledToken wanted = sample((*logits)[0].logits, params, context, scratch);
+    const SampledToken& got = *(*drawn)[0].token;
+    EXPECT_EQ(got.id, wanted.id) << round;
+    EXPECT_EQ(got.logprob, wanted.logprob) << round;
+    ASSERT_EQ(got.top.size(), wanted.top.size());
+    for (size_t i = 0; i < got.top.size(); ++i) EXPECT_EQ(got.top[i].id, wanted.top[i].id);
+  }
+}
+
+TEST_P(Conformance, LastRowsOfMixedOutputs) {
   std::mt19937_64 random(8);
   RandomModelBuilder builder(decoder_spec("qwen2"), 2, DType::f32);
   const RandomModel model = builder.decoder();
   const auto a = random_tokens(random, 33, 101), b = random_tokens(random, 20, 101);
-  const auto loaded = load_decoder(model.spec, *model.weights, "", 2);
+  const auto loaded = load_decoder_on(GetParam().make(2), model.spec, *model.weights);
   const auto all_a = all_logits(*loaded.model, a), all_b = all_logits(*loaded.model, b);
   const auto blocks_a = blocks_from(10, 33), blocks_b = blocks_from(20, 20),
              blocks_c = blocks_from(30, 20);
@@ -183,65 +186,12 @@ TEST(Independence, LastRowsOfMixedOutputs) {
   const auto results = loaded.model->execute(batch);
   ASSERT_TRUE(results.ok());
   EXPECT_TRUE((*results)[0].logits.empty());
-  EXPECT_EQ((*results)[1].logits, std::vector<float>(all_a.end() - 101, all_a.end()));
-  EXPECT_EQ((*results)[2].logits, all_b);
+  const std::span last_a(all_a.end() - 101, all_a.end());
+  expect_same(*loaded.backend, DType::f32, DType::f32, last_a, (*results)[1].logits, "last");
+  expect_same(*loaded.backend, DType::f32, DType::f32, all_b, (*results)[2].logits, "all");
 }
 
-TEST(Independence, ATextDoesNotKnowItsBatch) {
-  std::mt19937_64 random(99);
-  for (const std::string family : {"bert", "distilbert"}) {
-    for (const DType type : kWeightTypes) {
-      RandomModelBuilder builder(encoder_spec(family), random(), type);
-      const RandomModel model = builder.encoder();
-      for (const auto& isa : instruction_sets()) {
-        for (const int threads : {1, 3}) {
-          const auto loaded = load_encoder(model.spec, *model.weights, isa, threads);
-          const auto lone = load_encoder(model.spec, *model.weights, isa, 1);
-          std::vector<TokenId> tokens;
-          std::vector<int32_t> offsets = {0}, types;
-          std::vector<float> pooled, hidden;
-          for (int text = 0; text < 7; ++text) {
-            const auto ids = random_tokens(random, 1 + random() % 36, 101);
-            std::vector<int32_t> kinds(ids.size());
-            for (int32_t& kind : kinds)
-              kind = family == "bert" ? static_cast<int32_t>(random() % 2) : 0;
-            const std::vector<int32_t> ends = {0, static_cast<int32_t>(ids.size())};
-            for (const auto output : {EncodeOutput::pooled, EncodeOutput::hidden}) {
-              const auto out = lone->encode({ids, ends, kinds, output});
-              ASSERT_TRUE(out.ok()) << out.error().message;
-              auto& into = output == EncodeOutput::pooled ? pooled : hidden;
-              into.insert(into.end(), out->values.begin(), out->values.end());
-              EXPECT_EQ(out->ran_on, std::vector{&lone->descriptor()});
-            }
-            tokens.insert(tokens.end(), ids.begin(), ids.end());
-            types.insert(types.end(), kinds.begin(), kinds.end());
-            offsets.push_back(static_cast<int32_t>(tokens.size()));
-          }
-          const auto together = loaded->encode({tokens, offsets, types, EncodeOutput::pooled});
-          ASSERT_TRUE(together.ok()) << together.error().message;
-          EXPECT_EQ(together->values, pooled) << family << " " << to_string(type) << " " << isa;
-          EXPECT_EQ(loaded->encode({tokens, offsets, types, EncodeOutput::hidden})->values, hidden);
-        }
-      }
-    }
-  }
-}
-
-// Largest difference of two sets of rows.
-double distance(const testing::Matrix& wanted, std::span<const float> got) {
-  double worst = 0;
-  size_t i = 0;
-  for (const auto& row : wanted) {
-    for (const double value : row) {
-      const double d = std::fabs(value - static_cast<double>(got[i++]));
-      worst = std::isnan(d) ? INFINITY : std::max(worst, d);
-    }
-  }
-  EXPECT_EQ(i, got.size());
-  return worst;
-}
-
-TEST(SlowForward, DecodersOfOddSizes) {
+TEST_P(Conformance, DecodersOfOddSizes) {
   std::mt19937_64 random(31337);
   const auto pick = [&](std::initializer_list<int64_t> list) {
     return list.begin()[random() % list.size()];
@@ -286,66 +236,25 @@ TEST(SlowForward, DecodersOfOddSizes) {
     for (const auto& row : wanted) {
       for (const double value : row) largest = std::max(largest, std::fabs(value));
     }
-    for (const auto& isa : instruction_sets()) {
-      const auto loaded = load_decoder(spec, *model.weights, isa, 2);
-      EXPECT_LT(distance(wanted, all_logits(*loaded.model, tokens)), 1e-4 * largest)
-          << "round " << round << " " << isa;
-    }
+    const auto loaded = load_decoder_on(GetParam().make(2), spec, *model.weights);
+    // f32 activations everywhere, or f16 where the weights are and the backend takes them as they
+    // are.
+    const double tolerance =
+        type == DType::f16 && GetParam().narrow_activations ? 200 * 0x1p-11 : 1e-4;
+    EXPECT_LT(distance(wanted, all_logits(*loaded.model, tokens)), tolerance * largest)
+        << "round " << round;
   }
 }
 
-TEST(SlowForward, EncodersOfOddSizes) {
-  std::mt19937_64 random(4242);
-  const auto pick = [&](std::initializer_list<int64_t> list) {
-    return list.begin()[random() % list.size()];
-  };
-  for (int round = 0; round < 40; ++round) {
-    ModelSpec spec = encoder_spec(random() % 2 == 0 ? "bert" : "distilbert");
-    spec.layers = pick({1, 2, 3});
-    spec.heads = spec.kv_heads = pick({1, 2, 3, 5});
-    spec.head_dim = pick({2, 6, 10, 24, 32});
-    spec.hidden = spec.heads * spec.head_dim;
-    spec.feed_forward = pick({5, 17, 48, 130});
-    spec.context = pick({40, 64});
-    spec.activation =
-        std::array{Activation::gelu_erf, Activation::gelu_tanh, Activation::relu}[random() % 3];
-    spec.pooling = random() % 2 == 0 ? Pooling::mean : Pooling::cls;
-    spec.normalize = random() % 2 == 0;
-    RandomModelBuilder builder(spec, random(), random() % 2 == 0 ? DType::f32 : DType::f16);
-    const RandomModel model = builder.encoder();
-    const auto tokens =
-        random_tokens(random, static_cast<size_t>(pick({1, 2, 16, 17, 40})), spec.vocab);
-    std::vector<int32_t> types;
-    if (spec.token_types > 0 && random() % 2 == 0) {
-      for (size_t i = 0; i < tokens.size(); ++i)
-        types.push_back(static_cast<int32_t>(random() % 2));
-    }
-    const auto tensors = resolve_encoder(spec, *model.weights);
-    ASSERT_TRUE(tensors.ok()) << tensors.error().message;
-    const ReferenceForward reference(spec);
-    const auto wanted = reference.encoder(*tensors, tokens, types);
-    const std::vector<int32_t> offsets = {0, static_cast<int32_t>(tokens.size())};
-    for (const auto& isa : instruction_sets()) {
-      const auto loaded = load_encoder(spec, *model.weights, isa, 2);
-      const auto hidden = loaded->encode({tokens, offsets, types, EncodeOutput::hidden});
-      ASSERT_TRUE(hidden.ok());
-      EXPECT_LT(distance(wanted, hidden->values), 2e-4) << "round " << round << " " << isa;
-      const auto pooled = loaded->encode({tokens, offsets, types, EncodeOutput::pooled});
-      ASSERT_TRUE(pooled.ok());
-      EXPECT_LT(distance({reference.pool(wanted)}, pooled->values), 2e-4)
-          << "round " << round << " " << isa;
-    }
-  }
-}
-
-class Refusals : public ::testing::Test {
+// A small model, a few tokens and a block.
+class Refusals : public Conformance {
  protected:
   void SetUp() override {
     RandomModelBuilder builder(decoder_spec("llama"), 5, DType::f32);
     model_ = builder.decoder();
     LoadOptions options = f32_options();
     options.step_tokens_max = 8;
-    loaded_ = load_decoder(model_.spec, *model_.weights, "", 2, options);
+    loaded_ = load_decoder_on(GetParam().make(2), model_.spec, *model_.weights, options);
   }
   ErrorCode code_of(const SequenceStep& step) {
     auto results = loaded_.model->execute({&step, 1});
@@ -358,7 +267,9 @@ class Refusals : public ::testing::Test {
   const std::vector<BlockId> blocks_ = {0};
 };
 
-TEST_F(Refusals, BadStepsAreErrors) {
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Refusals);
+
+TEST_P(Refusals, BadStepsAreErrors) {
   constexpr auto kBad = ErrorCode::invalid_argument;
   const SequenceStep good{tokens_, 0, blocks_, StepOutput::logits_last, nullptr, {}};
   ASSERT_TRUE(loaded_.model->execute({&good, 1}).ok());
@@ -402,7 +313,7 @@ TEST_F(Refusals, BadStepsAreErrors) {
   EXPECT_EQ(code_of(bad), ErrorCode::context_length);
 }
 
-TEST_F(Refusals, NotANumberIsOneRowsError) {
+TEST_P(Refusals, NotANumberIsOneRowsError) {
   // Token 7's embedding is not finite: sequences without it stand.
   auto values = model_.storage[0].mutable_bytes();
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -422,7 +333,7 @@ TEST_F(Refusals, NotANumberIsOneRowsError) {
   EXPECT_NE((*results)[1].token.error().message.find("position 1"), std::string::npos);
 }
 
-TEST_F(Refusals, MasksRunOnTheCallingThread) {
+TEST_P(Refusals, MasksRunOnTheCallingThread) {
   struct OnlyFive : LogitMask {
     void apply(std::span<float> logits) override {
       same = same && std::this_thread::get_id() == home;
@@ -447,10 +358,10 @@ TEST_F(Refusals, MasksRunOnTheCallingThread) {
   EXPECT_TRUE(mask.same);
 }
 
-TEST(Memory, IsReservedAndGivenBack) {
+TEST_P(Conformance, MemoryIsReservedAndGivenBack) {
   RandomModelBuilder builder(decoder_spec("llama"), 5, DType::f32);
   const RandomModel model = builder.decoder();
-  const auto backend = backend_of("", 1);
+  const auto backend = GetParam().make(1);
   MemoryLedger ledger(int64_t{1} << 30);
   {
     auto loaded = backend->load_decoder(model.spec, *model.weights, f32_options(), ledger);
@@ -473,12 +384,12 @@ TEST(Memory, IsReservedAndGivenBack) {
   }
 }
 
-TEST(Options, WrongOnesAreErrors) {
+TEST_P(Conformance, WrongOptionsAreErrors) {
   ModelSpec spec = decoder_spec("llama");
   spec.hidden = 40;  // no whole block of 32
   RandomModelBuilder builder(spec, 5, DType::f32);
   const RandomModel model = builder.decoder();
-  const auto backend = backend_of("", 1);
+  const auto backend = GetParam().make(1);
   MemoryLedger ledger(int64_t{1} << 30);
   const auto load = [&](auto change) {
     LoadOptions options = f32_options();
@@ -497,30 +408,103 @@ TEST(Options, WrongOnesAreErrors) {
   EXPECT_FALSE(load([](LoadOptions& o) { o.step_tokens_max = 0; }).ok());
 }
 
-TEST(EncoderRefusals, BadBatchesAreErrors) {
-  RandomModelBuilder builder(encoder_spec("bert"), 5, DType::f32);
-  const RandomModel model = builder.encoder();
-  const auto loaded = load_encoder(model.spec, *model.weights, "", 2);
-  EXPECT_GE(loaded->batch_tokens_max(), model.spec.context);
-  const auto fails = [&](std::vector<TokenId> tokens, std::vector<int32_t> offsets,
-                         std::vector<int32_t> types) {
-    return !loaded->encode({tokens, offsets, types, EncodeOutput::pooled}).ok();
-  };
-  EXPECT_FALSE(fails({1, 2}, {0, 1, 2}, {}));
-  EXPECT_FALSE(fails({}, {0}, {}));
-  EXPECT_TRUE(fails({1, 2}, {}, {}));
-  EXPECT_TRUE(fails({1, 2}, {0, 1}, {}));
-  EXPECT_TRUE(fails({1, 2}, {1, 2}, {}));
-  EXPECT_TRUE(fails({1, 2}, {0, 0, 2}, {}));
-  EXPECT_TRUE(fails({1, 2}, {0, 3, 2}, {}));
-  EXPECT_TRUE(fails({1, 101}, {0, 2}, {}));
-  EXPECT_TRUE(fails({-1, 2}, {0, 2}, {}));
-  EXPECT_TRUE(fails({1, 2}, {0, 2}, {0}));
-  EXPECT_TRUE(fails({1, 2}, {0, 2}, {0, 2}));
-  EXPECT_TRUE(fails({1, 2}, {0, 2}, {0, -1}));
-  EXPECT_TRUE(fails(std::vector<TokenId>(129, 1), {0, 129}, {}));
-  EXPECT_TRUE(fails(std::vector<TokenId>(257, 1), {0, 100, 200, 257}, {}));
+// Prefill here, decode there, and the other way round; then on with what came back. In f32 the
+// tokens are those of one backend alone.
+TEST_P(Conformance, KvGoesToAnotherBackendAndBack) {
+  if (!GetParam().partner) return;  // a suite of one
+  std::mt19937_64 random(515);
+  for (const std::string family : {"llama", "qwen3"}) {
+    RandomModelBuilder builder(decoder_spec(family), random(), DType::f32);
+    const RandomModel model = builder.decoder();
+    const auto here = load_decoder_on(GetParam().make(1), model.spec, *model.weights);
+    const auto there = load_decoder_on(GetParam().partner(), model.spec, *model.weights);
+    ASSERT_EQ(here->kv().block_tokens(), there->kv().block_tokens());
+    const auto prompt = random_tokens(random, 37, model.spec.vocab);
+    const auto wanted = greedy(*there.model, prompt, 37 + 40, 3);
+    const auto blocks = blocks_from(60, 37 + 40);
+    SamplingParams params;
+    params.temperature = 0;
+    std::vector<TokenId> tokens = prompt;
+    std::vector<std::byte> scratch;
+    const auto step_on = [&](Executor& executor, size_t position) {
+      const SequenceStep step{std::span(tokens).subspan(position),
+                              static_cast<int64_t>(position),
+                              blocks,
+                              StepOutput::sample,
+                              &params,
+                              {tokens, {}, static_cast<int64_t>(tokens.size()), nullptr}};
+      auto results = executor.execute({&step, 1});
+      ASSERT_TRUE(results.ok()) << results.error().message;
+      tokens.push_back((*results)[0].token->id);
+    };
+    const auto hand = [&](const Executor& from, Executor& to, int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end;) {
+        const auto within = static_cast<int32_t>(p % 16);
+        const auto until = static_cast<int32_t>(std::min<int64_t>(16, within + end - p));
+        const auto moved = hand_over(from.kv(), to.kv(), blocks[static_cast<size_t>(p / 16)],
+                                     within, until, scratch);
+        ASSERT_TRUE(moved.ok()) << moved.error().message;
+        p += until - within;
+      }
+    };
+    Executor* at = here.model.get();
+    Executor* other = there.model.get();
+    step_on(*at, 0);
+    int64_t known = 0;  // positions that `other` has
+    for (int round = 0; round < 4; ++round) {
+      const auto end = static_cast<int64_t>(tokens.size()) - 1;
+      hand(*at, *other, known, end);
+      known = end;
+      std::swap(at, other);
+      for (int i = 0; i < 9; ++i) step_on(*at, tokens.size() - 1);
+    }
+    EXPECT_EQ(tokens,
+              std::vector<TokenId>(wanted.begin(),
+                                   wanted.begin() + static_cast<std::ptrdiff_t>(tokens.size())))
+        << family;
+  }
 }
 
-}  // namespace
-}  // namespace impetus::cpu
+TEST_P(Conformance, KvComesOutAsItWentIn) {
+  std::mt19937_64 random(3);
+  RandomModelBuilder builder(decoder_spec("llama"), 5, DType::f32);
+  const RandomModel model = builder.decoder();
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    LoadOptions options = f32_options();
+    options.kv = type;
+    const auto loaded = load_decoder_on(GetParam().make(1), model.spec, *model.weights, options);
+    KvStorage& kv = loaded->kv();
+    std::vector<float> values(static_cast<size_t>(kv.shape().elements()) * 16);
+    std::normal_distribution<float> normal(0, 3);
+    for (float& value : values) value = normal(random);
+    for (const DType from : {DType::f32, DType::f16, DType::bf16}) {
+      std::vector<std::byte> in(static_cast<size_t>(kv_bytes(kv.shape(), 16, from)));
+      convert_kv(DType::f32, std::as_bytes(std::span(values)), from, in);
+      ASSERT_TRUE(kv.import_block(7, 0, 16, from, in).ok());
+      std::vector<std::byte> wanted(static_cast<size_t>(kv_bytes(kv.shape(), 16, type))),
+          got(wanted.size());
+      convert_kv(from, in, type, wanted);
+      ASSERT_TRUE(kv.export_block(7, 0, 16, got).ok());
+      EXPECT_EQ(got, wanted) << to_string(from) << " to " << to_string(type);
+      // One position written anew leaves the others alone.
+      const auto one = static_cast<size_t>(kv_bytes(kv.shape(), 1, type));
+      const std::vector<std::byte> zeros(one);
+      std::vector<std::byte> before(one), after(one);
+      ASSERT_TRUE(kv.export_block(7, 8, 9, before).ok());
+      ASSERT_TRUE(kv.import_block(7, 9, 10, type, zeros).ok());
+      ASSERT_TRUE(kv.export_block(7, 8, 9, after).ok());
+      EXPECT_EQ(before, after);
+      ASSERT_TRUE(kv.export_block(7, 9, 10, after).ok());
+      EXPECT_EQ(after, zeros);
+    }
+    std::vector<std::byte> bytes(static_cast<size_t>(kv_bytes(kv.shape(), 2, type)));
+    EXPECT_FALSE(kv.export_block(-1, 0, 2, bytes).ok());
+    EXPECT_FALSE(kv.export_block(kv.blocks(), 0, 2, bytes).ok());
+    EXPECT_FALSE(kv.export_block(0, 15, 17, bytes).ok());
+    EXPECT_FALSE(kv.export_block(0, 2, 2, bytes).ok());
+    EXPECT_FALSE(kv.export_block(0, 0, 3, bytes).ok());
+    EXPECT_FALSE(kv.import_block(0, 0, 2, DType::q8_0, bytes).ok());
+  }
+}
+
+}  // namespace impetus::conformance

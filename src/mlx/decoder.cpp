@@ -1,0 +1,573 @@
+#include "mlx/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "architectures/decoder_forward.h"
+#include "mlx/kv_pool.h"
+#include "mlx/rotary.h"
+#include "mlx/step_plan.h"
+#include "mlx/weights.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+// Logits at a time, in elements.
+constexpr int64_t kLogitElements = int64_t{16} << 20;
+// Scores at a time where MLX writes them all out (its CPU), in elements.
+constexpr int64_t kScoreElements = int64_t{8} << 20;
+
+struct Layer {
+  mx::array attention_norm = mx::array(0.0f), feed_forward_norm = mx::array(0.0f);
+  std::optional<mx::array> q_norm, k_norm;
+  Matrix q, k, v, output, gate, up, down;
+};
+
+std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
+  return {mx::multiply(mx::multiply(inputs[0], mx::sigmoid(inputs[0])), inputs[1])};
+}
+
+// Logits of some rows, not yet evaluated.
+struct Logits {
+  int64_t first = 0, rows = 0;         // of the plan's outputs
+  mx::array values = mx::array(0.0f);  // [rows, vocab] f32
+  mx::array best = mx::array(0);       // [rows]: the likeliest, of equal ones the smallest id
+  mx::array finite = mx::array(true);  // [rows]: no infinity and no NaN
+};
+
+// Executor and the Ops of decoder_forward in one: a step's state lives in the members.
+class MlxDecoder final : public Executor {
+ public:
+  MlxDecoder(std::shared_ptr<const Machine> machine, const ModelSpec& spec)
+      : machine_(std::move(machine)), spec_(spec) {}
+  ~MlxDecoder() override;
+
+  Result<void> load(const WeightSet& weights, const LoadOptions& options, MemoryLedger& ledger);
+
+  const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
+  const KvStorage& kv() const override { return *kv_; }
+  KvStorage& kv() override { return *kv_; }
+  int64_t step_tokens_max() const override { return step_tokens_max_; }
+  Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
+
+  DecoderCounters counters() const {
+    return {ahead_used_, ahead_dropped_, kv_->copies(), borrowed_bytes_};
+  }
+
+  void embed();
+  void attention_inputs(int64_t layer);
+  void narrow();
+  void attention(int64_t layer);
+  void attention_output(int64_t layer);
+  void feed_forward(int64_t layer);
+  void head();
+
+ private:
+  bool gpu_paths() const { return !machine_->cpu || machine_->as_gpu; }
+  Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
+  void build(std::span<const SequenceStep> batch);
+  void finish(std::span<const SequenceStep> batch, std::vector<SequenceResult>& results);
+  void finish_row(const SequenceStep& step, int64_t position, int64_t at, const Logits& logits,
+                  SequenceResult& result);
+  void run_ahead(std::span<const SequenceStep> batch, std::span<const SequenceResult> results);
+  void wait();
+  void forget();
+
+  mx::array heads_of(const mx::array& rows, int64_t heads) const;
+  mx::array cached(const mx::array& pool, const PlannedSequence& sequence, int64_t end) const;
+  mx::array attend_one(int64_t layer, const PlannedSequence& sequence,
+                       const mx::array& query) const;
+  mx::array attend_batched(int64_t layer) const;
+
+  std::shared_ptr<const Machine> machine_;
+  ModelSpec spec_;
+  int64_t step_tokens_max_ = 0;
+  mx::Dtype type_ = mx::float32;
+  Matrix embedding_, head_;
+  bool tied_ = false;
+  std::vector<Layer> layers_;
+  mx::array final_norm_ = mx::array(0.0f);
+  std::unique_ptr<Rotary> rotary_;
+  std::unique_ptr<KvPool> kv_;
+  Reservation weights_reservation_, scratch_reservation_;
+  LimitShare limit_;
+  int64_t borrowed_bytes_ = 0;
+  std::function<std::vector<mx::array>(const std::vector<mx::array>&)> gated_ = gated;
+  SamplerScratch sampler_;
+
+  // The step that is built.
+  StepPlan plan_;
+  std::optional<mx::array> residual_;  // [active rows, hidden]
+  std::optional<mx::array>
+      query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
+  std::optional<mx::array> attended_;  // [active rows, heads * head_dim]
+  std::optional<mx::array> slots_, gathered_, mask_;
+  std::vector<Logits> logits_;
+
+  // The step that runs ahead, if any: what it was built for.
+  std::optional<StepKey> ahead_;
+  bool in_flight_ = false;
+  int64_t ahead_used_ = 0, ahead_dropped_ = 0;
+};
+
+MlxDecoder::~MlxDecoder() {
+  // Arrays go in MLX's turn, and not before what uses them has ended.
+  auto done = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+    forget();
+    wait();
+    layers_.clear();
+    embedding_ = head_ = Matrix();
+    kv_.reset();
+    mx::clear_cache();
+    return {};
+  });
+  (void)done.ok();
+}
+
+Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& options,
+                              MemoryLedger& ledger) {
+  IMPETUS_TRY(const DecoderWeights tensors, resolve_decoder(spec_, weights));
+  if (spec_.activation != Activation::silu) {
+    return error(ErrorCode::unsupported, "{}: decoders run with the SiLU activation only",
+                 spec_.family);
+  }
+  if (options.step_tokens_max < 1) {
+    return error(ErrorCode::invalid_argument, "a step of at most {} tokens runs nothing",
+                 options.step_tokens_max);
+  }
+  step_tokens_max_ = options.step_tokens_max;
+  std::vector<const NamedTensor*> matrices;
+  for (const auto& layer : tensors.layers) {
+    for (const Linear* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
+      matrices.push_back(linear->weight);
+    }
+  }
+  matrices.push_back(tensors.head.weight);
+  IMPETUS_TRY(type_, activation_type(matrices, *tensors.final_norm.weight, !machine_->cpu));
+  tied_ = tensors.head.weight == tensors.embedding;
+
+  WeightLoader loader(weights, options.weights, type_, machine_->cpu);
+  int64_t bytes = 0;
+  for (const NamedTensor* tensor : matrices) {
+    IMPETUS_TRY(const int64_t one, loader.bytes(*tensor));
+    bytes += one;
+  }
+  if (!tied_ || options.weights == WeightPrecision::int8) {
+    bytes += tensors.embedding->view.bytes();
+  }
+  IMPETUS_TRY(weights_reservation_,
+              ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
+  IMPETUS_TRY(kv_, KvPool::create(spec_, options.kv, options.kv_tokens, machine_->cpu,
+                                  !machine_->as_gpu && (machine_->cpu || mx::metal::is_available()),
+                                  ledger));
+  kv_->set_barrier([this] { wait(); });
+  // The widest that stand at once: a layer's products and their inputs; scores and logits as they
+  // are cut; keys and values gathered for a batch.
+  const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
+                         3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
+  const int64_t logits =
+      std::max(spec_.vocab, std::min(kLogitElements, step_tokens_max_ * spec_.vocab));
+  const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
+                          2 * logits * 4 + (gpu_paths() ? 0 : 3 * kScoreElements * 4);
+  IMPETUS_TRY(scratch_reservation_,
+              ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
+                                                  step_tokens_max_)));
+  limit_ = LimitShare(bytes + scratch);
+
+  layers_.resize(tensors.layers.size());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const DecoderWeights::Layer& from = tensors.layers[i];
+    Layer& to = layers_[i];
+    to.attention_norm = loader.vector(*from.attention_norm.weight);
+    to.feed_forward_norm = loader.vector(*from.feed_forward_norm.weight);
+    if (spec_.qk_norm) {
+      to.q_norm = loader.vector(*from.q_norm.weight);
+      to.k_norm = loader.vector(*from.k_norm.weight);
+    }
+    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
+                                         {&to.k, &from.k},
+                                         {&to.v, &from.v},
+                                         {&to.output, &from.output},
+                                         {&to.gate, &from.gate},
+                                         {&to.up, &from.up},
+                                         {&to.down, &from.down}}) {
+      IMPETUS_TRY(*matrix, loader.matrix(*linear));
+    }
+  }
+  final_norm_ = loader.vector(*tensors.final_norm.weight);
+  IMPETUS_TRY(head_, loader.matrix(tensors.head));
+  if (tied_ && options.weights == WeightPrecision::as_is) {
+    embedding_ = head_;
+  } else {
+    IMPETUS_TRY(embedding_, loader.table(*tensors.embedding));
+  }
+  borrowed_bytes_ = loader.borrowed_bytes();
+  machine_->may_fail("load");
+  rotary_ = std::make_unique<Rotary>(spec_, gpu_paths());
+  if (Wall::get().has_gpu() && !machine_->cpu) gated_ = mx::compile(gated, true);
+  return {};
+}
+
+Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const SequenceStep> batch) {
+  IMPETUS_CHECK(check_batch(spec_, kv_->blocks(), KvPool::kBlockTokens, step_tokens_max_, batch));
+  if (batch.empty()) return std::vector<SequenceResult>{};
+  auto results = entered(spec_.family, machine_->cpu, [&] { return step(batch); });
+  if (!results.ok()) {
+    auto cleared = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+      forget();
+      kv_->recover();
+      return {};
+    });
+    (void)cleared.ok();
+  }
+  return results;
+}
+
+// Lets what was enqueued come to its end, so that the pool is nobody else's.
+void MlxDecoder::wait() {
+  if (!in_flight_) return;
+  in_flight_ = false;
+  mx::synchronize(Wall::get().stream(machine_->cpu));
+}
+
+void MlxDecoder::forget() {
+  if (ahead_) ++ahead_dropped_;
+  ahead_.reset();
+  residual_.reset();
+  query_.reset();
+  attended_.reset();
+  slots_.reset();
+  gathered_.reset();
+  mask_.reset();
+  logits_.clear();
+  if (rotary_) rotary_->clear();
+}
+
+Result<std::vector<SequenceResult>> MlxDecoder::step(std::span<const SequenceStep> batch) {
+  std::vector<SequenceResult> results(batch.size());
+  if (ahead_ && ahead_->matches(batch)) {
+    ++ahead_used_;
+    ahead_.reset();
+  } else {
+    forget();
+    wait();
+    build(batch);
+  }
+  finish(batch, results);
+  for (SequenceResult& result : results) result.ran_on = &machine_->descriptor;
+  if (machine_->run_ahead) run_ahead(batch, results);
+  return results;
+}
+
+void MlxDecoder::build(std::span<const SequenceStep> batch) {
+  plan_.make(batch, KvPool::kBlockTokens);
+  rotary_->begin(plan_);
+  decoder_forward(spec_, *this);
+}
+
+void MlxDecoder::embed() {
+  residual_ = embedding_.rows(
+      mx::array(plan_.tokens.begin(), mx::Shape{dim(plan_.rows())}, mx::int32), type_);
+  if (plan_.single()) return;
+  slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
+  if (!gpu_paths() || !plan_.one_row_each) return;
+  // One attention for all. Beyond its end a shorter sequence reads its own first position again,
+  // never a slot that nobody wrote or somebody wrote infinities to: zero weight would not undo
+  // those.
+  const auto longest = static_cast<size_t>(plan_.length_max);
+  const size_t count = plan_.sequences.size();
+  std::vector<int32_t> gathered(count * longest);
+  std::vector<uint8_t> seen(count * longest, 0);
+  for (size_t s = 0; s < count; ++s) {
+    const PlannedSequence& sequence = plan_.sequences[s];
+    int32_t* to = gathered.data() + s * longest;
+    std::fill_n(seen.data() + s * longest, sequence.position + 1, uint8_t{1});
+    for (const SlotRun& run : sequence.runs) {
+      for (int64_t slot = run.begin; slot < run.end; ++slot) *to++ = static_cast<int32_t>(slot);
+    }
+    std::fill(to, gathered.data() + (s + 1) * longest,
+              static_cast<int32_t>(sequence.runs.front().begin));
+  }
+  gathered_ =
+      mx::array(gathered.begin(), mx::Shape{dim(static_cast<int64_t>(gathered.size()))}, mx::int32);
+  mask_ = mx::array(
+      seen.begin(),
+      mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(longest))},
+      mx::bool_);
+}
+
+// [rows, heads * head_dim] as attention takes it.
+mx::array MlxDecoder::heads_of(const mx::array& rows, int64_t heads) const {
+  const mx::Shape shape{dim(plan_.rows()), dim(heads), dim(spec_.head_dim)};
+  const mx::array split = mx::reshape(rows, shape);
+  if (!plan_.single()) return mx::expand_dims(split, 2);
+  return mx::expand_dims(mx::transpose(split, {1, 0, 2}), 0);
+}
+
+void MlxDecoder::attention_inputs(int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const mx::array x = mx::fast::rms_norm(*residual_, layer.attention_norm, spec_.norm_eps);
+  mx::array q = heads_of(layer.q.apply(x), spec_.heads);
+  mx::array k = heads_of(layer.k.apply(x), spec_.kv_heads);
+  mx::array v = heads_of(layer.v.apply(x), spec_.kv_heads);
+  if (spec_.qk_norm) {
+    q = mx::fast::rms_norm(q, layer.q_norm, spec_.norm_eps);
+    k = mx::fast::rms_norm(k, layer.k_norm, spec_.norm_eps);
+  }
+  q = rotary_->apply(q);
+  k = mx::astype(rotary_->apply(k), kv_->type());
+  v = mx::astype(v, kv_->type());
+  // A GPU's fused attention takes one type and sums in f32; a CPU widens what it reads.
+  query_ = gpu_paths() ? mx::astype(q, kv_->type()) : q;
+  if (plan_.single()) {
+    kv_->write_runs(index, plan_.written, mx::squeeze(k, 0), mx::squeeze(v, 0));
+  } else {
+    kv_->write_rows(index, *slots_, k, v);
+  }
+}
+
+void MlxDecoder::narrow() {
+  const auto all = plan_.rows(), wanted = static_cast<int64_t>(plan_.outputs.size());
+  plan_.narrow();
+  if (wanted == all || wanted == 0) return;
+  const mx::array rows(plan_.outputs.begin(), mx::Shape{dim(wanted)}, mx::int32);
+  residual_ = mx::take(*residual_, rows, 0);
+  query_ = mx::take(*query_, rows, plan_.single() ? 2 : 0);
+}
+
+// Keys or values of positions [0, end), [1, kv_heads, end, head_dim]: a view where the blocks are a
+// run, else a copy.
+mx::array MlxDecoder::cached(const mx::array& pool, const PlannedSequence& sequence,
+                             int64_t end) const {
+  const auto heads = dim(spec_.kv_heads), width = dim(spec_.head_dim);
+  std::vector<mx::array> parts;
+  int64_t left = end;
+  for (const SlotRun& run : sequence.runs) {
+    if (left == 0) break;
+    const int64_t count = std::min(left, run.end - run.begin);
+    parts.push_back(
+        mx::slice(pool, {0, dim(run.begin), 0}, {heads, dim(run.begin + count), width}));
+    left -= count;
+  }
+  return mx::expand_dims(parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1), 0);
+}
+
+// Consecutive rows of one sequence, query [1, heads, n, head_dim] -> [n, heads * head_dim].
+mx::array MlxDecoder::attend_one(int64_t layer, const PlannedSequence& sequence,
+                                 const mx::array& query) const {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  const int64_t end = sequence.position + sequence.count;
+  // Where all scores are written out, only some rows at a time.
+  const int64_t most =
+      gpu_paths() ? sequence.count : std::max<int64_t>(1, kScoreElements / (spec_.heads * end));
+  std::vector<mx::array> parts;
+  for (int64_t first = 0; first < sequence.count; first += most) {
+    const int64_t count = std::min(most, sequence.count - first);
+    const int64_t seen = sequence.position + first + count;
+    const mx::array keys = cached(kv_->keys(layer), sequence, seen);
+    const mx::array values = cached(kv_->values(layer), sequence, seen);
+    const mx::array part =
+        count == sequence.count
+            ? query
+            : mx::slice(query, {0, 0, dim(first), 0},
+                        {1, dim(spec_.heads), dim(first + count), dim(spec_.head_dim)});
+    const mx::array out = mx::fast::scaled_dot_product_attention(part, keys, values, scale,
+                                                                 count > 1 ? "causal" : "");
+    parts.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
+                                {dim(count), dim(spec_.heads * spec_.head_dim)}));
+  }
+  return parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
+}
+
+mx::array MlxDecoder::attend_batched(int64_t layer) const {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  const auto count = dim(static_cast<int64_t>(plan_.sequences.size()));
+  const auto heads = dim(spec_.kv_heads), width = dim(spec_.head_dim);
+  const auto length = dim(plan_.length_max);
+  const auto gather = [&](const mx::array& pool) {
+    const mx::array taken = mx::take(pool, *gathered_, 1);
+    return mx::transpose(mx::reshape(taken, {heads, count, length, width}), {1, 0, 2, 3});
+  };
+  const mx::array out = mx::fast::scaled_dot_product_attention(
+      *query_, gather(kv_->keys(layer)), gather(kv_->values(layer)), scale, "array", *mask_);
+  return mx::reshape(out, {count, dim(spec_.heads * spec_.head_dim)});
+}
+
+void MlxDecoder::attention(int64_t index) {
+  if (plan_.idle()) return;
+  mx::array out = mx::array(0.0f);
+  if (mask_ && plan_.sequences.size() == static_cast<size_t>(mask_->shape(0))) {
+    out = attend_batched(index);
+  } else {
+    std::vector<mx::array> parts;
+    for (const PlannedSequence& sequence : plan_.sequences) {
+      if (plan_.single()) {
+        parts.push_back(attend_one(index, sequence, *query_));
+        continue;
+      }
+      const mx::array rows =
+          mx::slice(*query_, {dim(sequence.row), 0, 0, 0},
+                    {dim(sequence.row + sequence.count), dim(spec_.heads), 1, dim(spec_.head_dim)});
+      parts.push_back(attend_one(index, sequence, mx::transpose(rows, {2, 1, 0, 3})));
+    }
+    out = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
+  }
+  attended_ = mx::astype(out, type_);
+}
+
+void MlxDecoder::attention_output(int64_t index) {
+  if (plan_.idle()) return;
+  residual_ = mx::add(*residual_, layers_[static_cast<size_t>(index)].output.apply(*attended_));
+  attended_.reset();
+}
+
+void MlxDecoder::feed_forward(int64_t index) {
+  if (plan_.idle()) return;
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const mx::array x = mx::fast::rms_norm(*residual_, layer.feed_forward_norm, spec_.norm_eps);
+  const mx::array hidden = gated_({layer.gate.apply(x), layer.up.apply(x)})[0];
+  residual_ = mx::add(*residual_, layer.down.apply(hidden));
+}
+
+void MlxDecoder::head() {
+  logits_.clear();
+  if (plan_.idle()) return;
+  const mx::array x = mx::fast::rms_norm(*residual_, final_norm_, spec_.norm_eps);
+  const auto rows = static_cast<int64_t>(plan_.outputs.size());
+  const int64_t most = std::max<int64_t>(1, kLogitElements / spec_.vocab);
+  for (int64_t first = 0; first < rows; first += most) {
+    Logits part;
+    part.first = first;
+    part.rows = std::min(most, rows - first);
+    const mx::array some =
+        part.rows == rows
+            ? x
+            : mx::slice(x, {dim(first), 0}, {dim(first + part.rows), dim(spec_.hidden)});
+    part.values = mx::contiguous(mx::astype(head_.apply(some), mx::float32));
+    part.best = mx::argmax(part.values, -1);
+    part.finite = mx::all(mx::isfinite(part.values), -1);
+    logits_.push_back(std::move(part));
+  }
+  residual_.reset();
+  query_.reset();
+}
+
+// Whether the likeliest token, which the device knows, is all that is wanted.
+bool greedy(const SequenceStep& step) {
+  if (step.output != StepOutput::sample || step.context.mask != nullptr) return false;
+  const SamplingParams& p = *step.sampling;
+  return (p.temperature <= 0 || p.top_k == 1) && p.logit_bias.empty() && p.top_logprobs < 0 &&
+         p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f;
+}
+
+void MlxDecoder::finish(std::span<const SequenceStep> batch, std::vector<SequenceResult>& results) {
+  for (size_t s = 0; s < batch.size(); ++s) {
+    if (batch[s].output == StepOutput::logits_last || batch[s].output == StepOutput::logits_all) {
+      const size_t rows = batch[s].output == StepOutput::logits_all ? batch[s].tokens.size() : 1;
+      results[s].logits.resize(rows * static_cast<size_t>(spec_.vocab));
+    }
+  }
+  machine_->may_fail("step");
+  if (logits_.empty()) mx::eval(kv_->arrays());
+  for (Logits& part : logits_) {
+    bool all_greedy = true;
+    for (int64_t i = 0; i < part.rows; ++i) {
+      all_greedy = all_greedy && greedy(batch[static_cast<size_t>(
+                                     plan_.output_sequence[static_cast<size_t>(part.first + i)])]);
+    }
+    std::vector<mx::array> wanted = {part.best, part.finite};
+    if (!all_greedy) wanted.push_back(part.values);
+    if (&part == &logits_.front()) {
+      wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
+    }
+    mx::eval(std::move(wanted));
+    for (int64_t i = 0; i < part.rows; ++i) {
+      const auto output = static_cast<size_t>(part.first + i);
+      const auto s = static_cast<size_t>(plan_.output_sequence[output]);
+      finish_row(batch[s], plan_.output_position[output], i, part, results[s]);
+    }
+    part = Logits();
+  }
+  logits_.clear();
+  in_flight_ = false;
+  if (!machine_->cpu) mx::synchronize(Wall::get().stream(false));
+  kv_->settle();
+}
+
+// What output row `at` of a part wants of its logits.
+void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t at,
+                            const Logits& logits, SequenceResult& result) {
+  const bool sampled = step.output == StepOutput::sample;
+  const bool last = position + 1 == step.position + static_cast<int64_t>(step.tokens.size());
+  const bool finite = logits.finite.data<bool>()[at];
+  const bool by_device = greedy(step);
+  if (!sampled) {
+    const float* values = logits.values.data<float>() + at * spec_.vocab;
+    const int64_t row = step.output == StepOutput::logits_all ? position - step.position : 0;
+    std::copy(values, values + spec_.vocab, result.logits.begin() + row * spec_.vocab);
+  }
+  if (!finite) {
+    if (sampled || last) {
+      result.token =
+          error(ErrorCode::internal,
+                "{}: the logits at position {} are not finite; the model's weights or this "
+                "prompt overflow its arithmetic",
+                spec_.family, position);
+    }
+    return;
+  }
+  if (!sampled) return;
+  if (by_device) {
+    result.token = SampledToken{static_cast<TokenId>(logits.best.data<uint32_t>()[at]), 0, {}};
+    return;
+  }
+  // The reference sampler itself: no device has its exponentials to the bit.
+  auto& mutable_values = const_cast<mx::array&>(logits.values);
+  result.token =
+      sample({mutable_values.data<float>() + at * spec_.vocab, static_cast<size_t>(spec_.vocab)},
+             *step.sampling, step.context, sampler_);
+}
+
+// The next step of the same sequences, enqueued while the engine looks at this one's tokens. It
+// writes the position after the last one into blocks that the sequences own, where nothing is read
+// before it is written again; later steps stand behind it in the stream.
+void MlxDecoder::run_ahead(std::span<const SequenceStep> batch,
+                           std::span<const SequenceResult> results) {
+  StepKey key;
+  if (!key.make_next(batch, results, spec_.context, KvPool::kBlockTokens)) return;
+  try {
+    build(key.steps());
+    std::vector<mx::array> wanted = kv_->arrays();
+    for (const Logits& part : logits_) {
+      wanted.insert(wanted.end(), {part.best, part.finite, part.values});
+    }
+    in_flight_ = true;
+    mx::async_eval(std::move(wanted));
+    ahead_ = std::move(key);
+  } catch (const std::exception&) {
+    // This step's tokens stand; the next one meets the failure itself, if it is still there.
+    forget();
+    kv_->recover();
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> make_decoder(std::shared_ptr<const Machine> machine,
+                                               const ModelSpec& spec, const WeightSet& weights,
+                                               const LoadOptions& options, MemoryLedger& ledger) {
+  const bool cpu = machine->cpu;
+  return entered(spec.family, cpu, [&]() -> Result<std::unique_ptr<Executor>> {
+    auto decoder = std::make_unique<MlxDecoder>(std::move(machine), spec);
+    IMPETUS_CHECK(decoder->load(weights, options, ledger));
+    return std::unique_ptr<Executor>(std::move(decoder));
+  });
+}
+
+DecoderCounters counters_of(const Executor& executor) {
+  const auto* decoder = dynamic_cast<const MlxDecoder*>(&executor);
+  return decoder != nullptr ? decoder->counters() : DecoderCounters{};
+}
+
+}  // namespace impetus::mlx_backend

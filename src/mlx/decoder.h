@@ -1,0 +1,41 @@
+// Decoders through MLX. Includes no MLX.
+#pragma once
+
+#include <memory>
+
+#include "backend/executor.h"
+#include "mlx/mlx_backend.h"
+
+namespace impetus::mlx_backend {
+
+// What the backend tells its models; `descriptor` outlives them.
+struct Machine {
+  BackendDescriptor descriptor;
+  bool cpu = true;         // computes on MLX's CPU
+  bool as_gpu = false;     // takes the paths of a GPU
+  bool run_ahead = false;  // by its own choice, without being asked
+  std::function<void(std::string_view)> fault;
+
+  void may_fail(std::string_view where) const {
+    if (fault) fault(where);
+  }
+};
+
+// `weights` must outlive the executor: it borrows from the mapped file where MLX can.
+Result<std::unique_ptr<Executor>> make_decoder(std::shared_ptr<const Machine> machine,
+                                               const ModelSpec& spec, const WeightSet& weights,
+                                               const LoadOptions& options, MemoryLedger& ledger);
+Result<std::unique_ptr<Encoder>> make_encoder(std::shared_ptr<const Machine> machine,
+                                              const ModelSpec& spec, const WeightSet& weights,
+                                              const LoadOptions& options, MemoryLedger& ledger);
+
+// What became of steps that were run ahead, and of the pool's writes; for tests. Zero for executors
+// of others.
+struct DecoderCounters {
+  int64_t ahead_used = 0, ahead_dropped = 0;
+  int64_t kv_copies = 0;
+  int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped
+};
+DecoderCounters counters_of(const Executor& executor);
+
+}  // namespace impetus::mlx_backend

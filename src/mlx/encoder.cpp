@@ -1,0 +1,414 @@
+#include <algorithm>
+#include <cmath>
+
+#include "architectures/encoder_forward.h"
+#include "mlx/decoder.h"
+#include "mlx/weights.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+using Function = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
+
+std::vector<mx::array> gelu_erf(const std::vector<mx::array>& in) {
+  const mx::array& x = in[0];
+  const mx::array half(0.5f, x.dtype()), one(1.0f, x.dtype()), root(std::sqrt(0.5f), x.dtype());
+  return {mx::multiply(mx::multiply(half, x), mx::add(one, mx::erf(mx::multiply(x, root))))};
+}
+
+std::vector<mx::array> gelu_tanh(const std::vector<mx::array>& in) {
+  const mx::array& x = in[0];
+  const auto value = [&](float v) { return mx::array(v, x.dtype()); };
+  const mx::array cube = mx::multiply(x, mx::multiply(x, x));
+  const mx::array inner =
+      mx::multiply(value(0.7978845608028654f), mx::add(x, mx::multiply(value(0.044715f), cube)));
+  return {mx::multiply(mx::multiply(value(0.5f), x), mx::add(value(1.0f), mx::tanh(inner)))};
+}
+
+std::vector<mx::array> relu(const std::vector<mx::array>& in) {
+  return {mx::maximum(in[0], mx::array(0.0f, in[0].dtype()))};
+}
+
+struct LayerNorm {
+  mx::array weight = mx::array(0.0f);
+  std::optional<mx::array> bias;
+};
+
+struct Layer {
+  Matrix q, k, v, output, up, down;
+  LayerNorm attention_norm, output_norm;
+};
+
+// Encoder and the Ops of encoder_forward in one: a batch's state lives in the members.
+class MlxEncoder final : public Encoder {
+ public:
+  MlxEncoder(std::shared_ptr<const Machine> machine, const ModelSpec& spec)
+      : machine_(std::move(machine)), spec_(spec) {}
+  ~MlxEncoder() override;
+
+  Result<void> load(const WeightSet& weights, const LoadOptions& options, MemoryLedger& ledger);
+
+  const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
+  int64_t batch_tokens_max() const override { return rows_max_; }
+  Result<Encoded> encode(const EncoderBatch& batch) override;
+
+  void embed();
+  void attention_inputs(int64_t layer);
+  void attention(int64_t layer);
+  void attention_output(int64_t layer);
+  void feed_forward(int64_t layer);
+  void pool();
+
+ private:
+  bool gpu_paths() const { return !machine_->cpu || machine_->as_gpu; }
+  int64_t rows() const { return static_cast<int64_t>(batch_.tokens.size()); }
+  int64_t texts() const { return static_cast<int64_t>(batch_.offsets.size()) - 1; }
+  int64_t length(int64_t text) const {
+    return batch_.offsets[static_cast<size_t>(text) + 1] -
+           batch_.offsets[static_cast<size_t>(text)];
+  }
+  Result<void> check(const EncoderBatch& batch) const;
+  Result<std::vector<float>> run(const EncoderBatch& batch);
+  void plan();
+  void forget();
+  mx::array norm(const mx::array& x, const LayerNorm& weights) const {
+    return mx::fast::layer_norm(x, weights.weight, weights.bias, spec_.norm_eps);
+  }
+  mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, int64_t texts,
+                   int64_t longest, const std::optional<mx::array>& mask) const;
+
+  std::shared_ptr<const Machine> machine_;
+  ModelSpec spec_;
+  int64_t rows_max_ = 0;
+  mx::Dtype type_ = mx::float32;
+  Function activation_;
+  Matrix token_embedding_, position_embedding_;
+  std::optional<Matrix> type_embedding_;
+  LayerNorm embedding_norm_;
+  std::vector<Layer> layers_;
+  Reservation weights_reservation_, scratch_reservation_;
+  LimitShare limit_;
+
+  EncoderBatch batch_;
+  std::vector<float>* results_ = nullptr;
+  int64_t longest_ = 0;
+  bool equal_lengths_ = false;
+  std::optional<mx::array> residual_, q_, k_, v_, attended_;
+  // Texts of unequal lengths in one attention: rows to [texts, longest], what of it is text, and
+  // back.
+  std::optional<mx::array> spread_, mask_, gathered_;
+};
+
+MlxEncoder::~MlxEncoder() {
+  auto done = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+    forget();
+    layers_.clear();
+    token_embedding_ = position_embedding_ = Matrix();
+    type_embedding_.reset();
+    mx::clear_cache();
+    return {};
+  });
+  (void)done.ok();
+}
+
+void MlxEncoder::forget() {
+  for (auto* array : {&residual_, &q_, &k_, &v_, &attended_, &spread_, &mask_, &gathered_}) {
+    array->reset();
+  }
+}
+
+Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& options,
+                              MemoryLedger& ledger) {
+  IMPETUS_TRY(const EncoderWeights tensors, resolve_encoder(spec_, weights));
+  switch (spec_.activation) {
+    case Activation::gelu_erf:
+      activation_ = gelu_erf;
+      break;
+    case Activation::gelu_tanh:
+      activation_ = gelu_tanh;
+      break;
+    case Activation::relu:
+      activation_ = relu;
+      break;
+    default:
+      return error(ErrorCode::unsupported, "{}: encoders run with GELU or ReLU only", spec_.family);
+  }
+  if (options.step_tokens_max < 1) {
+    return error(ErrorCode::invalid_argument, "a batch of at most {} tokens runs nothing",
+                 options.step_tokens_max);
+  }
+  // A text cannot be cut: the longest must fit into one batch.
+  rows_max_ = std::max(options.step_tokens_max, spec_.context);
+  std::vector<const NamedTensor*> matrices;
+  for (const auto& layer : tensors.layers) {
+    for (const Linear* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.up, &layer.down}) {
+      matrices.push_back(linear->weight);
+    }
+  }
+  IMPETUS_TRY(type_, activation_type(matrices, *tensors.embedding_norm.weight, !machine_->cpu));
+  WeightLoader loader(weights, options.weights, type_, machine_->cpu);
+  int64_t bytes = 0;
+  for (const NamedTensor* tensor : matrices) {
+    IMPETUS_TRY(const int64_t one, loader.bytes(*tensor));
+    bytes += one;
+  }
+  for (const NamedTensor* tensor :
+       {tensors.token_embedding, tensors.position_embedding, tensors.type_embedding}) {
+    if (tensor != nullptr) bytes += tensor->view.bytes();
+  }
+  IMPETUS_TRY(weights_reservation_,
+              ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
+  const int64_t widest = 8 * spec_.hidden + 2 * spec_.feed_forward;
+  const int64_t scores = gpu_paths() ? 0 : 3 * spec_.heads * spec_.context * spec_.context;
+  const int64_t scratch = rows_max_ * widest * static_cast<int64_t>(type_.size()) * 2 + scores * 4;
+  IMPETUS_TRY(scratch_reservation_,
+              ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
+                                                  rows_max_)));
+  limit_ = LimitShare(bytes + scratch);
+
+  const auto norm_of = [&](const Norm& norm) {
+    LayerNorm made;
+    made.weight = loader.vector(*norm.weight);
+    if (norm.bias != nullptr) made.bias = loader.vector(*norm.bias);
+    return made;
+  };
+  IMPETUS_TRY(token_embedding_, loader.table(*tensors.token_embedding));
+  IMPETUS_TRY(position_embedding_, loader.table(*tensors.position_embedding));
+  if (tensors.type_embedding != nullptr) {
+    IMPETUS_TRY(type_embedding_, loader.table(*tensors.type_embedding));
+  }
+  embedding_norm_ = norm_of(tensors.embedding_norm);
+  layers_.resize(tensors.layers.size());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const EncoderWeights::Layer& from = tensors.layers[i];
+    Layer& to = layers_[i];
+    to.attention_norm = norm_of(from.attention_norm);
+    to.output_norm = norm_of(from.output_norm);
+    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
+                                         {&to.k, &from.k},
+                                         {&to.v, &from.v},
+                                         {&to.output, &from.output},
+                                         {&to.up, &from.up},
+                                         {&to.down, &from.down}}) {
+      IMPETUS_TRY(*matrix, loader.matrix(*linear));
+    }
+  }
+  machine_->may_fail("load");
+  if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
+  return {};
+}
+
+Result<void> MlxEncoder::check(const EncoderBatch& batch) const {
+  constexpr auto kBad = ErrorCode::invalid_argument;
+  const auto total = static_cast<int64_t>(batch.tokens.size());
+  if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != total) {
+    return error(kBad, "the offsets of the batch do not span its {} tokens", total);
+  }
+  if (total > rows_max_) {
+    return error(kBad, "a batch of {} tokens, more than {}", total, rows_max_);
+  }
+  for (size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+    const int64_t length = int64_t{batch.offsets[i + 1]} - batch.offsets[i];
+    if (length < 1) return error(kBad, "text {} of the batch has no tokens", i);
+    if (length > spec_.context) {
+      return error(ErrorCode::context_length, "text {}: {} tokens, more than the {} of the model",
+                   i, length, spec_.context);
+    }
+  }
+  for (const TokenId token : batch.tokens) {
+    if (token < 0 || token >= spec_.vocab) {
+      return error(kBad, "token {} is outside the vocabulary of {}", token, spec_.vocab);
+    }
+  }
+  if (!batch.token_types.empty() && batch.token_types.size() != batch.tokens.size()) {
+    return error(kBad, "{} token types for {} tokens", batch.token_types.size(), total);
+  }
+  for (const int32_t type : batch.token_types) {
+    // A model without types takes type 0, which adds nothing.
+    if (type < 0 || type >= std::max<int64_t>(1, spec_.token_types)) {
+      return error(kBad, "token type {}: the model has {}", type, spec_.token_types);
+    }
+  }
+  if (batch.output == EncodeOutput::pooled && spec_.pooling == Pooling::none) {
+    return error(ErrorCode::unsupported, "{}: the model does not say how to pool its tokens",
+                 spec_.family);
+  }
+  return {};
+}
+
+Result<Encoded> MlxEncoder::encode(const EncoderBatch& batch) {
+  IMPETUS_CHECK(check(batch));
+  auto values = entered(spec_.family, machine_->cpu, [&] { return run(batch); });
+  if (!values.ok()) {
+    auto cleared = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+      forget();
+      return {};
+    });
+    (void)cleared.ok();
+    return std::move(values).error();
+  }
+  return Encoded{std::move(*values), std::vector(batch.offsets.size() - 1, &machine_->descriptor)};
+}
+
+Result<std::vector<float>> MlxEncoder::run(const EncoderBatch& batch) {
+  batch_ = batch;
+  std::vector<float> results;
+  results_ = &results;
+  const int64_t vectors = batch.output == EncodeOutput::pooled ? texts() : rows();
+  results.resize(static_cast<size_t>(vectors * spec_.hidden));
+  if (rows() == 0) return results;
+  plan();
+  encoder_forward(spec_, *this);
+  forget();
+  return results;
+}
+
+void MlxEncoder::plan() {
+  longest_ = 0;
+  equal_lengths_ = true;
+  for (int64_t t = 0; t < texts(); ++t) {
+    longest_ = std::max(longest_, length(t));
+    equal_lengths_ = equal_lengths_ && length(t) == length(0);
+  }
+  if (equal_lengths_ || !gpu_paths()) return;
+  std::vector<int32_t> spread, gathered;
+  std::vector<uint8_t> seen;
+  for (int64_t t = 0; t < texts(); ++t) {
+    const int32_t begin = batch_.offsets[static_cast<size_t>(t)];
+    for (int64_t i = 0; i < longest_; ++i) {
+      const bool text = i < length(t);
+      spread.push_back(text ? begin + static_cast<int32_t>(i) : begin);
+      seen.push_back(text ? 1 : 0);
+      if (text) gathered.push_back(static_cast<int32_t>(t * longest_ + i));
+    }
+  }
+  const auto all = dim(texts() * longest_);
+  spread_ = mx::array(spread.begin(), mx::Shape{all}, mx::int32);
+  gathered_ = mx::array(gathered.begin(), mx::Shape{dim(rows())}, mx::int32);
+  mask_ = mx::array(seen.begin(), mx::Shape{dim(texts()), 1, 1, dim(longest_)}, mx::bool_);
+}
+
+void MlxEncoder::embed() {
+  std::vector<int32_t> positions;
+  for (int64_t t = 0; t < texts(); ++t) {
+    for (int64_t i = 0; i < length(t); ++i) positions.push_back(static_cast<int32_t>(i));
+  }
+  const mx::Shape shape{dim(rows())};
+  const mx::array tokens(batch_.tokens.begin(), shape, mx::int32);
+  mx::array sum = token_embedding_.rows(tokens, type_);
+  if (type_embedding_) {
+    std::vector<int32_t> types(batch_.token_types.begin(), batch_.token_types.end());
+    types.resize(batch_.tokens.size(), 0);
+    sum = mx::add(sum, type_embedding_->rows(mx::array(types.begin(), shape, mx::int32), type_));
+  }
+  sum =
+      mx::add(sum, position_embedding_.rows(mx::array(positions.begin(), shape, mx::int32), type_));
+  residual_ = norm(sum, embedding_norm_);
+}
+
+void MlxEncoder::attention_inputs(int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  q_ = layer.q.apply(*residual_);
+  k_ = layer.k.apply(*residual_);
+  v_ = layer.v.apply(*residual_);
+}
+
+// [texts * longest, heads * head_dim] each -> the same.
+mx::array MlxEncoder::attend(const mx::array& q, const mx::array& k, const mx::array& v,
+                             int64_t texts, int64_t longest,
+                             const std::optional<mx::array>& mask) const {
+  const auto split = [&](const mx::array& x) {
+    return mx::transpose(
+        mx::reshape(x, {dim(texts), dim(longest), dim(spec_.heads), dim(spec_.head_dim)}),
+        {0, 2, 1, 3});
+  };
+  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  const mx::array out = mx::fast::scaled_dot_product_attention(split(q), split(k), split(v), scale,
+                                                               mask ? "array" : "", mask);
+  return mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
+                     {dim(texts * longest), dim(spec_.heads * spec_.head_dim)});
+}
+
+void MlxEncoder::attention(int64_t) {
+  if (spread_) {
+    const auto wide = [&](const mx::array& x) { return mx::take(x, *spread_, 0); };
+    attended_ =
+        mx::take(attend(wide(*q_), wide(*k_), wide(*v_), texts(), longest_, mask_), *gathered_, 0);
+  } else if (equal_lengths_ && gpu_paths()) {
+    attended_ = attend(*q_, *k_, *v_, texts(), longest_, std::nullopt);
+  } else {
+    std::vector<mx::array> parts;
+    const auto columns = dim(spec_.heads * spec_.head_dim);
+    for (int64_t t = 0; t < texts(); ++t) {
+      const int64_t begin = batch_.offsets[static_cast<size_t>(t)];
+      const auto part = [&](const mx::array& x) {
+        return mx::slice(x, {dim(begin), 0}, {dim(begin + length(t)), columns});
+      };
+      parts.push_back(attend(part(*q_), part(*k_), part(*v_), 1, length(t), std::nullopt));
+    }
+    attended_ = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
+  }
+  q_.reset();
+  k_.reset();
+  v_.reset();
+}
+
+void MlxEncoder::attention_output(int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  residual_ = norm(mx::add(*residual_, layer.output.apply(*attended_)), layer.attention_norm);
+  attended_.reset();
+}
+
+void MlxEncoder::feed_forward(int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const mx::array hidden = activation_({layer.up.apply(*residual_)})[0];
+  residual_ = norm(mx::add(*residual_, layer.down.apply(hidden)), layer.output_norm);
+}
+
+void MlxEncoder::pool() {
+  mx::array hidden = mx::contiguous(mx::astype(*residual_, mx::float32));
+  machine_->may_fail("encode");
+  hidden.eval();
+  const float* values = hidden.data<float>();
+  const int64_t width = spec_.hidden;
+  if (batch_.output == EncodeOutput::hidden) {
+    std::copy(values, values + rows() * width, results_->begin());
+    return;
+  }
+  for (int64_t t = 0; t < texts(); ++t) {
+    const float* row = values + batch_.offsets[static_cast<size_t>(t)] * width;
+    float* out = results_->data() + t * width;
+    std::copy(row, row + width, out);
+    if (spec_.pooling == Pooling::mean) {
+      for (int64_t r = 1; r < length(t); ++r) {
+        for (int64_t i = 0; i < width; ++i) out[i] += row[r * width + i];
+      }
+      for (int64_t i = 0; i < width; ++i) out[i] /= static_cast<float>(length(t));
+    }
+    if (!spec_.normalize) continue;
+    double square = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      square += static_cast<double>(out[i]) * static_cast<double>(out[i]);
+    }
+    const double size = std::max(std::sqrt(square), 1e-12);
+    for (int64_t i = 0; i < width; ++i) {
+      out[i] = static_cast<float>(static_cast<double>(out[i]) / size);
+    }
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Encoder>> make_encoder(std::shared_ptr<const Machine> machine,
+                                              const ModelSpec& spec, const WeightSet& weights,
+                                              const LoadOptions& options, MemoryLedger& ledger) {
+  const bool cpu = machine->cpu;
+  return entered(spec.family, cpu, [&]() -> Result<std::unique_ptr<Encoder>> {
+    auto encoder = std::make_unique<MlxEncoder>(std::move(machine), spec);
+    IMPETUS_CHECK(encoder->load(weights, options, ledger));
+    return std::unique_ptr<Encoder>(std::move(encoder));
+  });
+}
+
+}  // namespace impetus::mlx_backend

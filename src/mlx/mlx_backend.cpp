@@ -1,0 +1,70 @@
+#include "mlx/mlx_backend.h"
+
+#include <cstdlib>
+#include <string_view>
+
+#include "base/guarded.h"
+#include "mlx/decoder.h"
+#include "mlx/wall.h"
+
+namespace impetus {
+namespace mlx_backend {
+namespace {
+
+class MlxBackend final : public Backend {
+ public:
+  explicit MlxBackend(std::shared_ptr<const Machine> machine) : machine_(std::move(machine)) {}
+
+  const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
+  Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
+                                                 const LoadOptions& options,
+                                                 MemoryLedger& ledger) override {
+    return make_decoder(machine_, spec, weights, options, ledger);
+  }
+  Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
+                                                const LoadOptions& options,
+                                                MemoryLedger& ledger) override {
+    return make_encoder(machine_, spec, weights, options, ledger);
+  }
+
+ private:
+  std::shared_ptr<const Machine> machine_;
+};
+
+}  // namespace
+}  // namespace mlx_backend
+
+Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
+  using namespace mlx_backend;
+  return guarded("mlx", [&]() -> Result<std::unique_ptr<Backend>> {
+    Wall& wall = Wall::get();
+    auto machine = std::make_shared<Machine>();
+    machine->cpu = options.cpu || !wall.has_gpu();
+    machine->as_gpu = options.as_gpu;
+    machine->fault = options.fault;
+    using RunAhead = MlxOptions::RunAhead;
+    RunAhead wanted = options.run_ahead;
+    if (const char* forced = std::getenv("IMPETUS_MLX_RUN_AHEAD");
+        wanted == RunAhead::automatic && forced != nullptr) {
+      wanted = std::string_view(forced) == "on" ? RunAhead::on : RunAhead::off;
+    }
+    machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
+    BackendDescriptor& descriptor = machine->descriptor;
+    descriptor.device = "mlx";
+    descriptor.backend = wall.backend_name(machine->cpu);
+    descriptor.name = fmt::format("{}, MLX {}", wall.device_name(machine->cpu), mlx_version());
+    descriptor.weights = {DType::f32,  DType::f16,  DType::bf16,
+                          DType::q8_0, DType::q4_0, DType::grouped};
+    descriptor.kv = {DType::f32, DType::f16, DType::bf16};
+    descriptor.threads = 1;
+    // BLAS and MLX's kernels are chosen by the shape of the whole batch.
+    descriptor.batch_invariant = false;
+    return std::unique_ptr<Backend>(std::make_unique<MlxBackend>(std::move(machine)));
+  });
+}
+
+std::string mlx_version() {
+  return ::mlx::core::version();
+}
+
+}  // namespace impetus

@@ -1,0 +1,39 @@
+// MLX as a processor: Apple's array library, which runs on Metal, on CUDA or on the CPU, whichever
+// its build has. Decoders and encoders through the shared forward, with MLX's fused operations.
+//
+// Threads: as backend/executor.h says; beside that, loading may run on another thread than
+// stepping. MLX keeps global state (streams, limits, an allocator), so every call into it takes
+// turns, over all backends and models of the process. Failure: an exception of MLX becomes an
+// Error: out of memory insufficient_memory, a device that is gone unavailable, any other internal.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "backend/executor.h"
+
+namespace impetus {
+
+struct MlxOptions {
+  // The next decode step of the same sequences is computed while the engine is busy with the last
+  // one's tokens. `automatic`: where the device computes beside the host, so on a GPU;
+  // IMPETUS_MLX_RUN_AHEAD=on|off decides instead.
+  enum class RunAhead { automatic, off, on } run_ahead = RunAhead::automatic;
+  // Computes on MLX's CPU even where its build has a GPU.
+  bool cpu = false;
+  // Takes the paths of a GPU on a CPU too: batched attention, KV moved by operations. For tests.
+  bool as_gpu = false;
+  // Called where MLX is ("load", "step", "encode"), in the middle of the work; what it throws is as
+  // if MLX had. For tests.
+  std::function<void(std::string_view where)> fault;
+};
+
+// device "mlx"; backend "mlx-metal", "mlx-cuda" or "mlx-cpu". unavailable where MLX itself fails.
+Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options = {});
+
+// "0.32.4"
+std::string mlx_version();
+
+}  // namespace impetus
