@@ -88,11 +88,16 @@ json::array name_list(const std::vector<std::string>& names) {
   return json::array(names.begin(), names.end());
 }
 
+json::value reason_of(const std::string& text) {
+  return text.empty() ? json::value(nullptr) : json::value(json::string(text));
+}
+
 // Who ran an answer: all of them in one line, and by what they did.
 json::object own_object(const Timings& timings, const Devices& devices) {
   return {{"device", devices.text()},
           {"devices", json::object{{"prefill", name_list(devices.prefill)},
                                    {"decode", name_list(devices.decode)}}},
+          {"fallback_reason", reason_of(devices.fallback_reason)},
           {"timings", json::object{{"queue_ms", timings.queue_seconds * 1e3},
                                    {"first_token_ms", timings.prefill_seconds * 1e3},
                                    {"decode_ms", timings.decode_seconds * 1e3},
@@ -218,9 +223,9 @@ std::string embedding_body(const std::string& model, const EmbedAnswer& answer, 
       {"usage", json::object{{"prompt_tokens", answer.prompt_tokens},
                              {"total_tokens", answer.prompt_tokens}}},
       {"impetus",
-       json::object{
-           {"device", answer.devices.text()},
-           {"devices", json::object{{"embeddings", name_list(answer.devices.embeddings)}}}}}});
+       json::object{{"device", answer.devices.text()},
+                    {"devices", json::object{{"embeddings", name_list(answer.devices.embeddings)}}},
+                    {"fallback_reason", reason_of(answer.devices.fallback_reason)}}}});
 }
 
 std::string legacy_embedding_body(const EmbedAnswer& answer) {
@@ -237,8 +242,6 @@ json::object model_object(const ModelInfo& info) {
   } else {
     devices = {{"embeddings", name_list(info.devices.embeddings)}};
   }
-  json::value reason = nullptr;
-  if (!info.fallback_reason.empty()) reason = json::string(info.fallback_reason);
   return {{"id", info.id},
           {"object", "model"},
           {"created", info.created},
@@ -252,7 +255,7 @@ json::object model_object(const ModelInfo& info) {
                                    {"dimension", info.dimension},
                                    {"device", info.devices.text()},
                                    {"devices", std::move(devices)},
-                                   {"fallback_reason", std::move(reason)},
+                                   {"fallback_reason", reason_of(info.fallback_reason)},
                                    {"precision", info.precision},
                                    {"kv", info.kv},
                                    {"chat_template", info.has_chat_template}}}};

@@ -3,8 +3,9 @@
 // Threads: an Executor or Encoder is driven by one thread at a time (its device's loop);
 // descriptor() may be read from any. Ownership: spans in a batch are the caller's and live until
 // the call returns. Failure: Result; after an error the KV blocks that the batch wrote are
-// undefined and the engine must treat them as lost, everything else stands. No exception leaves a
-// backend.
+// undefined and the engine must treat them as lost, everything else stands. Two codes say nothing
+// against the batch: insufficient_memory (less at once may do) and unavailable (the device is gone;
+// another may do). No exception leaves a backend; one that does is caught as the backend's bug.
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
 // prompt, on a cached prefix or on the number of threads, bit for bit. A backend whose library picks
@@ -125,6 +126,12 @@ class Executor {
   virtual int64_t step_tokens_max() const = 0;
   // Runs the batch; results stand in the order of `batch`. An error is of the whole step.
   virtual Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) = 0;
+
+  // Which processor the present step is on, or was last; from any thread, for a step that does not
+  // end can be asked nothing else.
+  virtual const BackendDescriptor& at_work() const { return descriptor(); }
+  // How long the batch should take, as planned; 0: nobody knows.
+  virtual double expected_seconds(std::span<const SequenceStep>) const { return 0; }
 };
 
 enum class EncodeOutput : uint8_t { pooled, hidden };
@@ -156,6 +163,8 @@ class Encoder {
   virtual std::string_view precision() const { return {}; }
   // Values that are not finite stay in their text's vector: the caller judges each text alone.
   virtual Result<Encoded> encode(const EncoderBatch& batch) = 0;
+  // How long the batch should take, as planned; 0: nobody knows.
+  virtual double expected_seconds(const EncoderBatch&) const { return 0; }
 };
 
 enum class WeightPrecision : uint8_t { as_is, int8 };

@@ -173,7 +173,17 @@ Result<std::vector<SequenceResult>> FakeExecutor::execute(std::span<const Sequen
   if (hook_) hook_(batch);
   linger(options_.step_time);
   IMPETUS_CHECK(check(batch));
-  const bool fails = !failures_.empty();
+  std::optional<Error> failure;
+  if (!failures_.empty()) {
+    failure = std::move(failures_.front());
+    failures_.pop_front();
+  } else if (options_.faults) {
+    int64_t tokens = 0;
+    for (const SequenceStep& step : batch) tokens += static_cast<int64_t>(step.tokens.size());
+    // What throws has not touched a block; what fails has scrambled those it was to write.
+    if (auto met = options_.faults->meet(tokens); !met.ok()) failure = met.error();
+  }
+  const bool fails = failure.has_value();
   for (const SequenceStep& step : batch) {
     for (size_t i = 0; i < step.tokens.size(); ++i) {
       const int64_t p = step.position + static_cast<int64_t>(i);
@@ -182,11 +192,7 @@ Result<std::vector<SequenceResult>> FakeExecutor::execute(std::span<const Sequen
       ++tokens_run_;
     }
   }
-  if (fails) {
-    Error failure = std::move(failures_.front());
-    failures_.pop_front();
-    return failure;
-  }
+  if (fails) return std::move(*failure);
   std::vector<SequenceResult> results(batch.size());
   for (size_t s = 0; s < batch.size(); ++s) {
     const SequenceStep& step = batch[s];
@@ -231,6 +237,7 @@ Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
   }
   constexpr auto kBad = ErrorCode::invalid_argument;
   const auto total = static_cast<int64_t>(batch.tokens.size());
+  if (options_.faults) IMPETUS_CHECK(options_.faults->meet(total));
   if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != total) {
     return error(kBad, "offsets do not span the tokens");
   }

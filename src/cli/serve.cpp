@@ -17,6 +17,7 @@ struct Options {
   ServerOptions server;
   int64_t running_max = 64;
   int64_t waiting_max = 256;
+  double step_seconds = RuntimeOptions{}.step_seconds;
 };
 
 // One line to paste, for the first model of either kind.
@@ -65,6 +66,7 @@ Result<void> serve(Options options) {
   RuntimeOptions settings = options.model.runtime();
   settings.running_max = options.running_max;
   settings.waiting_max = options.waiting_max;
+  settings.step_seconds = options.step_seconds;
   IMPETUS_TRY(const auto runtime, options.model.make_runtime(std::move(settings)));
   if (options.models.empty()) {
     for (const ModelLocation& location : runtime->available()) {
@@ -134,6 +136,13 @@ void add_serve(Commands& commands) {
   app->add_option("--max-waiting", options->waiting_max, "Sequences queued before 429")
       ->envname("IMPETUS_MAX_WAITING")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app->add_option(
+         "--step-timeout", options->step_seconds,
+         "Seconds after which a step that does not end has lost its processor, or 20 times "
+         "what was expected of it where that is longer; 0: never")
+      ->envname("IMPETUS_STEP_TIMEOUT")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--body-limit", server.body_bytes_max, "Largest request body in bytes")
       ->envname("IMPETUS_BODY_LIMIT")

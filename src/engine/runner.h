@@ -11,6 +11,9 @@
 // callback itself destroys a lane, which better be avoided, do its last callbacks follow the
 // destructor, right after the present slice. A loop destroyed before its lanes ends them the same
 // way; they then refuse work as unavailable.
+//
+// A lane outlives its processor: guard.h says what it does about one that fails. evict, rehome,
+// resume and fail are for whoever its guard asks, one at a time, and not on a loop's thread.
 #pragma once
 
 #include <functional>
@@ -20,6 +23,7 @@
 
 #include "backend/executor.h"
 #include "engine/device_loop.h"
+#include "engine/guard.h"
 #include "engine/scheduler.h"
 
 namespace impetus {
@@ -46,8 +50,8 @@ class TokenSink {
 class GenerationLane {
  public:
   // limits.step_tokens_max is lowered to what the executor takes. REQUIRES: share > 0.
-  GenerationLane(DeviceLoop& loop, std::unique_ptr<Executor> executor, SchedulerLimits limits,
-                 double share);
+  GenerationLane(DeviceLoop& loop, std::shared_ptr<Executor> executor, SchedulerLimits limits,
+                 double share, LaneGuard guard = {});
   ~GenerationLane();  // close()
   GenerationLane(const GenerationLane&) = delete;
   GenerationLane& operator=(const GenerationLane&) = delete;
@@ -58,7 +62,6 @@ class GenerationLane {
   // Ends its sequences as cancelled; afterwards submit is unavailable. Again is harmless.
   void close();
   Scheduler::Counts counts() const;
-  const Executor& executor() const;
   int64_t capacity() const;     // most tokens of one sequence, prompt and answer
   double busy_seconds() const;  // of the device, since the start
   // Runs the executor directly, between steps, on the device's thread (logits, bench); blocks the
@@ -66,6 +69,19 @@ class GenerationLane {
   // blocks lent by the lane. REQUIRES (else invalid_argument): tokens, position 0, no blocks of the
   // caller's.
   Result<std::vector<SequenceResult>> run_exclusive(std::span<const SequenceStep> batch);
+
+  // No step from now on, and the executor goes: destroyed on its loop's thread, waited for; or
+  // `hangs`: kept for ever.
+  void evict(bool hangs);
+  // Everything that waits or ran goes on here; tokens that were told stay, KV is computed again.
+  // What drove it before, to be destroyed on its own loop; unavailable where the lane was closed.
+  Result<std::shared_ptr<Executor>> rehome(DeviceLoop& loop, std::shared_ptr<Executor> executor,
+                                           SchedulerLimits limits);
+  bool waits() const;  // for rehome, resume or fail
+  // There is no other after all: the oldest ends with this error, and the lane goes on as it is.
+  void resume(const Error& error);
+  // Nor can it go on: everything ends with this error, and what is submitted is refused with it.
+  void fail(const Error& error);
 
  private:
   struct State;
@@ -79,8 +95,8 @@ class EmbeddingLane {
   static constexpr double slice_seconds = 0.020;
 
   // REQUIRES: waiting_texts_max >= 1, share > 0.
-  EmbeddingLane(DeviceLoop& loop, std::unique_ptr<Encoder> encoder, int64_t waiting_texts_max,
-                double share);
+  EmbeddingLane(DeviceLoop& loop, std::shared_ptr<Encoder> encoder, int64_t waiting_texts_max,
+                double share, LaneGuard guard = {});
   ~EmbeddingLane();  // close()
   EmbeddingLane(const EmbeddingLane&) = delete;
   EmbeddingLane& operator=(const EmbeddingLane&) = delete;
@@ -99,18 +115,27 @@ class EmbeddingLane {
   // overloaded where the queue is full; invalid_argument for a malformed request or one that no
   // queue of this length can take; context_length for a text longer than the encoder's batch;
   // unavailable once the loop is gone. `done` is not called then. Texts of many requests share a
-  // batch, sorted by length; an encoder's error fails the requests whose texts were in that batch.
+  // batch, sorted by length; an error of the encoder: see guard.h.
   Result<uint64_t> submit(Request request, Done done);
   void cancel(uint64_t id);
   void close();  // ends its requests as unavailable, and those to come; again is harmless
 
   struct Counts {
     int64_t waiting_texts = 0;
-    int64_t texts = 0, tokens = 0;  // since the start
+    int64_t texts = 0, tokens = 0, moved = 0;  // since the start
   };
   Counts counts() const;
-  const Encoder& encoder() const;
+  int64_t text_tokens_max() const;
   double busy_seconds() const;  // of the device, since the start
+
+  // As GenerationLane's. Texts that are too long for the new encoder end as context_length. Two
+  // lanes may have one encoder where one loop drives both.
+  void evict(bool hangs);
+  Result<std::shared_ptr<Encoder>> rehome(DeviceLoop& loop, std::shared_ptr<Encoder> encoder);
+  bool waits() const;
+  void resume(const Error& error);
+  void fail(const Error& error);
+  std::shared_ptr<Encoder> encoder() const;  // null while there is none
 
  private:
   struct State;

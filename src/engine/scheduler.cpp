@@ -9,18 +9,57 @@ namespace impetus {
 void RanOn::add(StepPhase phase, const SequenceResult& result) {
   handoff_seconds += result.handoff_seconds;
   auto& list = phase == StepPhase::prefill ? prefill : decode;
-  if (result.ran_on && std::ranges::find(list, result.ran_on) == list.end()) {
-    list.push_back(result.ran_on);
-  }
+  if (!result.ran_on) return;
+  // By name, for one that was named before its executor went may come again.
+  const auto same = [&](const BackendDescriptor* one) {
+    return one == result.ran_on || one->backend == result.ran_on->backend;
+  };
+  if (std::ranges::none_of(list, same)) list.push_back(result.ran_on);
 }
 
+namespace {
+
+// After shrink(), so many steps must go well before they grow.
+constexpr int64_t good_steps_to_grow = 32;
+
+// Errors that say nothing against the sequence.
+bool is_the_devices(const Error& error) {
+  return error.code == ErrorCode::unavailable || error.code == ErrorCode::insufficient_memory;
+}
+
+}  // namespace
+
 Scheduler::Scheduler(const SchedulerLimits& limits, int32_t blocks, int32_t block_tokens)
-    : limits_(limits), pool_(blocks, block_tokens) {
+    : pool_(blocks, block_tokens) {
+  restart(limits, blocks, block_tokens);
+}
+
+void Scheduler::restart(const SchedulerLimits& limits, int32_t blocks, int32_t block_tokens) {
+  assert(!in_flight_);
+  send_back_all();
+  limits_ = limits;
   limits_.step_tokens_max = std::max<int64_t>(limits_.step_tokens_max, 1);
   // So that decoding can never leave a prompt without a token of the budget.
   limits_.running_max = std::clamp<int64_t>(limits_.running_max, 1, limits_.step_tokens_max);
+  step_tokens_now_ = limits_.step_tokens_max;
+  running_now_ = limits_.running_max;
+  good_steps_ = 0;
+  pool_ = BlockPool(blocks, block_tokens);
   capacity_ = int64_t{blocks} * block_tokens;
   if (limits_.context > 0) capacity_ = std::min(capacity_, limits_.context);
+  for (auto at = waiting_.begin(); at != waiting_.end();) {
+    Sequence& sequence = *at->second;
+    if (sequence.size() < capacity_) {
+      ++moved_;
+      ++at;
+      continue;
+    }
+    end(sequence, FinishReason::error,
+        error(ErrorCode::context_length,
+              "the answer was moved to another processor, where at most {} tokens fit; it has {}",
+              capacity_, sequence.size()));
+    at = waiting_.erase(at);
+  }
 }
 
 Scheduler::~Scheduler() = default;
@@ -84,7 +123,7 @@ std::span<const SequenceStep> Scheduler::plan_step() {
   assert(!in_flight_);
   planned_.clear();
   steps_.clear();
-  int64_t budget = limits_.step_tokens_max;
+  int64_t budget = step_tokens_now_;
   const bool blocks_sufficed = plan_decoding(budget);
   plan_prompts(budget);
   // Whoever was preempted is the head now: what it gave up is for those before it.
@@ -151,8 +190,7 @@ void Scheduler::admit_waiting(int64_t& budget) {
   for (const auto& sequence : running_) {
     if (const auto hash = block_being_computed(*sequence)) being_computed.push_back(*hash);
   }
-  while (!waiting_.empty() && budget > 0 &&
-         static_cast<int64_t>(running_.size()) < limits_.running_max) {
+  while (!waiting_.empty() && budget > 0 && static_cast<int64_t>(running_.size()) < running_now_) {
     const auto head = waiting_.begin();
     if (!admit(*head->second, being_computed)) return;
     running_.push_back(std::move(head->second));
@@ -207,21 +245,34 @@ std::optional<uint64_t> Scheduler::block_being_computed(const Sequence& sequence
 }
 
 void Scheduler::preempt_youngest() {
+  send_back_youngest();
+  ++preemptions_;
+}
+
+void Scheduler::send_back_youngest() {
   std::unique_ptr<Sequence> sequence = std::move(running_.back());
   running_.pop_back();
   release_blocks(*sequence);
-  ++preemptions_;
   const SequenceId id = sequence->id;
   waiting_.emplace_hint(waiting_.begin(), id, std::move(sequence));
 }
 
-std::vector<SequenceEvent> Scheduler::finish_step(std::span<SequenceResult> results) {
+void Scheduler::send_back_all() {
+  while (!running_.empty()) send_back_youngest();
+}
+
+std::vector<SequenceEvent> Scheduler::finish_step(std::span<SequenceResult> results, bool again) {
   if (results.size() != planned_.size()) {
     return fail_step(error(ErrorCode::internal, "the executor answered {} sequences of {}",
                            results.size(), planned_.size()));
   }
+  bool returned = false;
   for (size_t i = 0; i < planned_.size(); ++i) {
     Sequence& sequence = *planned_[i].sequence;
+    if (again && !results[i].token.ok() && is_the_devices(results[i].token.error())) {
+      returned = true;
+      continue;
+    }
     sequence.ran_on.add(steps_[i].phase, results[i]);
     if (!results[i].token.ok()) {
       // What made the logits bad may stand in any of its blocks.
@@ -236,7 +287,101 @@ std::vector<SequenceEvent> Scheduler::finish_step(std::span<SequenceResult> resu
     if (sequence.ending || steps_[i].output != StepOutput::sample) continue;
     take_token(sequence, std::move(*results[i].token));
   }
-  return close_step();
+  if (!returned) {
+    grow();
+    return close_step();
+  }
+  return return_step();
+}
+
+std::vector<SequenceEvent> Scheduler::return_step() {
+  auto events = close_step();
+  send_back_all();  // and not only those of the step: whoever runs is older than whoever waits
+  return events;
+}
+
+std::vector<SequenceEvent> Scheduler::retry_step(const Error& error) {
+  for (const Planned& planned : planned_) {
+    Sequence& sequence = *planned.sequence;
+    // Whatever was wrong may stand in any of them.
+    for (const BlockId block : sequence.blocks) pool_.forget(block);
+    if (std::exchange(sequence.failed_before, true) && !sequence.ending) {
+      end(sequence, FinishReason::error, error);
+    }
+  }
+  return return_step();
+}
+
+bool Scheduler::shrink() {
+  assert(in_flight_);
+  const auto sequences = static_cast<int64_t>(planned_.size());
+  int64_t tokens = 0;
+  for (const Planned& planned : planned_) tokens += planned.count;
+  if (tokens <= 1) return false;
+  running_now_ = std::max<int64_t>(sequences / 2, 1);
+  step_tokens_now_ = std::max(tokens / 2, running_now_);
+  good_steps_ = 0;
+  return true;
+}
+
+void Scheduler::grow() {
+  if (step_tokens_now_ == limits_.step_tokens_max && running_now_ == limits_.running_max) return;
+  if (++good_steps_ < good_steps_to_grow) return;
+  good_steps_ = 0;
+  step_tokens_now_ = std::min(2 * step_tokens_now_, limits_.step_tokens_max);
+  running_now_ = std::min({2 * running_now_, limits_.running_max, step_tokens_now_});
+}
+
+std::shared_ptr<const void> Scheduler::abandon_step() {
+  struct Step {
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    std::vector<SequenceStep> steps;
+  };
+  auto kept = std::make_shared<Step>();
+  for (const Planned& planned : planned_) {
+    const auto at = std::ranges::find(running_, planned.sequence, &std::unique_ptr<Sequence>::get);
+    auto copy = std::make_unique<Sequence>(**at);
+    kept->sequences.push_back(std::exchange(*at, std::move(copy)));
+  }
+  kept->steps = std::move(steps_);
+  auto events = return_step();
+  events_ = std::move(events);
+  return kept;
+}
+
+void Scheduler::keep_descriptors() {
+  assert(!in_flight_);
+  std::map<const BackendDescriptor*, const BackendDescriptor*> copies;
+  for (const BackendDescriptor& one : descriptors_) copies.emplace(&one, &one);
+  const auto keep = [&](RanOn& ran_on) {
+    for (auto* list : {&ran_on.prefill, &ran_on.decode}) {
+      for (const BackendDescriptor*& one : *list) {
+        auto found = copies.find(one);
+        if (found == copies.end()) {
+          found = copies.emplace(one, &descriptors_.emplace_back(*one)).first;
+        }
+        one = found->second;
+      }
+    }
+  };
+  for (auto& [id, sequence] : waiting_) keep(sequence->ran_on);
+  for (auto& sequence : running_) keep(sequence->ran_on);
+  for (SequenceEvent& event : events_) keep(event.ran_on);
+}
+
+void Scheduler::end_all(const Error& error) {
+  assert(!in_flight_);
+  send_back_all();
+  for (auto& [id, sequence] : waiting_) end(*sequence, FinishReason::error, error);
+  waiting_.clear();
+}
+
+void Scheduler::end_oldest(const Error& error) {
+  assert(!in_flight_);
+  send_back_all();
+  if (waiting_.empty()) return;
+  end(*waiting_.begin()->second, FinishReason::error, error);
+  waiting_.erase(waiting_.begin());
 }
 
 std::vector<SequenceEvent> Scheduler::fail_step(const Error& error) {
@@ -274,6 +419,8 @@ void Scheduler::publish_full_blocks(Sequence& sequence) {
 }
 
 void Scheduler::take_token(Sequence& sequence, SampledToken token) {
+  // Not by a good step alone: after a failure its prompt is computed again.
+  sequence.failed_before = false;
   if (!sequence.prefilled) {
     sequence.prefilled = true;
     SequenceEvent& event = add_event(SequenceEvent::Kind::prefilled, sequence);
@@ -344,6 +491,7 @@ Scheduler::Counts Scheduler::counts() const {
   counts.waiting = static_cast<int64_t>(waiting_.size());
   counts.running = static_cast<int64_t>(running_.size());
   counts.preemptions = preemptions_;
+  counts.moved = moved_;
   counts.blocks_total = pool_.blocks();
   counts.blocks_used = pool_.used();
   counts.blocks_cached = pool_.cached();

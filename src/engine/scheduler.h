@@ -12,9 +12,13 @@
 // least a token in each step. A head whose next prompt block a running sequence is computing at
 // this moment waits for it rather than compute it twice (equal prompts, n > 1, shared system
 // prompts).
+//
+// A step that fails need not cost anybody an answer: what was computed before stands or is computed
+// again from the tokens, here or on another executor, and nothing that was told is told twice.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -87,11 +91,32 @@ class Scheduler {
   // The next step; empty where nothing can run. Spans live until finish_step or fail_step, and no
   // other step may be planned before.
   std::span<const SequenceStep> plan_step();
-  std::vector<SequenceEvent> finish_step(std::span<SequenceResult> results);
+  // `again`: rows that failed for want of memory or of their device go back to the queue.
+  std::vector<SequenceEvent> finish_step(std::span<SequenceResult> results, bool again = false);
   // The executor failed the whole step: every sequence in it ends with this error.
   std::vector<SequenceEvent> fail_step(const Error& error);
+  // It failed, and nobody ends: all that run go back to the queue.
+  std::vector<SequenceEvent> return_step();
+  // The same, but those in it that failed before and had no token since end with this error: they
+  // may be why.
+  std::vector<SequenceEvent> retry_step(const Error& error);
+  // The step in flight is too large for its executor. False where it is one token of one sequence;
+  // else those that follow have half as many of each, and more again as they go well.
+  bool shrink();
+  // The step in flight never returns: what it may still read is in the result, to be kept as long
+  // as it could run. Its sequences go back to the queue as copies.
+  [[nodiscard]] std::shared_ptr<const void> abandon_step();
   // Events of cancels and stops while no step was in flight.
   std::vector<SequenceEvent> take_events();
+  bool has_events() const { return !events_.empty(); }
+
+  // The executor is about to go: what its results named it by is kept here. No step in flight.
+  void keep_descriptors();
+  // Another executor goes on, with KV of its own. What no longer fits it ends as context_length;
+  // blocks that were borrowed are forgotten. No step in flight.
+  void restart(const SchedulerLimits& limits, int32_t blocks, int32_t block_tokens);
+  void end_all(const Error& error);     // no step in flight
+  void end_oldest(const Error& error);  // the one that would run first; no step in flight
 
   // Blocks for work beside the sequences (a run of the executor by hand); preempts the youngest
   // where none are free. context_length where the pool is too small. REQUIRES: no step in flight.
@@ -103,6 +128,7 @@ class Scheduler {
 
   struct Counts {
     int64_t waiting = 0, running = 0, preemptions = 0;
+    int64_t moved = 0;  // sequences that another executor took over, each time
     int64_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;  // cached: free but findable
     int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // since the start
   };
@@ -122,6 +148,7 @@ class Scheduler {
     int64_t cached = -1;                       // prompt tokens found at the first admission
     bool prefilled = false;                    // the event was sent
     bool ended = false;
+    bool failed_before = false;          // a step, since its last token
     std::optional<FinishReason> ending;  // cancelled or stopped while a step was in flight
     RanOn ran_on;
 
@@ -150,6 +177,9 @@ class Scheduler {
   // The hash of the block that the sequence computes next, where its tokens are known.
   std::optional<uint64_t> block_being_computed(const Sequence& sequence) const;
   void preempt_youngest();
+  void send_back_youngest();
+  void send_back_all();
+  void grow();
   void publish_full_blocks(Sequence& sequence);
   void take_token(Sequence& sequence, SampledToken token);
   void end_early(SequenceId id, FinishReason reason);
@@ -159,6 +189,8 @@ class Scheduler {
   std::vector<SequenceEvent> close_step();
 
   SchedulerLimits limits_;
+  int64_t step_tokens_now_ = 0, running_now_ = 0;  // at most limits_'; less after shrink()
+  int64_t good_steps_ = 0;                         // since either changed
   BlockPool pool_;
   int64_t capacity_;
   SequenceId next_id_ = 1;
@@ -168,7 +200,9 @@ class Scheduler {
   std::vector<Planned> planned_;
   std::vector<SequenceStep> steps_;  // parallel to planned_
   std::vector<SequenceEvent> events_;
-  int64_t preemptions_ = 0, prompt_tokens_ = 0, cached_tokens_ = 0, generated_tokens_ = 0;
+  std::deque<BackendDescriptor> descriptors_;  // of executors that are gone
+  int64_t preemptions_ = 0, moved_ = 0;
+  int64_t prompt_tokens_ = 0, cached_tokens_ = 0, generated_tokens_ = 0;
 };
 
 }  // namespace impetus

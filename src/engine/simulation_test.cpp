@@ -30,22 +30,27 @@ Simulation::Simulation(const Options& options)
       failures_(options.disturb && chance(0.5) ? 0.03 : 0),
       loans_(options.disturb && chance(0.3) ? 0.02 : 0),
       scheduler_(limits_, blocks_, block_tokens_) {
+  make_executor();
+  for (int i = 0; i < 3; ++i) prefixes_.push_back(some_tokens(between(1, 30)));
+}
+
+void Simulation::make_executor() {
+  models_.clear();
   const auto model = [&](const char* name, int32_t blocks) {
     auto made =
         std::make_unique<SimulatedModel>(blocks, block_tokens_, limits_.step_tokens_max, name);
     models_.push_back(made.get());
     return made;
   };
-  if (options.split) {
+  if (options_.split) {
     // The pair has as many blocks as its smaller side.
-    auto prefill = model("prefill", blocks_ + static_cast<int32_t>(options.seed % 3));
+    auto prefill = model("prefill", blocks_ + static_cast<int32_t>(options_.seed % 3));
     auto pair = SplitExecutor::create(std::move(prefill), model("decode", blocks_));
     pair_ = pair->get();
     executor_ = std::move(*pair);
   } else {
     executor_ = model("alone", blocks_);
   }
-  for (int i = 0; i < 3; ++i) prefixes_.push_back(some_tokens(between(1, 30)));
 }
 
 std::vector<TokenId> Simulation::some_tokens(int64_t count) {
@@ -176,6 +181,7 @@ void Simulation::step() {
   meddle();
   std::set<uint64_t> in_step;
   for (const SequenceStep& step : steps) in_step.insert(step.sampling->seed);
+  if (options_.recover && chance(0.05)) return recover(steps);
   if (chance(failures_)) {
     if (chance(0.5)) {
       models_[static_cast<size_t>(between(0, static_cast<int64_t>(models_.size()) - 1))]
@@ -198,6 +204,47 @@ void Simulation::step() {
     return fail("{}", results.error().message);
   }
   receive(results.ok() ? scheduler_.finish_step(*results) : scheduler_.fail_step(results.error()));
+}
+
+void Simulation::recover(std::span<const SequenceStep> steps) {
+  ++report_.recovered;
+  // Everybody is sent back, and what stood is computed again.
+  int64_t work = 1;
+  for (const auto& [id, client] : clients_) {
+    if (!client.ended) work += client.work();
+  }
+  for (auto& [id, client] : clients_) {
+    client.deadline += work;
+    client.preemptions_before = -1;
+  }
+  const int64_t how = between(0, 4);
+  if (how == 4) {  // the step never ends, and another executor goes on
+    const std::vector<SequenceStep> read(steps.begin(), steps.end());
+    abandoned_.emplace_back(read, scheduler_.abandon_step());
+    receive(scheduler_.take_events());
+    arrive();
+    meddle();
+    scheduler_.keep_descriptors();
+    lent_.clear();
+    make_executor();
+    scheduler_.restart(limits_, blocks_, block_tokens_);
+    shrunk_ = false;
+    return receive(scheduler_.take_events());
+  }
+  // Of a pair perhaps one side alone, so that the other's rows come out well.
+  models_[static_cast<size_t>(between(0, static_cast<int64_t>(models_.size()) - 1))]->fail_next =
+      true;
+  auto results = run_step(steps);
+  for (SimulatedModel* model : models_) model->fail_next = false;
+  if (how == 0) shrunk_ |= scheduler_.shrink();
+  if (results.ok()) return receive(scheduler_.finish_step(*results, true));
+  if (how > 1) return receive(scheduler_.return_step());
+  for (const SequenceStep& step : steps) {
+    for (auto& [id, client] : clients_) {
+      client.may_fail |= client.request.sampling.seed == step.sampling->seed;
+    }
+  }
+  receive(scheduler_.retry_step(results.error()));
 }
 
 Result<std::vector<SequenceResult>> Simulation::run_step(std::span<const SequenceStep> steps) {
@@ -317,7 +364,7 @@ void Simulation::check_plan(std::span<const SequenceStep> steps) {
   for (const auto& sequence : running) {
     const int64_t missing = sequence->size() - sequence->computed;
     if (missing == 1 && counts[sequence.get()] != 1) fail("a decoding sequence was left out");
-    if (counts[sequence.get()] < sequence->missing() && total < limits_.step_tokens_max)
+    if (counts[sequence.get()] < sequence->missing() && total < limits_.step_tokens_max && !shrunk_)
       fail("the budget is not used");
   }
 }
@@ -365,6 +412,18 @@ Report Simulation::run() {
   lent_.clear();
   if (report_.failure.empty()) check_end();
   report_.preemptions = scheduler_.counts().preemptions;
+  report_.moved = scheduler_.counts().moved;
+  uint64_t digest = 0;
+  for (const auto& [steps, kept] : abandoned_) {  // the sanitizers watch
+    for (const SequenceStep& step : steps) {
+      for (const auto list : {step.tokens, step.context.prompt, step.context.answer}) {
+        for (const TokenId token : list) digest = mix(digest, token);
+      }
+      for (const BlockId block : step.blocks) digest = mix(digest, block);
+      digest = mix(digest, step.sampling->seed);
+    }
+  }
+  if (!abandoned_.empty() && digest == 0) fail("a step that never ends read nothing");
   if (pair_) {
     report_.to_prefill = models_[0]->handed_over;
     report_.to_decode = models_[1]->handed_over;
@@ -429,6 +488,25 @@ TEST(Simulation, APairKeepsThemToo) {
   EXPECT_GT(all.to_decode, 100000);
 }
 
+// Steps fail in every way that need not cost an answer: what is told is right, once and in order.
+TEST(Simulation, FailingStepsAndNewExecutorsLoseNothing) {
+  for (const bool split : {false, true}) {
+    Report all;
+    for (uint64_t seed = 1; seed <= 2500; ++seed) {
+      const Report report = Simulation({.seed = seed, .split = split, .recover = true}).run();
+      ASSERT_EQ(report.failure, "");
+      all.recovered += report.recovered;
+      all.moved += report.moved;
+      all.tokens += report.tokens;
+      all.errors += report.errors;
+    }
+    fmt::print("recovered {} moved {} tokens {} errors {}\n", all.recovered, all.moved, all.tokens,
+               all.errors);
+    EXPECT_GT(all.recovered, 5000);
+    EXPECT_GT(all.moved, 5000);
+  }
+}
+
 TEST(Simulation, LongSchedulesToo) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     ASSERT_EQ(Simulation({.seed = seed, .requests = 1000}).run().failure, "");
@@ -456,6 +534,28 @@ bool seen_in_tokens(const std::string& failure) {
 }
 
 using Peer = SchedulerTestPeer;
+
+TEST(PlantedBug, KvOfTheExecutorBeforeIsCaughtByItsTokens) {
+  // What stood in its blocks is believed to stand in the new one's.
+  const auto plant = [](Options& options) {
+    options.before_plan = [&, moved = int64_t{0}](Scheduler& scheduler) mutable {
+      if (scheduler.counts().moved == moved) return;
+      moved = scheduler.counts().moved;
+      auto& waiting = Peer::waiting(scheduler);
+      if (waiting.empty()) return;
+      auto& sequence = *waiting.begin()->second;
+      BlockPool& pool = Peer::pool(scheduler);
+      if (sequence.size() <= pool.block_tokens()) return;
+      const auto block = pool.allocate();
+      if (!block) return;
+      pool.publish(*block, BlockPool::root,
+                   std::span(sequence.tokens).first(static_cast<size_t>(pool.block_tokens())));
+      pool.release(*block);
+    };
+  };
+  const auto failure = catch_bug({.look_inside = false, .recover = true}, plant);
+  EXPECT_TRUE(seen_in_tokens(failure)) << failure;
+}
 
 TEST(PlantedBug, ALostRequestIsCaught) {
   // By its client alone: a preempted or waiting request vanishes once.

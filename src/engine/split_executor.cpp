@@ -106,6 +106,21 @@ Result<std::vector<SequenceResult>> SplitExecutor::execute(std::span<const Seque
   return results;
 }
 
+double SplitExecutor::expected_seconds(std::span<const SequenceStep> batch) const {
+  double sum = 0;
+  for (size_t side = 0; side < 2; ++side) {
+    std::vector<SequenceStep> part;
+    for (const SequenceStep& step : batch) {
+      if (static_cast<size_t>(step.phase) == side) part.push_back(step);
+    }
+    if (part.empty()) continue;
+    const double seconds = sides_[side].executor->expected_seconds(part);
+    if (!(seconds > 0)) return 0;
+    sum += seconds;
+  }
+  return sum;
+}
+
 // The sides check the rest; here what the book-keeping itself relies on.
 Result<void> SplitExecutor::check(std::span<const SequenceStep> batch) const {
   for (size_t s = 0; s < batch.size(); ++s) {
@@ -163,6 +178,7 @@ Result<void> SplitExecutor::bring(size_t side, const SequenceStep& step) {
 Result<std::vector<SequenceResult>> SplitExecutor::run(StepPhase phase,
                                                        std::span<const SequenceStep> steps) {
   const auto side = static_cast<size_t>(phase);
+  running_.store(side, std::memory_order_relaxed);
   std::vector<double> seconds(steps.size());
   Result<void> brought;
   for (size_t i = 0; i < steps.size() && brought.ok(); ++i) {

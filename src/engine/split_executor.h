@@ -19,6 +19,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -37,6 +38,10 @@ class SplitExecutor final : public Executor {
   KvStorage& kv() override { return kv_; }
   int64_t step_tokens_max() const override;
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
+  const BackendDescriptor& at_work() const override {
+    return sides_[running_.load(std::memory_order_relaxed)].executor->at_work();
+  }
+  double expected_seconds(std::span<const SequenceStep> batch) const override;  // of both sides
 
   const Executor& prefill() const { return *sides_[0].executor; }
   const Executor& decode() const { return *sides_[1].executor; }
@@ -84,6 +89,7 @@ class SplitExecutor final : public Executor {
   Kv kv_;
   BackendDescriptor descriptor_;
   std::vector<std::byte> scratch_;
+  std::atomic<size_t> running_ = 0;  // the side that runs, or ran last
   int64_t handed_over_ = 0;
 };
 

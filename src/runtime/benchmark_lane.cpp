@@ -7,6 +7,7 @@
 
 #include <fmt/ranges.h>
 
+#include "base/keep_forever.h"
 #include "base/log.h"
 #include "hardware/inventory.h"
 #include "runtime/profiles.h"
@@ -41,28 +42,46 @@ struct Benchmarks::Job {
 };
 
 // One backend's part.
-class Benchmarks::Lane final : public LaneWork {
+class Benchmarks::Lane final : public LaneWork, public std::enable_shared_from_this<Lane> {
  public:
-  Lane(Job& job, Backend& backend, const LoadOptions& load, MemoryLedger& ledger)
-      : job_(job), backend_(backend), load_(load), ledger_(ledger) {}
+  Lane(std::shared_ptr<Job> job, Backend& backend, const LoadOptions& load, MemoryLedger& ledger,
+       Failover& failover)
+      : kept_job_(std::move(job)),
+        job_(*kept_job_),
+        backend_(backend),
+        load_(load),
+        ledger_(ledger),
+        failover_(failover) {}
+  // REQUIRES: job.mutex held, since before it was attached.
+  void set_place(DeviceLoop::Place place) { place_ = std::move(place); }
 
   bool has_work() override {
     const std::lock_guard lock(job_.mutex);
     return !ended_ && job_.ending == Ending::none;
   }
   void run_slice() override {
-    const auto ran = [&]() -> Result<void> {
-      try {
-        return benchmark_ ? benchmark_->step() : load();
-      } catch (const std::exception& failure) {  // no memory
-        return error(ErrorCode::internal, "the benchmark failed: {}", failure.what());
-      }
-    }();
+    DeviceLoop::Place place;
+    {
+      const std::lock_guard lock(job_.mutex);
+      place = place_;
+    }
+    const auto ran = guarded([&]() -> Result<void> {
+      if (!benchmark_) return load();  // takes as long as the model is large
+      place.begin_step(LaneGuard{failover_.step_seconds()}.limit(0));
+      return benchmark_->step();
+    });
+    if (!place.end_step()) return;
     if (!ran.ok()) {
       end(ran.error());
     } else if (benchmark_->done()) {
       end({});
     }
+  }
+  void given_up(double seconds) override {
+    keep_forever(shared_from_this());
+    const DeviceFailure failure = hanging(backend_.descriptor().backend, seconds);
+    failover_.report(failure);
+    end(failure.error);
   }
   void close() override { end(error(ErrorCode::unavailable, "it was stopped")); }
 
@@ -91,10 +110,13 @@ class Benchmarks::Lane final : public LaneWork {
     job_.changed.notify_all();
   }
 
+  const std::shared_ptr<Job> kept_job_;
   Job& job_;
   Backend& backend_;
   const LoadOptions& load_;
   MemoryLedger& ledger_;
+  Failover& failover_;
+  DeviceLoop::Place place_;  // under job_.mutex
   std::optional<Model> model_;
   std::optional<Benchmark> benchmark_;  // borrows the model
   bool ended_ = false;
@@ -103,8 +125,14 @@ class Benchmarks::Lane final : public LaneWork {
 
 Benchmarks::Benchmarks(std::span<const std::unique_ptr<Backend>> backends,
                        std::span<const std::shared_ptr<DeviceLoop>> loops,
-                       const Placement& placement, const LoadOptions& load, MemoryLedger& ledger)
-    : backends_(backends), loops_(loops), placement_(placement), load_(load), ledger_(ledger) {}
+                       const Placement& placement, const LoadOptions& load, MemoryLedger& ledger,
+                       Failover& failover)
+    : backends_(backends),
+      loops_(loops),
+      placement_(placement),
+      load_(load),
+      ledger_(ledger),
+      failover_(failover) {}
 
 Result<std::function<void()>> Benchmarks::start(ModelLocation location, BenchmarkRequest request,
                                                 Done done) {
@@ -157,7 +185,7 @@ Result<std::function<void()>> Benchmarks::start(ModelLocation location, Benchmar
   if (leader_.joinable()) leader_.join();  // of the benchmark before, which has ended
   job_ = job;
   try {
-    leader_ = std::thread([this, job] { lead(*job); });
+    leader_ = std::thread([this, job] { lead(job); });
   } catch (const std::exception& failure) {  // the system has no thread left
     job_.reset();
     busy_ = false;
@@ -173,12 +201,13 @@ void Benchmarks::stop() {
   if (leader_.joinable()) leader_.join();
 }
 
-void Benchmarks::lead(Job& job) {
+void Benchmarks::lead(const std::shared_ptr<Job>& kept) {
+  Job& job = *kept;
   // What the job holds goes here: handles of clients may keep the job itself longer.
   const Done done = std::move(job.done);
   auto answer = [&]() -> Result<BenchmarkAnswer> {
     try {
-      return run(job);
+      return run(kept);
     } catch (const std::exception& failure) {  // no memory
       return error(ErrorCode::internal, "the benchmark failed: {}", failure.what());
     }
@@ -192,7 +221,8 @@ void Benchmarks::lead(Job& job) {
   }
 }
 
-Result<BenchmarkAnswer> Benchmarks::run(Job& job) {
+Result<BenchmarkAnswer> Benchmarks::run(const std::shared_ptr<Job>& owned) {
+  Job& job = *owned;
   BenchmarkAnswer answer;
   answer.model = job.location.id;
   answer.refused = std::move(job.refused);
@@ -201,8 +231,18 @@ Result<BenchmarkAnswer> Benchmarks::run(Job& job) {
   for (const size_t target : job.targets) {
     Backend& backend = *backends_[target];
     const BackendDescriptor& descriptor = backend.descriptor();
-    const auto lane = std::make_shared<Lane>(job, backend, load_, ledger_);
-    const auto place = loops_[target]->attach(lane, kShare);
+    if (const std::string why = failover_.why_lost(descriptor.backend); !why.empty()) {
+      answer.refused.push_back({descriptor.backend, "lost: " + why});
+      continue;
+    }
+    const auto lane = std::make_shared<Lane>(owned, backend, load_, ledger_, failover_);
+    DeviceLoop::Place place;
+    {
+      // A slice asks for its place under this lock.
+      const std::lock_guard lock(job.mutex);
+      place = loops_[target]->attach(lane, kShare);
+      lane->set_place(place);
+    }
     Ending ending;
     {
       std::unique_lock lock(job.mutex);

@@ -18,15 +18,17 @@
 
 #include "engine/device_loop.h"
 #include "runtime/benchmark_records.h"
+#include "runtime/failover.h"
 
 namespace impetus {
 
 class Benchmarks {
  public:
-  // `loops`: of each backend. All outlive this.
+  // `loops`: of each backend. All outlive this. A processor that is lost is refused, and one whose
+  // step does not end is lost.
   Benchmarks(std::span<const std::unique_ptr<Backend>> backends,
              std::span<const std::shared_ptr<DeviceLoop>> loops, const Placement& placement,
-             const LoadOptions& load, MemoryLedger& ledger);
+             const LoadOptions& load, MemoryLedger& ledger, Failover& failover);
   ~Benchmarks() { stop(); }
   Benchmarks(const Benchmarks&) = delete;
   Benchmarks& operator=(const Benchmarks&) = delete;
@@ -43,14 +45,15 @@ class Benchmarks {
  private:
   struct Job;
   class Lane;
-  void lead(Job& job);
-  Result<BenchmarkAnswer> run(Job& job);
+  void lead(const std::shared_ptr<Job>& job);
+  Result<BenchmarkAnswer> run(const std::shared_ptr<Job>& job);
 
   const std::span<const std::unique_ptr<Backend>> backends_;
   const std::span<const std::shared_ptr<DeviceLoop>> loops_;
   const Placement& placement_;
   const LoadOptions& load_;
   MemoryLedger& ledger_;
+  Failover& failover_;
 
   std::atomic<bool> busy_ = false;
   std::mutex mutex_;  // start and stop take turns; the leading thread never takes it

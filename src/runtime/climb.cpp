@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "engine/guard.h"
 #include "engine/split_executor.h"
 
 namespace impetus {
@@ -121,7 +122,9 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
                         int64_t sides) -> Result<std::unique_ptr<Executor>> {
     options.threads = threads;
     if (sides > 0) IMPETUS_CHECK(size_kv(sides));
-    IMPETUS_TRY(auto executor, backend.load_decoder(spec, weights, options, ledger));
+    IMPETUS_TRY(auto executor, ladders.run(backend, [&] {
+      return guarded([&] { return backend.load_decoder(spec, weights, options, ledger); });
+    }));
     return ladders.watch_executor ? ladders.watch_executor(threads, std::move(executor))
                                   : std::move(executor);
   };
@@ -178,7 +181,9 @@ Result<Placed> place_encoder(const std::string& model, const ModelSpec& spec,
       IMPETUS_TRY(Backend* const backend, embeddings.backend());
       LoadOptions own = options;
       own.threads = embeddings.threads(options.threads);
-      auto encoder = backend->load_encoder(spec, weights, own, ledger);
+      auto encoder = ladders.run(*backend, [&] {
+        return guarded([&] { return backend->load_encoder(spec, weights, own, ledger); });
+      });
       if (!encoder.ok()) {
         IMPETUS_CHECK(embeddings.pass(encoder.error()));
         continue;

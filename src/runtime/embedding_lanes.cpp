@@ -24,7 +24,8 @@ class Join {
         for (size_t i = 0; i < places.size(); ++i) {
           answer_.vectors[places[i]] = std::move(result->vectors[i]);
         }
-        parts_[part] = std::move(result->ran_on);
+        // Copies: that lane's encoder may go before the other lanes are done.
+        for (const BackendDescriptor* one : result->ran_on) parts_[part].push_back(*one);
       } else if (!failure_) {
         failure_ = std::move(result).error();
       }
@@ -32,10 +33,9 @@ class Join {
     }
     if (failure_) return done_(std::move(*failure_));
     for (const auto& ran_on : parts_) {
-      for (const BackendDescriptor* one : ran_on) {
-        if (std::ranges::find(answer_.ran_on, one) == answer_.ran_on.end()) {
-          answer_.ran_on.push_back(one);
-        }
+      for (const BackendDescriptor& one : ran_on) {
+        const auto same = [&](const auto* other) { return other->backend == one.backend; };
+        if (std::ranges::none_of(answer_.ran_on, same)) answer_.ran_on.push_back(&one);
       }
     }
     done_(std::move(answer_));
@@ -43,7 +43,7 @@ class Join {
 
  private:
   std::mutex mutex_;
-  std::vector<std::vector<const BackendDescriptor*>> parts_;
+  std::vector<std::vector<BackendDescriptor>> parts_;
   size_t missing_;
   EmbeddingLane::Answer answer_;
   std::optional<Error> failure_;
@@ -69,7 +69,7 @@ Result<std::function<void()>> EmbeddingLanes::submit(EmbeddingLane::Request requ
   for (size_t t = 0; t < request.texts.size(); ++t) {
     const auto tokens = static_cast<int64_t>(request.texts[t].size());
     size_t lane = 0;  // the last one says that a text is too long
-    while (lane + 1 < lanes_.size() && lanes_[lane]->encoder().text_tokens_max() < tokens) ++lane;
+    while (lane + 1 < lanes_.size() && lanes_[lane]->text_tokens_max() < tokens) ++lane;
     if (part_of[lane] == SIZE_MAX) {
       part_of[lane] = parts.size();
       parts.emplace_back().lane = lanes_[lane].get();
@@ -120,8 +120,13 @@ EmbeddingLane::Counts EmbeddingLanes::counts() const {
     sum.waiting_texts += one.waiting_texts;
     sum.texts += one.texts;
     sum.tokens += one.tokens;
+    sum.moved += one.moved;
   }
   return sum;
+}
+
+bool EmbeddingLanes::waits() const {
+  return std::ranges::any_of(lanes_, [](const auto& lane) { return lane->waits(); });
 }
 
 }  // namespace impetus

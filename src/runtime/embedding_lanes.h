@@ -22,6 +22,9 @@ class EmbeddingLanes {
   void close();
   EmbeddingLane::Counts counts() const;  // of all
   bool empty() const { return lanes_.empty(); }
+  size_t size() const { return lanes_.size(); }
+  EmbeddingLane& lane(size_t index) { return *lanes_[index]; }
+  bool waits() const;  // one of them does, for another processor
 
  private:
   std::vector<std::unique_ptr<EmbeddingLane>> lanes_;

@@ -172,6 +172,7 @@ void Generation::choice_finished(Choice& choice, FinishReason reason, const Erro
     return;
   }
   timings_.decode_seconds = seconds_since(started_) - timings_.prefill_seconds;
+  if (setup_.fallback_reason) devices_.fallback_reason = setup_.fallback_reason();
   sink_->on_done(usage_, timings_, devices_);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -22,6 +23,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     int32_t top_logprobs = -1;
     std::string echo;            // text to send in front of each choice
     bool continues_text = true;  // the answer goes on where the prompt's text ends
+    // Asked at the end: why the model is not where it was to be.
+    std::function<std::string()> fallback_reason = {};
   };
   // `tokenizer` and `lane` outlive the generation (the caller keeps the model alive).
   Generation(Setup setup, const Tokenizer& tokenizer, GenerationLane& lane,

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "engine/guard.h"
 #include "formats/mlx_quantised.h"
 #include "runtime/climb.h"
 
@@ -277,7 +278,8 @@ Result<Model> load_model(const ModelLocation& location, ModelFiles files, const 
     info.precision = model.encoder->precision();
   }
   info.created = file_time(location.path);
-  if (auto warm = warm_up(model); !warm.ok()) return std::move(warm).error().within(location.id);
+  auto warm = ladders.run(*model.home, [&] { return guarded([&] { return warm_up(model); }); });
+  if (!warm.ok()) return std::move(warm).error().within(location.id);
   return model;
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,6 +55,18 @@ struct Ladders {
       watch_executor = {};
   std::function<std::unique_ptr<Encoder>(const ThreadPlan&, std::unique_ptr<Encoder>)>
       watch_encoder = {};
+  // Where set, runs what touches a backend on the thread that drives it, and waits; false where
+  // that thread has ended. Unset: no thread drives any of them yet.
+  std::function<bool(const Backend&, const std::function<void()>&)> run_on = {};
+  template <typename Call>
+  auto run(const Backend& backend, Call&& call) const -> decltype(call()) {
+    if (!run_on) return call();
+    std::optional<decltype(call())> result;
+    if (!run_on(backend, [&] { result.emplace(call()); })) {
+      return error(ErrorCode::unavailable, "{} takes no more work", backend.descriptor().backend);
+    }
+    return std::move(*result);
+  }
 
   // One backend for everything.
   static Ladders only(Backend& backend);

@@ -54,26 +54,47 @@ class WatchedExecutor final : public Executor {
     return results;
   }
 
+  const BackendDescriptor& at_work() const override { return inner_->at_work(); }
+  double expected_seconds(std::span<const SequenceStep> batch) const override {
+    double sum = 0;
+    for (const StepPhase phase : {StepPhase::prefill, StepPhase::decode}) {
+      StepShape shape;
+      shape.rows = shape.sequences = shape.outputs = 0;
+      shape.kv = kv_;
+      for (const SequenceStep& step : batch) {
+        if (step.phase == phase) add(step, shape);
+      }
+      if (shape.sequences == 0) continue;
+      shape.shape = shape.rows == shape.sequences ? ShapeClass::decode : ShapeClass::prefill;
+      sum += (phase == StepPhase::decode ? decode_ : prefill_).step(shape).seconds;
+    }
+    return sum;
+  }
+
  private:
+  static void add(const SequenceStep& step, StepShape& shape) {
+    const auto count = static_cast<int64_t>(step.tokens.size());
+    ++shape.sequences;
+    shape.rows += count;
+    shape.outputs += step.output == StepOutput::logits_all ? count
+                     : step.output == StepOutput::none     ? 0
+                                                           : 1;
+    shape.visible_keys += count * step.position + count * (count + 1) / 2;
+    shape.keys_read += step.position + count;
+  }
+
   // Steps that mix phases tell of neither.
   void hold(std::span<const SequenceStep> batch, double seconds) const {
     const StepPhase phase = batch.front().phase;
     StepShape shape;
     shape.shape = phase == StepPhase::decode ? ShapeClass::decode : ShapeClass::prefill;
-    shape.rows = shape.outputs = 0;
-    shape.sequences = static_cast<int64_t>(batch.size());
+    shape.rows = shape.outputs = shape.sequences = 0;
     shape.kv = kv_;
     for (const SequenceStep& step : batch) {
       // Nor do those that compute an answer's positions again, many at a time.
       if (step.phase != phase) return;
       if ((phase == StepPhase::decode) != (step.tokens.size() == 1)) return;
-      const auto count = static_cast<int64_t>(step.tokens.size());
-      shape.rows += count;
-      shape.outputs += step.output == StepOutput::logits_all ? count
-                       : step.output == StepOutput::none     ? 0
-                                                             : 1;
-      shape.visible_keys += count * step.position + count * (count + 1) / 2;
-      shape.keys_read += step.position + count;
+      add(step, shape);
     }
     const bool decode = phase == StepPhase::decode;
     planning_->observe(decode ? decode_key_ : prefill_key_,
@@ -113,9 +134,12 @@ class WatchedEncoder final : public Encoder {
     quietly([&] { hold(batch, seconds); });
     return encoded;
   }
+  double expected_seconds(const EncoderBatch& batch) const override {
+    return predictor_.step(shape_of(batch)).seconds;
+  }
 
  private:
-  void hold(const EncoderBatch& batch, double seconds) const {
+  static StepShape shape_of(const EncoderBatch& batch) {
     StepShape shape;
     shape.shape = ShapeClass::encoder;
     shape.rows = static_cast<int64_t>(batch.tokens.size());
@@ -125,7 +149,10 @@ class WatchedEncoder final : public Encoder {
       const int64_t length = batch.offsets[t + 1] - batch.offsets[t];
       shape.visible_keys += length * length;
     }
-    planning_->observe(key_, predictor_.step(shape).seconds, seconds);
+    return shape;
+  }
+  void hold(const EncoderBatch& batch, double seconds) const {
+    planning_->observe(key_, predictor_.step(shape_of(batch)).seconds, seconds);
   }
 
   std::shared_ptr<Planning> planning_;

@@ -11,15 +11,16 @@
 
 #include <fmt/ranges.h>
 
+#include "base/keep_forever.h"
 #include "base/log.h"
 #include "engine/runner.h"
 #include "hardware/memory.h"
 #include "runtime/benchmark_lane.h"
-#include "runtime/embedding_lanes.h"
+#include "runtime/failover.h"
 #include "runtime/generation.h"
-#include "runtime/model.h"
 #include "runtime/planning.h"
 #include "runtime/profiles.h"
+#include "runtime/served.h"
 
 namespace impetus {
 
@@ -42,14 +43,8 @@ constexpr double kGenerationShare = 2;
 constexpr double kEmbeddingShare = 1;
 constexpr int64_t kWaitingTextsMax = 16384;
 constexpr int64_t kStepTokens = 512;
-
-struct Served {
-  ModelText text;
-  Model model;
-  std::optional<ModelCost> cost;  // what the planner knows of it
-  std::unique_ptr<GenerationLane> generation;
-  EmbeddingLanes embedding;
-};
+// For a move to another processor that is under way at the end.
+constexpr double kMoveSeconds = 10;
 
 // Requests in flight, so that a drain can wait for them.
 class Flights {
@@ -196,14 +191,27 @@ void normalize_l2(std::vector<float>& vector) {
 struct Runtime::State {
   explicit State(RuntimeOptions options)
       : options(std::move(options)),
-        ledger(this->options.memory_bytes > 0 ? this->options.memory_bytes
-                                              : usable_memory_bytes()) {}
+        ledger(std::make_shared<MemoryLedger>(
+            this->options.memory_bytes > 0 ? this->options.memory_bytes : usable_memory_bytes())) {}
+  // What a step that hangs stands on stays.
+  ~State() {
+    benchmarks.reset();
+    served.clear();
+    loops.clear();
+    if (!failover) return;
+    for (auto& backend : backends) {
+      if (!failover->hangs(backend->descriptor().backend)) continue;
+      keep_forever(ledger);
+      keep_forever(std::shared_ptr<const Backend>(std::move(backend)));
+    }
+  }
 
   RuntimeOptions options;
-  MemoryLedger ledger;
+  std::shared_ptr<MemoryLedger> ledger;
   std::vector<std::unique_ptr<Backend>> backends;
   Ladders ladders;
   std::shared_ptr<Planning> planning;
+  std::unique_ptr<Failover> failover;
   std::vector<std::shared_ptr<DeviceLoop>> loops;  // of each backend
   std::shared_ptr<Flights> flights = std::make_shared<Flights>();
 
@@ -234,7 +242,11 @@ struct Runtime::State {
 };
 
 Runtime::Runtime(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Runtime::~Runtime() = default;
+Runtime::~Runtime() {
+  if (!state_ || state_->failover->stop(kMoveSeconds)) return;
+  log::warn("a model is still being moved to another processor: the process ends without it");
+  (void)state_.release();  // that thread may use all of it
+}
 
 Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
                                                  std::vector<std::unique_ptr<Backend>> backends) {
@@ -248,11 +260,21 @@ Result<std::unique_ptr<Runtime>> Runtime::create(RuntimeOptions options,
   if (state->options.load.weights == WeightPrecision::int8) policy.weights = DType::q8_0;
   state->planning =
       std::make_shared<Planning>(plan_machine(probe_inventory(), state->backends, ProfileStore(),
-                                              state->ledger.capacity_bytes()),
+                                              state->ledger->capacity_bytes()),
                                  std::move(policy));
   state->loops = make_loops(state->backends, state->ladders, state->options.placement);
-  state->benchmarks = std::make_unique<Benchmarks>(
-      state->backends, state->loops, state->options.placement, state->options.load, state->ledger);
+  state->failover = std::make_unique<Failover>(
+      Failover::Setup{.fallback = state->options.fallback,
+                      .load = state->options.load,
+                      .kv_tokens = state->options.kv_tokens,
+                      .step_seconds = state->options.step_seconds,
+                      .ledger = state->ledger.get(),
+                      .loop_of = [from = state.get()](const Backend& one) -> DeviceLoop& {
+                        return from->loop_of(one);
+                      }});
+  state->benchmarks =
+      std::make_unique<Benchmarks>(state->backends, state->loops, state->options.placement,
+                                   state->options.load, *state->ledger, *state->failover);
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
 }
 
@@ -271,17 +293,21 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   const ModelCost& cost = *entry->cost;
   Planning& planning = *state_->planning;
   const ModelPlan plan =
-      planning.plan(cost, state_->ledger.capacity_bytes() - state_->ledger.used_bytes());
-  Ladders ladders = planning.order(state_->ladders, state_->options.placement, plan);
-  ladders.watch_executor = [&](const ThreadPlan& threads, auto executor) {
-    return planning.watch(cost, threads, state_->options.load.kv, std::move(executor));
+      planning.plan(cost, state_->ledger->capacity_bytes() - state_->ledger->used_bytes());
+  Ladders& ladders = entry->ladders;
+  ladders = planning.order(state_->ladders, state_->options.placement, plan);
+  // Kept with the entry, for when it moves.
+  ladders.watch_executor = [&planning, &cost, kv = state_->options.load.kv](
+                               const ThreadPlan& threads, auto executor) {
+    return planning.watch(cost, threads, kv, std::move(executor));
   };
-  ladders.watch_encoder = [&](const ThreadPlan& threads, auto encoder) {
+  ladders.watch_encoder = [&planning, &cost](const ThreadPlan& threads, auto encoder) {
     return planning.watch(cost, threads, std::move(encoder));
   };
   IMPETUS_TRY(entry->model,
-              load_model(location, std::move(files), ladders, state_->options.fallback,
-                         state_->options.load, state_->options.kv_tokens, state_->ledger));
+              load_model(location, std::move(files), state_->failover->without_lost(ladders),
+                         state_->options.fallback, state_->options.load, state_->options.kv_tokens,
+                         *state_->ledger));
   Model& loaded = entry->model;
   loaded.info.tokenizer = std::string(entry->text.tokenizer->kind());
   loaded.info.has_chat_template = entry->text.chat_template.has_value();
@@ -290,9 +316,12 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
         "{}: the tokenizer knows {} tokens, the model {}; prompts that use the others are refused",
         location.path.string(), entry->text.tokenizer->vocab_size(), loaded.spec.vocab);
   }
+  entry->now = std::make_shared<LiveInfo>(loaded.info);
+  entry->homes = {loaded.home};
+  const LaneGuard guard = state_->failover->guard(entry, ladders);
   DeviceLoop& loop = state_->loop_of(*loaded.home);
   if (loaded.executor) {
-    SchedulerLimits limits;
+    SchedulerLimits& limits = entry->limits;
     // A prompt's chunk keeps running streams waiting no longer than planned, and every one of them
     // still gets its token in each step.
     limits.step_tokens_max =
@@ -303,18 +332,21 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
     limits.waiting_max = state_->options.waiting_max;
     limits.context = loaded.context;
     entry->generation = std::make_unique<GenerationLane>(loop, std::move(loaded.executor), limits,
-                                                         kGenerationShare);
+                                                         kGenerationShare, guard);
   } else {
     entry->embedding.add(std::make_unique<EmbeddingLane>(loop, std::move(loaded.encoder),
-                                                         kWaitingTextsMax, kEmbeddingShare));
+                                                         kWaitingTextsMax, kEmbeddingShare, guard));
     for (LongerEncoder& one : loaded.longer) {
-      entry->embedding.add(std::make_unique<EmbeddingLane>(
-          state_->loop_of(*one.home), std::move(one.encoder), kWaitingTextsMax, kEmbeddingShare));
+      entry->homes.push_back(one.home);
+      entry->embedding.add(std::make_unique<EmbeddingLane>(state_->loop_of(*one.home),
+                                                           std::move(one.encoder), kWaitingTextsMax,
+                                                           kEmbeddingShare, guard));
     }
   }
+  state_->failover->add(entry);
   const std::unique_lock lock(state_->mutex);
   state_->served.push_back(entry);
-  return entry->model.info;
+  return entry->now->get();
 }
 
 json::object Runtime::plan() const {
@@ -327,7 +359,7 @@ json::object Runtime::plan() const {
       const bool fixed = entry->cost->kind == ModelKind::decoder
                              ? !named.prefill.empty() && !named.decode.empty()
                              : !named.embeddings.empty();
-      served.push_back({*entry->cost, entry->model.info.devices, fixed});
+      served.push_back({*entry->cost, entry->now->get().devices, fixed});
     }
   }
   return state_->planning->report(served);
@@ -336,13 +368,13 @@ json::object Runtime::plan() const {
 std::vector<ModelInfo> Runtime::models() const {
   const std::shared_lock lock(state_->mutex);
   std::vector<ModelInfo> models;
-  for (const auto& entry : state_->served) models.push_back(entry->model.info);
+  for (const auto& entry : state_->served) models.push_back(entry->now->get());
   return models;
 }
 
 Result<ModelInfo> Runtime::model(const std::string& id) const {
   IMPETUS_TRY(const auto entry, state_->find(id));
-  return entry->model.info;
+  return entry->now->get();
 }
 
 std::vector<ModelLocation> Runtime::available() const {
@@ -359,9 +391,9 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
     failure.param = "model";
     return failure;
   }
+  const int64_t context = entry->now->context();
   const bool chat = std::holds_alternative<ChatPrompt>(request.prompt);
-  IMPETUS_TRY(std::vector<TokenId> prompt,
-              prompt_tokens(entry->text, request.prompt, model.context));
+  IMPETUS_TRY(std::vector<TokenId> prompt, prompt_tokens(entry->text, request.prompt, context));
   const std::string_view param = chat ? "messages" : "prompt";
   IMPETUS_CHECK(check_tokens(prompt, model.spec, param));
   const auto prompt_size = static_cast<int64_t>(prompt.size());
@@ -370,11 +402,11 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
     failure.param = std::string(param);
     return failure;
   }
-  if (prompt_size >= model.context) {
+  if (prompt_size >= context) {
     Error failure = error(ErrorCode::context_length,
                           "the prompt has {} tokens; '{}' serves a context of {} and needs one for "
                           "the answer",
-                          prompt_size, model.info.id, model.context);
+                          prompt_size, model.info.id, context);
     failure.param = std::string(param);
     return failure;
   }
@@ -384,8 +416,7 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
 
   SequenceRequest prototype;
   prototype.sampling = sampling_params(request.sampling, entry->text.defaults);
-  prototype.tokens_max =
-      std::min(request.tokens_max.value_or(model.context), model.context - prompt_size);
+  prototype.tokens_max = std::min(request.tokens_max.value_or(context), context - prompt_size);
   if (!request.ignore_eos) {
     prototype.stop_tokens = entry->text.tokenizer->special().end_of_generation;
   }
@@ -398,6 +429,7 @@ Result<RequestHandle> Runtime::generate(GenerateRequest request, std::shared_ptr
   setup.prompt = std::move(prompt);
   setup.stop = std::move(request.stop);
   setup.n = request.n;
+  setup.fallback_reason = [now = entry->now] { return now->fallback_reason(); };
   setup.top_logprobs = request.sampling.top_logprobs;
   if (!state_->flights->take_off()) return draining_error();
   auto counted = std::make_shared<CountedSink>(std::move(sink), state_->flights);
@@ -427,6 +459,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
     return failure;
   }
 
+  const int64_t context = entry->now->context();
   EmbeddingLane::Request work;
   if (auto* ids = std::get_if<std::vector<std::vector<TokenId>>>(&request.input)) {
     for (const auto& text : *ids) IMPETUS_CHECK(check_tokens(text, model.spec, "input"));
@@ -444,19 +477,19 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
       failure.param = "input";
       return failure;
     }
-    if (static_cast<int64_t>(text.size()) > model.context) {
+    if (static_cast<int64_t>(text.size()) > context) {
       if (!request.truncate) {
         Error failure = error(ErrorCode::context_length,
                               "input {} has {} tokens; '{}' takes {}{}{}. Shorten it, or ask for "
                               "\"truncate\": true",
-                              i, text.size(), model.info.id, model.context,
+                              i, text.size(), model.info.id, context,
                               model.limit_reason.empty() ? "" : ": ", model.limit_reason);
         failure.param = "input";
         return failure;
       }
       // The closing special token stays: the model never saw a text without it.
       const TokenId last = text.back();
-      text.resize(static_cast<size_t>(model.context));
+      text.resize(static_cast<size_t>(context));
       if (entry->text.tokenizer->special().sep == last) text.back() = last;
     }
     IMPETUS_CHECK(check_tokens(text, model.spec, "input"));
@@ -468,7 +501,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
   const std::shared_ptr<void> flight(nullptr,
                                      [flights = state_->flights](void*) { flights->land(); });
   // Holds no model: the lane's destructor calls it, and may not be called by it.
-  auto finish = [id = model.info.id, flight, normalize, tokens,
+  auto finish = [id = model.info.id, now = entry->now, flight, normalize, tokens,
                  done = std::move(done)](Result<EmbeddingLane::Answer> result) {
     if (!result.ok()) return done(std::move(result).error());
     EmbedAnswer answer;
@@ -482,6 +515,7 @@ Result<RequestHandle> Runtime::embed(EmbedRequest request, EmbedDone done) {
         return done(error(ErrorCode::internal, "'{}' gave a vector that is not finite", id));
       }
     }
+    answer.devices.fallback_reason = now->fallback_reason();
     answer.prompt_tokens = tokens;
     done(std::move(answer));
   };
@@ -549,6 +583,7 @@ std::vector<LaneMetrics> Runtime::metrics() const {
       metrics.waiting = counts.waiting;
       metrics.running = counts.running;
       metrics.preemptions = counts.preemptions;
+      metrics.moved = counts.moved;
       metrics.kv_blocks_total = counts.blocks_total;
       metrics.kv_blocks_used = counts.blocks_used;
       metrics.kv_blocks_cached = counts.blocks_cached;
@@ -558,6 +593,7 @@ std::vector<LaneMetrics> Runtime::metrics() const {
     } else {
       const auto counts = entry->embedding.counts();
       metrics.waiting = counts.waiting_texts;
+      metrics.moved = counts.moved;
       metrics.embedded_texts = counts.texts;
       metrics.embedded_tokens = counts.tokens;
     }
@@ -575,8 +611,12 @@ std::vector<std::string> Runtime::processors() const {
   return names;
 }
 
+std::vector<LostProcessor> Runtime::lost() const {
+  return state_->failover->lost();
+}
+
 MemoryLedger& Runtime::ledger() {
-  return state_->ledger;
+  return *state_->ledger;
 }
 
 void Runtime::drain(double seconds) {

@@ -34,6 +34,9 @@ struct RuntimeOptions {
   // Which backends are tried for what, in order; a phase without names is ordered by the planner.
   Placement placement;
   Fallback fallback = Fallback::warn;
+  // A step that takes longer, and twenty times longer than was expected of it, has lost its
+  // processor (runtime/failover.h); 0: none is watched.
+  double step_seconds = 30;
 };
 
 // Ends its request when destroyed or cancelled: the work stops within one step.
@@ -84,6 +87,7 @@ class Runtime {
   // What is placed where, how fast it should be, and why; and what else there would be.
   json::object plan() const;
   std::vector<std::string> processors() const;  // their names for people, each once
+  std::vector<LostProcessor> lost() const;      // since the start
   MemoryLedger& ledger();
   // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.
   void drain(double seconds);

@@ -16,6 +16,7 @@ void add_each(std::vector<std::string>& to, const std::vector<std::string>& from
 }  // namespace
 
 void Devices::add(const Devices& others) {
+  if (!others.fallback_reason.empty()) fallback_reason = others.fallback_reason;
   add_each(prefill, others.prefill);
   add_each(decode, others.decode);
   add_each(embeddings, others.embeddings);

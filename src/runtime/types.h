@@ -85,6 +85,8 @@ struct Timings {
 // each once, in the order in which they began.
 struct Devices {
   std::vector<std::string> prefill = {}, decode = {}, embeddings = {};
+  // Of an answer: the model's (ModelInfo), as it ended.
+  std::string fallback_reason = {};
 
   void add(const Devices& others);
   std::vector<std::string> all() const;
@@ -138,12 +140,21 @@ struct ModelInfo {
   bool has_chat_template = false;
 };
 
+// A processor that failed while it ran, and is not used any more.
+struct LostProcessor {
+  std::string backend;
+  std::string why;
+  bool hangs = false;  // a step of it never ended: its thread and its memory stay given up
+  int64_t since = 0;   // seconds since 1970
+};
+
 struct LaneMetrics {
   std::string model;
   int64_t waiting = 0, running = 0, preemptions = 0;
   int64_t kv_blocks_total = 0, kv_blocks_used = 0, kv_blocks_cached = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
   int64_t embedded_texts = 0, embedded_tokens = 0;
+  int64_t moved = 0;  // sequences or texts that another processor took over
 };
 
 }  // namespace impetus

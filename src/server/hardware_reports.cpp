@@ -27,13 +27,14 @@ HardwareReports::~HardwareReports() {
   if (prober_.joinable()) prober_.join();
 }
 
-std::string HardwareReports::info() {
+std::string HardwareReports::info(json::array lost) {
   const std::lock_guard lock(info_mutex_);
   if (info_.empty() || Clock::now() - info_made_ >= kEvery) {
-    info_ = json::serialize(to_json(probe_inventory(root_)));
+    info_ = to_json(probe_inventory(root_));
     info_made_ = Clock::now();
   }
-  return info_;
+  info_["lost"] = std::move(lost);
+  return json::serialize(info_);
 }
 
 bool HardwareReports::fresh() const {

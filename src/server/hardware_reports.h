@@ -12,6 +12,8 @@
 #include <string>
 #include <thread>
 
+#include "base/json.h"
+
 namespace impetus {
 
 class HardwareReports {
@@ -21,8 +23,9 @@ class HardwareReports {
   HardwareReports& operator=(const HardwareReports&) = delete;
   ~HardwareReports();
 
-  // Probes, at most once a second: not for a thread that serves sockets.
-  std::string info();
+  // Probes, at most once a second: not for a thread that serves sockets. `lost`: the processors
+  // that failed since the start, for they are probed as if nothing had happened.
+  std::string info(json::array lost = {});
   // Never waits; nullopt where no fresh reading is there. Then metrics() waits for one.
   std::optional<std::string> fresh_metrics();
   std::string metrics();
@@ -38,7 +41,7 @@ class HardwareReports {
   const std::filesystem::path root_;
 
   std::mutex info_mutex_;
-  std::string info_;
+  json::object info_;
   Clock::time_point info_made_;
 
   std::mutex mutex_;

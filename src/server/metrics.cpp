@@ -74,8 +74,8 @@ void Metrics::connection(int change) {
   connections_ += change;
 }
 
-std::string Metrics::render(const std::vector<LaneMetrics>& lanes,
-                            const MemoryLedger& ledger) const {
+std::string Metrics::render(const std::vector<LaneMetrics>& lanes, const MemoryLedger& ledger,
+                            const std::vector<LostProcessor>& lost) const {
   const std::lock_guard lock(mutex_);
   std::string out;
   family(out, "impetus_http_requests_total", "counter", "Requests answered, by route and status.");
@@ -123,10 +123,20 @@ std::string Metrics::render(const std::vector<LaneMetrics>& lanes,
   gauge("impetus_embedded_tokens_total", "counter", "Tokens embedded.",
         &LaneMetrics::embedded_tokens);
 
+  gauge("impetus_moved_total", "counter",
+        "Sequences or texts that another processor took over from one that failed.",
+        &LaneMetrics::moved);
+
+  family(out, "impetus_processor_lost", "gauge",
+         "Processors that failed while they ran and are not used until the next start.");
+  for (const LostProcessor& one : lost) {
+    out += fmt::format("impetus_processor_lost{{device=\"{}\"}} 1\n", escape(one.backend));
+  }
   const auto single = [&](const char* name, const char* type, const char* help, auto value) {
     family(out, name, type, help);
     out += fmt::format("{} {}\n", name, value);
   };
+  single("impetus_processors_lost_total", "counter", "How many of them.", lost.size());
   single("impetus_connections", "gauge", "Open connections.", connections_);
   single("impetus_memory_reserved_bytes", "gauge", "Bytes promised in the memory ledger.",
          ledger.used_bytes());

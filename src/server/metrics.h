@@ -37,7 +37,8 @@ class Metrics {
                     const Timings& timings);
   void connection(int change);
 
-  std::string render(const std::vector<LaneMetrics>& lanes, const MemoryLedger& ledger) const;
+  std::string render(const std::vector<LaneMetrics>& lanes, const MemoryLedger& ledger,
+                     const std::vector<LostProcessor>& lost) const;
 
  private:
   mutable std::mutex mutex_;

@@ -32,6 +32,16 @@ HttpResponse json_response(const json::object& body) {
   return {.body = json::serialize(body)};
 }
 
+json::array lost_list(const std::vector<LostProcessor>& lost) {
+  json::array list;
+  for (const LostProcessor& one : lost) {
+    // What a step that never ended holds, thread and memory, stays so until the process ends.
+    list.push_back(json::object{
+        {"backend", one.backend}, {"why", one.why}, {"hangs", one.hangs}, {"since", one.since}});
+  }
+  return list;
+}
+
 }  // namespace
 
 struct Routes::Route {
@@ -107,7 +117,9 @@ const std::vector<Routes::Route>& Routes::table() {
       return Work{};
     });
     add("GET", "/api/hardware/info", [](Routes& self, const HttpRequest&, const Box& box) {
-      box->respond_with([&self] { return HttpResponse{.body = self.hardware_.info()}; });
+      box->respond_with([&self] {
+        return HttpResponse{.body = self.hardware_.info(lost_list(self.runtime_.lost()))};
+      });
       return Work{};
     });
     add("GET", "/api/hardware/metrics", [](Routes& self, const HttpRequest&, const Box& box) {
@@ -120,7 +132,8 @@ const std::vector<Routes::Route>& Routes::table() {
     });
     add("GET", "/metrics", [](Routes& self, const HttpRequest&, const Box& box) {
       box->respond({.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                    .body = self.metrics_.render(self.runtime_.metrics(), self.runtime_.ledger())});
+                    .body = self.metrics_.render(self.runtime_.metrics(), self.runtime_.ledger(),
+                                                 self.runtime_.lost())});
       return Work{};
     });
     return all;
@@ -409,6 +422,7 @@ HttpResponse Routes::status() const {
     models.push_back(json::object{{"id", lane.model},
                                   {"waiting", lane.waiting},
                                   {"running", lane.running},
+                                  {"moved", lane.moved},
                                   {"kv_blocks_total", lane.kv_blocks_total},
                                   {"kv_blocks_used", lane.kv_blocks_used}});
   }
@@ -422,6 +436,7 @@ HttpResponse Routes::status() const {
                         {"version", "0.1.0"},
                         {"uptime_seconds", std::chrono::duration<double>(uptime).count()},
                         {"models", std::move(models)},
+                        {"lost", lost_list(runtime_.lost())},
                         {"memory", json::object{{"capacity_bytes", ledger.capacity_bytes()},
                                                 {"reserved_bytes", ledger.used_bytes()},
                                                 {"reservations", std::move(holders)}}}});

@@ -127,7 +127,7 @@ class FakeEncoder final : public Encoder {
 class Recorder : public TokenSink {
  public:
   void on_prefilled(int64_t cached_tokens, const RanOn& ran_on) override {
-    EXPECT_EQ(ran_on.prefill.size(), 1u);
+    EXPECT_GE(ran_on.prefill.size(), 1u);  // more where it was moved
     EXPECT_TRUE(ran_on.decode.empty());
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(reason_);

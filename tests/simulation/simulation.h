@@ -41,6 +41,7 @@ struct Options {
   bool disturb = true;      // cancels, stops, failures, NaN rows, loans
   bool look_inside = true;  // false: only what a client can see is checked
   bool split = false;       // prefill on one pretend model, decoding on another
+  bool recover = false;     // steps fail that need not cost an answer, and executors are replaced
   // A planted bug: called before each step is planned, and after.
   std::function<void(Scheduler&)> before_plan = {}, after_plan = {};
   // The same of a pair: around each step's run.
@@ -52,6 +53,7 @@ struct Report {
   std::string failure;  // empty: all is well
   int64_t steps = 0, tokens = 0, cached_tokens = 0, preemptions = 0, refused = 0;
   int64_t errors = 0, cancelled = 0, stopped = 0, lengths = 0, loans = 0;
+  int64_t recovered = 0, moved = 0;
   int64_t to_prefill = 0, to_decode = 0;  // positions handed over to either side
 };
 
@@ -86,6 +88,8 @@ class Simulation {
   void meddle();  // cancels and stops
   void lend_and_return();
   void step();
+  void make_executor();
+  void recover(std::span<const SequenceStep> steps);
   Result<std::vector<SequenceResult>> run_step(std::span<const SequenceStep> steps);
   void check_ran_on(const Client& client, const SequenceEvent& event);
   int64_t computed(uint64_t seed);  // tokens, on all sides
@@ -117,6 +121,9 @@ class Simulation {
   std::map<SequenceId, Client> clients_;
   int submitted_ = 0;
   std::vector<BlockId> lent_;
+  bool shrunk_ = false;  // the scheduler's steps
+  // Of steps that never end: what they read, and what must keep it alive.
+  std::vector<std::pair<std::vector<SequenceStep>, std::shared_ptr<const void>>> abandoned_;
   Report report_;
 
   static SchedulerLimits limits_of(std::mt19937_64& random);
