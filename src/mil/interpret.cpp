@@ -8,6 +8,7 @@
 
 #include <fmt/ranges.h>
 
+#include "mil/limits.h"
 #include "tensor/dtype.h"
 
 namespace impetus::mil {
@@ -16,9 +17,6 @@ namespace {
 constexpr uint64_t kOpen = uint64_t{1} << 15;
 constexpr uint64_t kLoop = uint64_t{1} << 16;
 constexpr uint64_t kInside = kOpen - 1;
-
-// Keeps sums of a few dimensions and offsets far from int64's end, in empty tensors too.
-constexpr int64_t kDimensionMax = int64_t{1} << 48;
 
 // Values that one block of a scan looks at; small enough to stay in the first cache.
 constexpr size_t kScanBlock = 2048;

@@ -30,8 +30,8 @@ namespace impetus::mil {
 using Dims = std::vector<int64_t>;
 
 std::string text_of(const Dims& shape);  // "[1, 384]"
-// Product of the dimensions; nullopt where one is negative or past 2^48, or where the product of
-// those that are not 0 passes int64.
+// Product of the dimensions; nullopt where one is negative or past kDimensionMax, or where the
+// product of those that are not 0 passes int64.
 std::optional<int64_t> elements_of(const Dims& shape);
 // Row-major strides in elements.
 Dims strides_of(const Dims& shape);

@@ -115,6 +115,7 @@ Result<void> conv(Call& call) {
     return error(ErrorCode::corrupt, "the result is declared {}", to_string(out->dtype));
   }
   if (!columns || !in_columns || !kernel_size) return error(ErrorCode::corrupt, "sizes overflow");
+  if (out->elements() == 0) return {};
   const int64_t in_group = inputs / groups, out_group = outputs / groups;
   const bool pointwise =
       *columns == *in_columns && std::ranges::all_of(windows, [](const Window& w) {

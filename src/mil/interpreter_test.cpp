@@ -1,4 +1,5 @@
 #include <bit>
+#include <chrono>
 #include <limits>
 #include <thread>
 
@@ -355,6 +356,37 @@ TEST(InterpreterShapes, EmptyTensorsPass) {
                  .values()
                  .size()),
             0u);
+}
+
+// Nothing to compute, in dimensions whose product no loop would come to the end of.
+TEST(InterpreterShapes, EmptyTensorsOfHugeShapesTakeNoTime) {
+  constexpr int64_t kMany = int64_t{1} << 38;
+  const Numbers wide{DataType::f16, {kMany, 0}, {}};
+  const auto last = Value::scalar(int32_t{-1});
+  const Numbers spatial{DataType::f16, {1, kMany, 0}, {}};
+  const Numbers whole{DataType::i32, {kMany, 0}, {}};
+  std::vector<OneOperation> operations{
+      {"softmax", {{"x", {wide}}}, {{"axis", last}}, {{DataType::f16, wide.shape}}},
+      {"layer_norm", {{"x", {wide}}}, {{"axes", ints({-1})}}, {{DataType::f16, wide.shape}}},
+      {"instance_norm", {{"x", {spatial}}}, {}, {{DataType::f16, spatial.shape}}},
+      {"linear",
+       {{"x", {whole}}},
+       {{"weight", testing::constant(DataType::i32, {0, 0}, {})}},
+       {{DataType::i32, {kMany, 0}}}},
+      // Groups beyond number, of no batch.
+      {"conv",
+       {{"x", {{DataType::f16, {0, 0, 1}, {}}}}},
+       {{"weight", testing::constant(DataType::f16, {int64_t{1} << 31, 0, 1}, {})},
+        {"pad_type", Value::scalar(std::string("valid"))},
+        {"groups", Value::scalar(int32_t{1 << 30})}},
+       {{DataType::f16, {0, int64_t{1} << 31, 1}}}},
+  };
+  const auto start = std::chrono::steady_clock::now();
+  for (const OneOperation& operation : operations) {
+    const auto run = operation.run();
+    EXPECT_TRUE(run.ok()) << operation.type << ": " << run.error().message;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
 }
 
 // x [1, open] -> relu; the description bounds the open dimension.

@@ -16,8 +16,6 @@ namespace {
 
 using infer::wrong;
 
-inline constexpr int kValueDepthMax = 16;
-
 Result<void> check_identifier(std::string_view name, std::string_view what) {
   if (is_identifier(name)) return {};
   return wrong("{} \"{}\" is no identifier of MIL ([A-Za-z_][A-Za-z0-9_@]*, no reserved word)",
@@ -25,15 +23,15 @@ Result<void> check_identifier(std::string_view name, std::string_view what) {
 }
 
 Result<void> check_tensor(const TensorType& type) {
-  if (type.shape.size() > infer::kRankMax) return wrong("a rank of {}", type.shape.size());
+  if (type.shape.size() > kRankMax) return wrong("a rank of {}", type.shape.size());
   for (const int64_t dim : type.shape) {
-    if (dim < kUnknown || dim > infer::kDimensionMax) return wrong("{} is no length", dim);
+    if (dim < kUnknown || dim > kDimensionMax) return wrong("{} is no length", dim);
   }
   if (type.fixed() && !type.bytes()) return wrong("{} cannot be counted", type.to_string());
   return {};
 }
 
-Result<void> check_type(const ValueType& type, int depth = 0) {
+Result<void> check_type(const ValueType& type, int depth = 1) {
   if (depth > kValueDepthMax) return wrong("a type is nested more than {} deep", kValueDepthMax);
   if (type.kind == ValueType::Kind::tensor || type.kind == ValueType::Kind::state) {
     return check_tensor(type.tensor);
@@ -43,8 +41,9 @@ Result<void> check_type(const ValueType& type, int depth = 0) {
 }
 
 // A constant's bytes are there, as many as its type has.
-Result<void> check_value(const Value& value, int depth = 0) {
-  IMPETUS_CHECK(check_type(value.type, depth));
+Result<void> check_value(const Value& value, int depth = 1) {
+  if (depth > kValueDepthMax) return wrong("a constant is nested more than {} deep", kValueDepthMax);
+  IMPETUS_CHECK(check_type(value.type));
   if (value.type.kind != ValueType::Kind::tensor) {
     for (const Value& element : value.elements) IMPETUS_CHECK(check_value(element, depth + 1));
     return {};

@@ -283,7 +283,7 @@ TEST(Validate, NestedBlocksSeeWhatIsAroundThemAndNotTheirSiblings) {
   }
   layer.outputs[0].name = "y";
   block_of(deep).operations.back() = layer;
-  expect(deep, "nested more than 32 deep");
+  expect(deep, "nested more than 16 deep");
 }
 
 TEST(Walk, GivesTypesConstantsAndWhatIsFixed) {
