@@ -477,6 +477,15 @@ Result<void> Call::charge(std::optional<int64_t> work) {
   return {};
 }
 
+Result<Array*> output_like(Call& call, const Array& x, Dims shape, size_t index) {
+  IMPETUS_TRY(Array * out, call.output(std::move(shape), index));
+  if (out->dtype != x.dtype) {
+    return error(ErrorCode::corrupt, "the result is declared {} where the values are {}",
+                 to_string(out->dtype), x.to_string());
+  }
+  return out;
+}
+
 // ---- shapes ----
 
 Result<Dims> broadcast(const Dims& a, const Dims& b) {

@@ -244,6 +244,18 @@ class Call {
   std::atomic<bool> overflowed_{false};
 };
 
+// Calls f with the values' pointers as they are: floats or integers.
+template <typename F>
+void with_values(const Array& x, Array& out, F f) {
+  if (x.floating()) {
+    f(x.floats(), out.floats());
+  } else {
+    f(x.ints(), out.ints());
+  }
+}
+// A result of another shape that holds the same kind of values as x.
+Result<Array*> output_like(Call& call, const Array& x, Dims shape, size_t index = 0);
+
 struct Kernel {
   std::string_view type;
   Result<void> (*run)(Call& call) = nullptr;

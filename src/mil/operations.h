@@ -70,6 +70,8 @@ struct OperationSpec {
   bool attributes = false;  // its parameters stand in Operation::attributes (CoreML6's constexpr_*)
 };
 
+// All rows: of one type several, where its parameters changed.
+std::span<const OperationSpec> operation_table();
 // Null for what the table does not know, or what the opset does not have yet. Where an operation's
 // parameters changed, the version in force in `opset`.
 const OperationSpec* find_operation(std::string_view type, Opset opset);
