@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include <CLI/CLI.hpp>
@@ -88,12 +89,18 @@ Result<mil::TensorValue> tensor_of(const json::value& value, mil::DataType type)
   mil::TensorValue tensor;
   tensor.type = {type, std::move(shape)};
   for (const double number : numbers) {
-    if (mil::is_float(type)) {
-      tensor.floats.push_back(static_cast<float>(number));
-    } else if (number != std::floor(number) || std::fabs(number) > 2147483648.0) {
+    const bool real = mil::is_float(type);
+    // What fp16 does not hold is the program's affair: it is reported with the results.
+    const bool fits = real ? std::fabs(number) <= double{std::numeric_limits<float>::max()}
+                           : number == std::floor(number) && number >= -2147483648.0 &&
+                                 number <= 2147483647.0;
+    if (!fits) {
       return error(ErrorCode::invalid_argument, "{} is no {}", number, mil::to_string(type));
+    }
+    if (real) {
+      tensor.floats.push_back(static_cast<float>(number));
     } else {
-      tensor.ints.push_back(static_cast<int32_t>(std::clamp(number, -2147483648.0, 2147483647.0)));
+      tensor.ints.push_back(static_cast<int32_t>(number));
     }
   }
   return tensor;
@@ -133,7 +140,8 @@ Result<mil::TensorValues> random_inputs(const mil::Interpreter& program, const O
     }
     const auto elements = tensor.type.elements();
     if (!elements || *elements > kElementsMax) {
-      return error(ErrorCode::unsupported, "input {} ({}) is too large to be made up", input.name,
+      return error(ErrorCode::unsupported,
+                   "input {} ({}) is too large to be made up; give it with --inputs", input.name,
                    input.type.to_string());
     }
     for (int64_t i = 0; i < *elements; ++i) {
@@ -150,6 +158,14 @@ Result<mil::TensorValues> random_inputs(const mil::Interpreter& program, const O
     inputs[input.name] = std::move(tensor);
   }
   return inputs;
+}
+
+// The place, and what to do about it.
+Error advised(Error failure, const std::string& package) {
+  if (failure.code == ErrorCode::insufficient_memory) {
+    failure.message += "; --memory-gib allows more";
+  }
+  return std::move(failure).within(package);
 }
 
 json::value number_of(float value) {
@@ -232,7 +248,7 @@ Result<void> run_package(const Options& options) {
   settings.threads = options.threads;
   settings.memory_max = static_cast<int64_t>(options.memory_gib * 0x1p30);
   auto loaded = mil::Interpreter::load(package.model, options.function, settings);
-  if (!loaded.ok()) return std::move(loaded).error().within(options.package);
+  if (!loaded.ok()) return advised(std::move(loaded).error(), options.package);
   const double load_seconds = seconds();
   const bool made_up = options.inputs.empty();
   if (made_up) {
@@ -242,7 +258,7 @@ Result<void> run_package(const Options& options) {
               made_up ? random_inputs(*loaded, options) : inputs_from(options.inputs, *loaded));
   const double before = seconds();
   auto result = loaded->run(inputs);
-  if (!result.ok()) return std::move(result).error().within(options.package);
+  if (!result.ok()) return advised(std::move(result).error(), options.package);
   const double run_seconds = seconds() - before;
   if (!options.json) {
     print_text(*result);

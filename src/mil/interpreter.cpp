@@ -49,6 +49,46 @@ void wrap(Array& array) {
   }
 }
 
+// Both kinds of events of one operation, or of an input, over its tensors.
+class Events {
+ public:
+  Events(std::string_view operation, std::string_view type)
+      : overflow_{NumericEvent::Kind::overflow, std::string(operation), std::string(type)},
+        nan_{NumericEvent::Kind::nan, std::string(operation), std::string(type)} {}
+
+  void note(const std::string& tensor, const Scan& found) {
+    note(overflow_, tensor, found.overflows, found.first_overflow, found.overflow_value);
+    note(nan_, tensor, found.nans, found.first_nan, found.nan_value);
+  }
+  // Of sums that the result does not show.
+  void overflowed_inside(const std::string& tensor) {
+    note(overflow_, tensor, overflow_.count == 0 ? 1 : 0, 0, std::numeric_limits<float>::infinity());
+  }
+  void append_to(std::vector<NumericEvent>& events) && {
+    for (NumericEvent* event : {&overflow_, &nan_}) {
+      if (event->count > 0) events.push_back(std::move(*event));
+    }
+  }
+
+ private:
+  static void note(NumericEvent& event, const std::string& tensor, int64_t count, int64_t first,
+                   float value) {
+    if (count == 0) return;
+    if (event.count == 0) {
+      event.tensor = tensor;
+      event.index = first;
+      event.value = value;
+    }
+    event.count += count;
+  }
+
+  NumericEvent overflow_, nan_;
+};
+
+float limit_of(DataType type) {
+  return type == DataType::f16 ? kF16Max : std::numeric_limits<float>::max();
+}
+
 // Runs one step and looks at what it gave: declared type, numeric events, range, rounding.
 Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEvent>& events,
                      std::vector<TensorRange>* ranges) {
@@ -56,8 +96,7 @@ Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEven
   if (auto done = step.kernel->run(call); !done.ok()) {
     return std::move(done).error().within(place_of(step));
   }
-  NumericEvent overflow{NumericEvent::Kind::overflow, step.name, step.type, {}, 0, 0, 0};
-  NumericEvent nan{NumericEvent::Kind::nan, step.name, step.type, {}, 0, 0, 0};
+  Events seen(step.name, step.type);
   for (size_t i = 0; i < step.results.size(); ++i) {
     const NamedType& declared = step.results[i];
     Array& array = machine.slots[static_cast<size_t>(step.result_slots[i])];
@@ -72,36 +111,16 @@ Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEven
       if (!step.kernel->moves) wrap(array);
       continue;
     }
-    const bool half = array.dtype == DataType::f16;
-    const bool round = half && machine.options.round_f16 && !step.kernel->moves;
-    const Scan found =
-        scan(array.buffer->floats, half ? kF16Max : std::numeric_limits<float>::max(), round);
+    const bool round = array.dtype == DataType::f16 && machine.options.round_f16 &&
+                       !step.kernel->moves;
+    const Scan found = scan(array.buffer->floats, limit_of(array.dtype), round);
     if (ranges != nullptr) ranges->push_back({declared.name, step.name, found.max_abs});
-    if (step.kernel->moves) continue;
-    if (found.overflows > 0) {
-      if (overflow.count == 0) {
-        overflow.tensor = declared.name;
-        overflow.index = found.first_overflow;
-        overflow.value = found.overflow_value;
-      }
-      overflow.count += found.overflows;
-    }
-    if (found.nans > 0) {
-      if (nan.count == 0) {
-        nan.tensor = declared.name;
-        nan.index = found.first_nan;
-        nan.value = found.nan_value;
-      }
-      nan.count += found.nans;
-    }
+    if (!step.kernel->moves) seen.note(declared.name, found);
   }
-  if (overflow.count == 0 && call.has_overflowed() && !step.results.empty()) {
-    overflow.tensor = step.results.front().name;
-    overflow.count = 1;
-    overflow.value = std::numeric_limits<float>::infinity();
+  if (call.has_overflowed() && !step.results.empty()) {
+    seen.overflowed_inside(step.results.front().name);
   }
-  if (overflow.count > 0) events.push_back(std::move(overflow));
-  if (nan.count > 0) events.push_back(std::move(nan));
+  std::move(seen).append_to(events);
   return {};
 }
 
@@ -506,7 +525,8 @@ Result<void> check_shape(const Input& input, const Dims& shape) {
 
 template <typename Input>
 Result<Array> array_of(const Input& input, const TensorValue& value,
-                       const InterpreterOptions& options, Budget& budget) {
+                       const InterpreterOptions& options, Budget& budget,
+                       std::vector<NumericEvent>& events) {
   IMPETUS_CHECK(check_shape(input, value.type.shape));
   const DataType dtype = input.type.type.tensor.dtype;
   const auto elements = elements_of(value.type.shape);
@@ -525,9 +545,10 @@ Result<Array> array_of(const Input& input, const TensorValue& value,
   array.buffer->bytes = *elements * 4;
   if (is_float(dtype)) {
     array.buffer->floats = value.floats;
-    if (dtype == DataType::f16 && options.round_f16) {
-      for (float& element : array.buffer->floats) element = rounded_f16(element);
-    }
+    Events seen(input.type.name, "input");
+    seen.note(input.type.name, scan(array.buffer->floats, limit_of(dtype),
+                                    dtype == DataType::f16 && options.round_f16));
+    std::move(seen).append_to(events);
   } else {
     array.buffer->ints = value.ints;
     if (dtype == DataType::boolean) {
@@ -587,6 +608,8 @@ Result<RunResult> Interpreter::run(const TensorValues& inputs) const {
   const Loaded& loaded = *loaded_;
   Budget budget(loaded.options.memory_max, loaded.budget.used());
   std::vector<Array> slots = loaded.slots;
+  RunResult result;
+  result.events = loaded.events;
   for (const auto& [name, value] : inputs) {
     if (std::ranges::find(loaded.input_types, name, &NamedType::name) == loaded.input_types.end()) {
       std::vector<std::string> names;
@@ -602,7 +625,7 @@ Result<RunResult> Interpreter::run(const TensorValues& inputs) const {
                    input.type.type.to_string());
     }
     IMPETUS_TRY(slots[static_cast<size_t>(input.slot)],
-                array_of(input, value->second, loaded.options, budget));
+                array_of(input, value->second, loaded.options, budget, result.events));
   }
   for (const auto& state : loaded.states) {
     const auto elements = state.type.elements();
@@ -623,8 +646,6 @@ Result<RunResult> Interpreter::run(const TensorValues& inputs) const {
   }
   Crew crew(loaded.options.threads);
   Machine machine{loaded.options, budget, crew, slots, loaded.opset};
-  RunResult result;
-  result.events = loaded.events;
   for (const Step& step : loaded.steps) {
     IMPETUS_CHECK(perform(machine, step, result.events, &result.ranges));
     for (const int slot : step.dead_after) slots[static_cast<size_t>(slot)] = {};

@@ -43,8 +43,9 @@ struct InterpreterOptions {
   int64_t work_max = int64_t{1} << 50;
 };
 
-// A result that does not fit its type (fp16: |v| > 65504; fp32: infinite), or is no number. Named
-// once an operation and kind, at its first value. Operations that only move values (reshape,
+// A result or input that does not fit its type (fp16: |v| > 65504; fp32: infinite), or is no
+// number. Named once an operation and kind, at its first value; an input as the operation and
+// tensor of its name, of type "input". Operations that only move values (reshape,
 // transpose, gather, ...) repeat none. Where a norm's partial sum in fp16 overflows and its result
 // hides that, the value is infinite and the index 0.
 struct NumericEvent {

@@ -130,6 +130,21 @@ TEST(InterpreterEvents, NamesOverflowAndNan) {
   EXPECT_EQ(nan->events[0].index, 1);
 }
 
+// An input's too: what it is rounded to is no longer what was given.
+TEST(InterpreterEvents, NamesInputsThatDoNotFit) {
+  const auto run =
+      OneOperation{"relu", {{"x", {{DataType::f16, {3}, {-1, -70000, 2}}}}}, {}, {{DataType::f16, {3}}}}
+          .run();
+  ASSERT_TRUE(run.ok());
+  ASSERT_EQ(run->events.size(), 1u);
+  EXPECT_EQ(run->events[0].kind, NumericEvent::Kind::overflow);
+  EXPECT_EQ(run->events[0].type, "input");
+  EXPECT_EQ(run->events[0].tensor, "in0");
+  EXPECT_EQ(run->events[0].index, 1);
+  EXPECT_EQ(run->events[0].value, -70000.0f);
+  EXPECT_EQ(run->outputs.at("out0").floats, (std::vector<float>{0, 0, 2}));
+}
+
 TEST(InterpreterEvents, WithoutRoundingValuesPassFp16) {
   InterpreterOptions options;
   options.round_f16 = false;
