@@ -99,6 +99,46 @@ ENCODERS = {
 }
 
 
+class Given(torch.nn.Module):
+    """A model by what it is called with: one tensor."""
+
+    def __init__(self, model, argument: str):
+        super().__init__()
+        self.model, self.argument = model, argument
+
+    def forward(self, x):
+        return self.model(**{self.argument: x}, return_dict=False)[0]
+
+
+EAGER = dict(attn_implementation="eager")
+# Families that write what the encoders above do not: relative positions, windows, depthwise and strided convolutions,
+# masks of -inf, sizes told at run time.
+OTHERS = {
+    "convnext": (lambda: transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[16, 32, 64, 96], depths=[1, 1, 2, 1])), "pixel_values"),
+    "vit": (lambda: transformers.ViTModel(transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=64, **EAGER)), "pixel_values"),
+    "swin": (lambda: transformers.SwinModel(transformers.SwinConfig(
+        image_size=64, embed_dim=24, depths=[1, 2], num_heads=[2, 4], window_size=4, **EAGER)), "pixel_values"),
+    "clip's text half": (lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(
+        vocab_size=211, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, eos_token_id=2, **EAGER)), "input_ids"),
+    "t5": (lambda: transformers.T5EncoderModel(transformers.T5Config(
+        vocab_size=211, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)), "input_ids"),
+    "whisper's encoder": (lambda: transformers.WhisperModel(transformers.WhisperConfig(
+        vocab_size=211, d_model=64, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=96, decoder_layers=1, decoder_attention_heads=4,
+        decoder_ffn_dim=96, num_mel_bins=20, max_source_positions=50, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, **EAGER)).encoder, "input_features"),
+    "wav2vec 2": (lambda: transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, conv_dim=(16, 16, 16), conv_stride=(5, 2, 2),
+        conv_kernel=(10, 3, 3), num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, **EAGER)), "input_values"),
+}
+INPUTS_OF_OTHERS = {
+    "pixel_values": lambda: torch.randn(1, 3, 64, 64),
+    "input_ids": lambda: torch.randint(3, 200, (1, TOKENS)),
+    "input_features": lambda: torch.randn(1, 20, 100),
+    "input_values": lambda: torch.randn(1, 2000),
+}
+
+
 class Case:
     """A traced PyTorch module with its inputs and what it gives."""
 
@@ -164,6 +204,22 @@ def against_torch(checks, binary: Path, folder: Path) -> None:
                 judge(checks, f"{name}, {precision}, {target.name}: PyTorch", values_of(result), case.wanted,
                       COSINE if precision == "fp16" else 0.999999)
                 checks.check(f"{name}, {precision}, {target.name}: no overflow, no NaN", not result["events"], result["events"] or "")
+
+
+def other_families(checks, binary: Path, folder: Path) -> None:
+    """The numbers, and that `impetus check` finds the same operations and says where each runs."""
+    for number, (name, (make, argument)) in enumerate(OTHERS.items()):
+        with checks.guard(name):
+            torch.manual_seed(number)
+            case = Case(Given(make(), argument), {"x": INPUTS_OF_OTHERS[argument]()})
+            model = case.convert("fp16", ct.target.iOS16 if number % 2 else ct.target.iOS18)
+            result = run(binary, model, case.inputs, folder)
+            judge(checks, f"{name}: PyTorch", values_of(result), case.wanted)
+            _, out, _, _ = harness.command(binary, "check", str(folder / "model.mlpackage"), "--json", check=False)
+            judged = json.loads(out)["models"][0]["chips"][0]["functions"][0]
+            computing = [o for o in model._mil_program.functions["main"].operations if o.op_type != "const"]
+            placed = judged["engine"] + judged["gpu"] + judged["cpu"]
+            checks.check(f"{name}: check places every operation", judged["operations"] == placed == len(computing), f"{placed} of {len(computing)}")
 
 
 class Attention(torch.nn.Module):
@@ -255,6 +311,33 @@ def modes(checks, binary: Path, folder: Path) -> None:
     checks.check("300 squared is named as an overflow", bool(events) and events[0]["kind"] == "overflow" and events[0]["index"] == 1, events)
 
 
+def refusals(checks, binary: Path, folder: Path) -> None:
+    """What is wrong is said with what to do, and no number is made to fit."""
+    torch.manual_seed(10)
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.linear = torch.nn.Embedding(7, 700), torch.nn.Linear(700, 700)
+
+        def forward(self, ids):
+            return self.linear(self.rows(ids))
+
+    case = Case(Wide(), {"ids": torch.randint(0, 7, (1, TOKENS))})
+    run(binary, case.convert("fp16", ct.target.iOS16), case.inputs, folder)
+
+    def fails(*options: str) -> str:
+        status, _, err, _ = harness.command(binary, "run-package", str(folder / "model.mlpackage"), "--inputs", str(folder / "inputs.json"),
+                                            *options, check=False)
+        return err if status else ""
+
+    err = fails("--memory-gib", "0.001")
+    checks.check("too little memory names the option that gives more", "--memory-gib" in err, err.strip()[-120:])
+    (folder / "inputs.json").write_text(json.dumps({"ids": [[2147483648] * TOKENS]}))
+    err = fails()
+    checks.check("a whole number past int32 is refused", "2147483648 is no int32" in err, err.strip()[-120:])
+
+
 def main() -> int:
     given = harness.arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
@@ -262,7 +345,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="impetus-coreml-") as name:
         folder = Path(name)
         against_torch(checks, given.impetus, folder)
-        for part in (attention, against_decompressed, modes):
+        for part in (other_families, attention, against_decompressed, modes, refusals):
             with checks.guard(part.__name__):
                 part(checks, given.impetus, folder)
     return checks.finish()
