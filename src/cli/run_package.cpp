@@ -91,9 +91,9 @@ Result<mil::TensorValue> tensor_of(const json::value& value, mil::DataType type)
   for (const double number : numbers) {
     const bool real = mil::is_float(type);
     // What fp16 does not hold is the program's affair: it is reported with the results.
-    const bool fits = real ? std::fabs(number) <= double{std::numeric_limits<float>::max()}
-                           : number == std::floor(number) && number >= -2147483648.0 &&
-                                 number <= 2147483647.0;
+    const bool fits =
+        real ? std::fabs(number) <= double{std::numeric_limits<float>::max()}
+             : number == std::floor(number) && number >= -2147483648.0 && number <= 2147483647.0;
     if (!fits) {
       return error(ErrorCode::invalid_argument, "{} is no {}", number, mil::to_string(type));
     }

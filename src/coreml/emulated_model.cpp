@@ -179,8 +179,8 @@ class EmulatedLoader final : public ModelLoader {
     if (block == nullptr) {
       return error(ErrorCode::not_found, "{}: there is no function '{}'", path.string(), function);
     }
-    // Constants stay decoded as f32, those that a loaded function holds already once; of the results
-    // those live at once that an operation reads and writes, and what waits for later.
+    // Constants stay decoded as f32, those that a loaded function holds already once; of the
+    // results those live at once that an operation reads and writes, and what waits for later.
     int64_t constants = 0, largest = 0;
     for (const mil::Operation& operation : block->operations) {
       const bool constant = operation.type == "const" || operation.type.starts_with("constexpr_");

@@ -62,7 +62,8 @@ class Events {
   }
   // Of sums that the result does not show.
   void overflowed_inside(const std::string& tensor) {
-    note(overflow_, tensor, overflow_.count == 0 ? 1 : 0, 0, std::numeric_limits<float>::infinity());
+    note(overflow_, tensor, overflow_.count == 0 ? 1 : 0, 0,
+         std::numeric_limits<float>::infinity());
   }
   void append_to(std::vector<NumericEvent>& events) && {
     for (NumericEvent* event : {&overflow_, &nan_}) {
@@ -111,8 +112,8 @@ Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEven
       if (!step.kernel->moves) wrap(array);
       continue;
     }
-    const bool round = array.dtype == DataType::f16 && machine.options.round_f16 &&
-                       !step.kernel->moves;
+    const bool round =
+        array.dtype == DataType::f16 && machine.options.round_f16 && !step.kernel->moves;
     const Scan found = scan(array.buffer->floats, limit_of(array.dtype), round);
     if (ranges != nullptr) ranges->push_back({declared.name, step.name, found.max_abs});
     if (!step.kernel->moves) seen.note(declared.name, found);
@@ -407,8 +408,9 @@ class Loader {
   // Results of equal operations on equal constants, under equal options, are equal.
   void name_results(const Step& step) {
     if (store_ == nullptr) return;
-    std::string key = fmt::format("{} {} {} {}", step.type, to_string(to_.opset),
-                                  static_cast<int>(to_.options.accumulation), to_.options.round_f16);
+    std::string key =
+        fmt::format("{} {} {} {}", step.type, to_string(to_.opset),
+                    static_cast<int>(to_.options.accumulation), to_.options.round_f16);
     for (const NamedType& result : step.results) key += " " + result.type.to_string();
     for (const BoundParameter& bound : step.parameters) {
       key += " " + bound.name;
@@ -582,8 +584,7 @@ int64_t Interpreter::weight_bytes() const {
 }
 
 Result<Interpreter> Interpreter::load(const Model& model, const std::string& function,
-                                      const InterpreterOptions& options,
-                                      SharedConstants* shared) {
+                                      const InterpreterOptions& options, SharedConstants* shared) {
   const std::string& name = function.empty() ? model.default_function : function;
   IMPETUS_CHECK(validate_function(model, name, Unknown::refuse));
   const auto found = model.program.functions.find(name);

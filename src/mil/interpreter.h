@@ -35,8 +35,8 @@ enum class Accumulation : uint8_t {
 
 struct InterpreterOptions {
   Accumulation accumulation = Accumulation::f32;
-  bool round_f16 = true;                  // false: everything in f32, for comparison
-  int threads = 1;                        // of one run
+  bool round_f16 = true;  // false: everything in f32, for comparison
+  int threads = 1;        // of one run
   // Bytes of weights (shared ones in full) and live tensors; more is an error.
   int64_t memory_max = int64_t{4} << 30;
   // Work of one run and of load(): about one for each multiply-add and element; more is an error.

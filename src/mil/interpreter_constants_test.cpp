@@ -25,14 +25,15 @@ struct Blobs {
                                random.numbers(DataType::f16, {kOut, kIn}).values);
     indices = testing::constant(DataType::u4, {kOut, kOut},
                                 random.numbers(DataType::u4, {kOut, kOut}, 0, 15).values);
-    table = testing::constant(DataType::f16, {1, 1, 16, 1},
-                              random.numbers(DataType::f16, {16}).values);
+    table =
+        testing::constant(DataType::f16, {1, 1, 16, 1}, random.numbers(DataType::f16, {16}).values);
   }
 };
 
 constexpr int64_t kSharedBytes = 4 * (kOut * kIn + kOut * kOut);
 
-// x [tokens, in] -> linear -> linear with a palettised weight, and a position's constant of its own.
+// x [tokens, in] -> linear -> linear with a palettised weight, and a position's constant of its
+// own.
 void add_function(Model& model, const std::string& name, const Blobs& blobs, int64_t tokens) {
   ProgramBuilder b(Opset::core_ml8);
   const auto x = b.input("x", DataType::f16, {tokens, kIn});
@@ -92,7 +93,9 @@ TEST(SharedConstants, EachIsHeldOnceAndTheResultsStay) {
   }
   // The second goes on without the first, and what nobody uses is let go.
   const auto wanted = output_of(*second);
-  { const Interpreter gone = *std::move(first); }
+  {
+    const Interpreter gone = *std::move(first);
+  }
   EXPECT_EQ(shared.bytes(), kSharedBytes + 4 * 5 * kOut);
   EXPECT_EQ(output_of(*second), wanted);
 }
@@ -131,11 +134,11 @@ TEST(SharedConstants, OptionsKeepThemApart) {
   ProgramBuilder b(Opset::core_ml8);
   const auto x = b.input("x", DataType::f16, {8, 96});
   const auto left = b.constant(
-      "left", testing::constant(DataType::f16, {8, 96},
-                                random.numbers(DataType::f16, {8, 96}).values));
+      "left",
+      testing::constant(DataType::f16, {8, 96}, random.numbers(DataType::f16, {8, 96}).values));
   const auto right = b.constant(
-      "right", testing::constant(DataType::f16, {96, 96},
-                                 random.numbers(DataType::f16, {96, 96}).values));
+      "right",
+      testing::constant(DataType::f16, {96, 96}, random.numbers(DataType::f16, {96, 96}).values));
   const auto folded = b.op("matmul", {{"x", {left}}, {"y", {right}}},
                            {{"folded", tensor_type(DataType::f16, {8, 96})}});
   const auto out =
@@ -176,9 +179,9 @@ TEST(SharedConstants, EventsOfFoldedConstantsNameTheFunctionsOwnOperations) {
     const auto constant = b.constant("big", big);
     const auto squared = b.op("mul", {{"x", {constant}}, {"y", {constant}}},
                               {{name + "_squared", tensor_type(DataType::f16, {200})}});
-    b.output(b.op("add", {{"x", {x}}, {"y", {squared}}},
-                  {{"out", tensor_type(DataType::f16, {200})}}),
-             DataType::f16, {200});
+    b.output(
+        b.op("add", {{"x", {x}}, {"y", {squared}}}, {{"out", tensor_type(DataType::f16, {200})}}),
+        DataType::f16, {200});
     Model one = b.model();
     model.specification_version = one.specification_version;
     one.functions[0].name = name;
@@ -190,8 +193,8 @@ TEST(SharedConstants, EventsOfFoldedConstantsNameTheFunctionsOwnOperations) {
   for (const std::string name : {"first", "second"}) {
     const auto interpreter = Interpreter::load(model, name, {}, &shared);
     ASSERT_TRUE(interpreter.ok()) << interpreter.error().message;
-    const auto run = interpreter->run(
-        {{"x", {{DataType::f16, {200}}, std::vector<float>(200, 1), {}}}});
+    const auto run =
+        interpreter->run({{"x", {{DataType::f16, {200}}, std::vector<float>(200, 1), {}}}});
     ASSERT_TRUE(run.ok());
     ASSERT_FALSE(run->events.empty());
     EXPECT_EQ(run->events[0].operation, name + "_squared");

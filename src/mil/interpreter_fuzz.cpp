@@ -1,8 +1,25 @@
-// Bytes of a package to a run: whatever parses and validates is loaded and run within small bounds.
+// Bytes of a package to a run: whatever parses and validates is loaded and run within small bounds;
+// once more on the constants of the first, with the same results.
 // Seeds: tests/fuzz/seeds/interpreter.
 #include "mil/interpreter.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
 #include "mil/package.h"
 #include "tests/support/package_input.h"
+
+namespace {
+
+// Bit by bit: NaN is like itself.
+template <typename T>
+bool same(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace impetus::mil;
@@ -12,8 +29,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.memory_max = int64_t{8} << 20;
   options.work_max = int64_t{1} << 24;
   options.accumulation = size % 2 == 0 ? Accumulation::f32 : Accumulation::f16;
-  const auto interpreter = Interpreter::load(package->model, "", options);
+  SharedConstants shared;
+  const auto interpreter = Interpreter::load(package->model, "", options, &shared);
   if (!interpreter.ok()) return 0;
+  const auto again = Interpreter::load(package->model, "", options, &shared);
+  if (!again.ok() || again->weight_bytes() != interpreter->weight_bytes()) std::abort();
   TensorValues inputs;
   for (const NamedType& input : interpreter->inputs()) {
     TensorValue value;
@@ -30,6 +50,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     inputs[input.name] = std::move(value);
   }
-  (void)interpreter->run(inputs).ok();
+  const auto run = interpreter->run(inputs), rerun = again->run(inputs);
+  if (run.ok() != rerun.ok()) std::abort();
+  if (!run.ok()) return 0;
+  for (const auto& [name, value] : run->outputs) {
+    const TensorValue& other = rerun->outputs.at(name);
+    if (!same(value.floats, other.floats) || !same(value.ints, other.ints)) std::abort();
+  }
   return 0;
 }

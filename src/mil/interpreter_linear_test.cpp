@@ -323,10 +323,10 @@ TEST(InterpreterLinear, Pools) {
         squares += View{x}.at(from) * View{x}.at(from);
         top = std::max(top, View{x}.at(from));
       });
-      wanted.push_back(kind == "max_pool"  ? top
-                       : kind == "l2_pool" ? std::sqrt(squares)
-                                           : sum / static_cast<double>(exclude ? inside
-                                                                               : count_of(kernel)));
+      wanted.push_back(kind == "max_pool" ? top
+                       : kind == "l2_pool"
+                           ? std::sqrt(squares)
+                           : sum / static_cast<double>(exclude ? inside : count_of(kernel)));
     });
     expect_near(operation.values(), wanted, type, 20, operation.type + pad);
   }

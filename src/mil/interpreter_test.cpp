@@ -133,7 +133,8 @@ TEST(InterpreterEvents, NamesOverflowAndNan) {
 // An input's too: what it is rounded to is no longer what was given.
 TEST(InterpreterEvents, NamesInputsThatDoNotFit) {
   const auto run =
-      OneOperation{"relu", {{"x", {{DataType::f16, {3}, {-1, -70000, 2}}}}}, {}, {{DataType::f16, {3}}}}
+      OneOperation{
+          "relu", {{"x", {{DataType::f16, {3}, {-1, -70000, 2}}}}}, {}, {{DataType::f16, {3}}}}
           .run();
   ASSERT_TRUE(run.ok());
   ASSERT_EQ(run->events.size(), 1u);

@@ -480,9 +480,10 @@ TEST(HostileProgram, VeryManyDescribedFunctions) {
   const auto start = std::chrono::steady_clock::now();
   const auto encoded = encode_model(model);
   ASSERT_TRUE(encoded.ok()) << encoded.error().message;
-  const auto decoded = decode_model(encoded->model, [](std::string_view) -> Result<const BlobFile*> {
-    return error(ErrorCode::not_found, "no weights");
-  });
+  const auto decoded =
+      decode_model(encoded->model, [](std::string_view) -> Result<const BlobFile*> {
+        return error(ErrorCode::not_found, "no weights");
+      });
   ASSERT_TRUE(decoded.ok()) << decoded.error().message;
   EXPECT_EQ(decoded->functions.size(), model.functions.size());
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));

@@ -42,7 +42,8 @@ Result<void> check_type(const ValueType& type, int depth = 1) {
 
 // A constant's bytes are there, as many as its type has.
 Result<void> check_value(const Value& value, int depth = 1) {
-  if (depth > kValueDepthMax) return wrong("a constant is nested more than {} deep", kValueDepthMax);
+  if (depth > kValueDepthMax)
+    return wrong("a constant is nested more than {} deep", kValueDepthMax);
   IMPETUS_CHECK(check_type(value.type));
   if (value.type.kind != ValueType::Kind::tensor) {
     for (const Value& element : value.elements) IMPETUS_CHECK(check_value(element, depth + 1));

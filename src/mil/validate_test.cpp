@@ -151,8 +151,7 @@ TEST(Validate, NamesWhatIsBroken) {
        [](Model& m) { m.functions[0].inputs[0].ranges = {{1, 1}, {5, 9}}; }},
       {"1 ranges are offered", [](Model& m) { m.functions[0].inputs[0].ranges = {{1, 1}}; }},
       {"function main: the model does not describe it", [](Model& m) { m.functions.clear(); }},
-      {"function main is described twice",
-       [](Model& m) { m.functions.push_back(m.functions[0]); }},
+      {"function main is described twice", [](Model& m) { m.functions.push_back(m.functions[0]); }},
       {"\"other\" is described, and the program has none",
        [](Model& m) {
          m.functions.push_back(m.functions[0]);
