@@ -19,6 +19,7 @@
 #include "mil/operations.h"
 #include "mil/package.h"
 #include "runtime/model.h"
+#include "terminal/text_writer.h"
 
 namespace impetus::cli {
 namespace {
@@ -312,7 +313,8 @@ void print_findings(const Checked& checked, const Paint& paint) {
       title = heading;
     }
     print_group(group, checked.reports.size());
-    if (!one.waiver.empty()) fmt::print("    waived: {}\n", one.waiver);
+    // The reason is the package's word, and a package may be anybody's.
+    if (!one.waiver.empty()) fmt::print("    waived: {}\n", harmless(one.waiver));
   }
 }
 

@@ -121,6 +121,10 @@ Result<std::string> Reader::text(std::string_view parameter, std::string_view ab
   if (bound->constant == nullptr) return unknown_constant(parameter);
   auto value = bound->constant->as_string();
   if (!value.ok()) return std::move(value).error().within(parameter);
+  // So that rules and kernels may show what they do not know.
+  if (shown(*value) != *value) {
+    return wrong("{} is \"{}\", which is no word of MIL", parameter, shown(*value));
+  }
   return *value;
 }
 
@@ -302,7 +306,7 @@ Result<std::vector<ValueType>> infer_types(const OperationSpec& spec, const Oper
   }
   for (const auto& [name, bound] : operands.bound()) {
     if (std::ranges::find(spec.parameters, name, &ParameterSpec::name) == spec.parameters.end()) {
-      return infer::wrong("{} has no parameter {}", spec.type, name);
+      return infer::wrong("{} has no parameter {}", spec.type, shown(name));
     }
   }
   for (const ParameterSpec& parameter : spec.parameters) {

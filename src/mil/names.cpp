@@ -29,6 +29,15 @@ bool is_identifier(std::string_view name) {
          !is_reserved(name);
 }
 
+std::string shown(std::string_view name) {
+  constexpr size_t kMax = 80;
+  std::string text(name.substr(0, kMax));
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+  }
+  return name.size() > kMax ? text + "..." : text;
+}
+
 std::string sanitised(std::string_view name) {
   std::string result(name);
   for (char& c : result) {

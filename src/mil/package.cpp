@@ -68,7 +68,7 @@ Result<std::string> root_item(const json::value& manifest, const fs::path& data,
   IMPETUS_TRY(const std::string version, text_of(*object, "fileFormatVersion"));
   if (version != "1.0.0") {
     return error(ErrorCode::unsupported, "a package of format version {}; this build reads 1.0.0",
-                 version.substr(0, 20));
+                 shown(version));
   }
   IMPETUS_TRY(const std::string model, text_of(*object, "rootModelIdentifier"));
   const json::value* field = object->if_contains("itemInfoEntries");
@@ -88,17 +88,17 @@ Result<std::string> root_item(const json::value& manifest, const fs::path& data,
     IMPETUS_TRY(std::string path, text_of(*item, "path"));
     while (path.ends_with('/')) path.pop_back();
     if (!is_plain_relative(path)) {
-      return error(ErrorCode::corrupt, "the item path '{}' leads out of the package", path);
+      return error(ErrorCode::corrupt, "the item path '{}' leads out of the package", shown(path));
     }
     IMPETUS_TRY(const fs::path real, within(root, data / path));
     if (std::ranges::find(paths, path) != paths.end()) {
-      return error(ErrorCode::corrupt, "two items at {}", path);
+      return error(ErrorCode::corrupt, "two items at {}", shown(path));
     }
     if (identifier == model) found = path;
     paths.push_back(std::move(path));
   }
   if (found.empty()) {
-    return error(ErrorCode::corrupt, "the root model {} is none of the items", model.substr(0, 80));
+    return error(ErrorCode::corrupt, "the root model {} is none of the items", shown(model));
   }
   return found;
 }
@@ -112,7 +112,8 @@ class WeightFiles {
   Result<const BlobFile*> find(std::string_view name) {
     if (const auto known = files_.find(name); known != files_.end()) return &known->second;
     if (!name.starts_with(kModelPath) || !is_plain_relative(name.substr(kModelPath.size()))) {
-      return error(ErrorCode::corrupt, "the weight file '{}' is not below {}", name, kModelPath);
+      return error(ErrorCode::corrupt, "the weight file '{}' is not below {}", shown(name),
+                   kModelPath);
     }
     if (files_.size() == kWeightFilesMax) {
       return error(ErrorCode::unsupported, "more than {} weight files", kWeightFilesMax);
@@ -138,7 +139,7 @@ Result<Package> open_bare(const fs::path& path) {
   IMPETUS_TRY(const MappedFile file, MappedFile::open(path));
   const auto no_weights = [](std::string_view name) -> Result<const BlobFile*> {
     return error(ErrorCode::not_found, "needs {}: open the .mlpackage folder around this file",
-                 name.substr(0, 80));
+                 shown(name));
   };
   auto model = decode_model(file.bytes(), no_weights);
   if (!model.ok()) return std::move(model).error().within(path.string());
@@ -189,7 +190,7 @@ Result<Package> parse_package(std::span<const std::byte> model, std::span<const 
   std::optional<BlobFile> blobs;
   const auto find = [&](std::string_view name) -> Result<const BlobFile*> {
     if (name != kWeightFileName) {
-      return error(ErrorCode::not_found, "the weight file '{}' is not {}", name.substr(0, 80),
+      return error(ErrorCode::not_found, "the weight file '{}' is not {}", shown(name),
                    kWeightFileName);
     }
     if (!blobs) {

@@ -115,6 +115,10 @@ struct Value {
   Result<std::string> as_string() const;
 };
 
+// A name or word from a file as it may stand in a message or on a terminal: what is not printable
+// ASCII becomes '?', and what is long is cut.
+std::string shown(std::string_view name);
+
 struct NamedType {
   std::string name;
   ValueType type;

@@ -24,16 +24,6 @@ Error unsupported(fmt::format_string<Args...> format, Args&&... args) {
   return error(ErrorCode::unsupported, format, std::forward<Args>(args)...);
 }
 
-// A name from the file as it may stand in a message.
-std::string shown(std::string_view name) {
-  constexpr size_t kMax = 80;
-  std::string text(name.substr(0, kMax));
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
-  }
-  return name.size() > kMax ? text + "..." : text;
-}
-
 Result<std::string> text(const std::string& bytes, std::string_view what) {
   if (!is_utf8(bytes)) return corrupt("{} '{}' is not UTF-8", what, shown(bytes));
   return bytes;

@@ -19,7 +19,7 @@ using infer::wrong;
 Result<void> check_identifier(std::string_view name, std::string_view what) {
   if (is_identifier(name)) return {};
   return wrong("{} \"{}\" is no identifier of MIL ([A-Za-z_][A-Za-z0-9_@]*, no reserved word)",
-               what, name);
+               what, shown(name));
 }
 
 Result<void> check_tensor(const TensorType& type) {
@@ -65,12 +65,12 @@ Result<void> check_value(const Value& value, int depth = 1) {
 Result<void> check_attributes(const Visit& visit, bool every_parameter) {
   for (const auto& [name, value] : visit.operation.attributes) {
     if (auto checked = check_value(value); !checked.ok()) {
-      return std::move(checked).error().within(fmt::format("attribute {}", name));
+      return std::move(checked).error().within(fmt::format("attribute {}", shown(name)));
     }
     if (name == "name") {
       IMPETUS_CHECK(value.as_string());
     } else if (visit.spec != nullptr && !visit.spec->attributes) {
-      return wrong("it has an attribute {}; only \"name\" may stand there", name);
+      return wrong("it has an attribute {}; only \"name\" may stand there", shown(name));
     }
   }
   if (every_parameter && !visit.operation.attributes.contains("name")) {
@@ -81,18 +81,18 @@ Result<void> check_attributes(const Visit& visit, bool every_parameter) {
 
 Result<void> check_bindings(const Visit& visit) {
   for (const auto& [parameter, bindings] : visit.operation.inputs) {
-    if (bindings.empty()) return wrong("parameter {} is bound to nothing", parameter);
+    if (bindings.empty()) return wrong("parameter {} is bound to nothing", shown(parameter));
     for (const Binding& binding : bindings) {
       const Value* value = std::get_if<Value>(&binding);
       if (value == nullptr) continue;
       if (auto checked = check_value(*value); !checked.ok()) {
-        return std::move(checked).error().within(parameter);
+        return std::move(checked).error().within(shown(parameter));
       }
     }
   }
   if (visit.spec != nullptr && visit.spec->attributes && !visit.operation.inputs.empty()) {
     return wrong("its parameters must be attributes, and {} is an input",
-                 visit.operation.inputs.begin()->first);
+                 shown(visit.operation.inputs.begin()->first));
   }
   return {};
 }
@@ -166,6 +166,7 @@ Result<void> check_operation(const Visit& visit, Unknown unknown, bool every_par
       IMPETUS_CHECK(check_type(input.type));
     }
   }
+  IMPETUS_CHECK(check_identifier(visit.operation.type, "the operation"));
   IMPETUS_CHECK(check_known(visit, unknown));
   IMPETUS_CHECK(check_bindings(visit));
   IMPETUS_CHECK(check_attributes(visit, every_parameter));
@@ -228,7 +229,7 @@ Result<void> check_features(std::span<const Feature> features, std::span<const N
   for (const NamedType& value : values) types.emplace(value.name, &value.type);
   std::set<std::string_view> seen;
   for (const Feature& feature : features) {
-    const std::string place = fmt::format("{} \"{}\"", what, feature.name);
+    const std::string place = fmt::format("{} \"{}\"", what, shown(feature.name));
     if (!seen.insert(feature.name).second) return wrong("{} is described twice", place);
     const auto found = types.find(feature.name);
     if (found == types.end()) return wrong("{} is described, and the function has none", place);
@@ -250,12 +251,12 @@ Result<void> check_description(const FunctionDescription& description, const Fun
   inputs.insert(inputs.end(), description.states.begin(), description.states.end());
   for (const Feature& state : description.states) {
     if (state.kind != Feature::Kind::state) {
-      return wrong("\"{}\" is described among the states and is none", state.name);
+      return wrong("\"{}\" is described among the states and is none", shown(state.name));
     }
   }
   for (const Feature& input : description.inputs) {
     if (input.kind == Feature::Kind::state) {
-      return wrong("the state \"{}\" is described among the inputs", input.name);
+      return wrong("the state \"{}\" is described among the inputs", shown(input.name));
     }
   }
   IMPETUS_CHECK(check_features(inputs, function.inputs, "input", specification));
@@ -300,10 +301,10 @@ Result<Descriptions> descriptions_of(const Model& model) {
   Descriptions descriptions;
   for (const FunctionDescription& one : model.functions) {
     if (!model.program.functions.contains(one.name)) {
-      return wrong("the function \"{}\" is described, and the program has none", one.name);
+      return wrong("the function \"{}\" is described, and the program has none", shown(one.name));
     }
     if (!descriptions.emplace(one.name, &one).second) {
-      return wrong("function {} is described twice", one.name);
+      return wrong("function {} is described twice", shown(one.name));
     }
   }
   return descriptions;
@@ -321,7 +322,8 @@ Result<void> check_described(const Descriptions& descriptions, const std::string
     return check_description(*found->second, function, specification);
   };
   auto judged = judge();
-  if (!judged.ok()) return std::move(judged).error().within(fmt::format("function {}", name));
+  if (!judged.ok())
+    return std::move(judged).error().within(fmt::format("function {}", shown(name)));
   return {};
 }
 
@@ -331,8 +333,8 @@ Result<void> validate_function(const Model& model, const std::string& name, Unkn
   if (model.program.functions.empty()) return wrong("the program has no function");
   const auto found = model.program.functions.find(name);
   if (found == model.program.functions.end()) {
-    std::vector<std::string_view> names;
-    for (const auto& [key, function] : model.program.functions) names.push_back(key);
+    std::vector<std::string> names;
+    for (const auto& [key, function] : model.program.functions) names.push_back(shown(key));
     return error(ErrorCode::not_found, "there is no function \"{}\"; the program has {}", name,
                  fmt::join(names, ", "));
   }
@@ -349,7 +351,7 @@ Result<void> validate(const Model& model, Unknown unknown, bool every_parameter)
                                   unknown, every_parameter));
   }
   if (!model.program.functions.contains(model.default_function)) {
-    return wrong("the default function \"{}\" is not there", model.default_function);
+    return wrong("the default function \"{}\" is not there", shown(model.default_function));
   }
   if (model.functions.size() > 1 && model.specification_version < 9) {
     return wrong("several functions need specification version 9 and not {}",

@@ -1,4 +1,6 @@
 // validate() and walk() on programs built right and then broken, one thing at a time.
+#include <functional>
+
 #include <gtest/gtest.h>
 
 #include "mil/builder.h"
@@ -331,6 +333,49 @@ TEST(Walk, VisitsNestedOperationsAfterTheirOwner) {
                 return Result<void>();
               }).ok());
   EXPECT_EQ(order, "const0 cond0 relu1 tanh1 ");
+}
+
+// What a message shows of a file's words is short, and nothing that a terminal obeys.
+TEST(Validate, MessagesShowNamesHarmlessly) {
+  const std::string evil = "\x1b[2J\x07\n" + std::string(100'000, 'x');
+  const std::vector<std::pair<std::string, std::function<void(Model&)>>> changes{
+      {"type", [&](Model& m) { operation_of(m, "add").type = evil; }},
+      {"result", [&](Model& m) { operation_of(m, "add").outputs[0].name = evil; }},
+      {"parameter", [&](Model& m) { operation_of(m, "add").inputs[evil] = {Value::scalar(1)}; }},
+      {"operand", [&](Model& m) { operation_of(m, "add").inputs["x"] = {evil}; }},
+      {"attribute",
+       [&](Model& m) { operation_of(m, "add").attributes.emplace(evil, Value::scalar(1)); }},
+      {"word",
+       [&](Model& m) {
+         Operation& relu = operation_of(m, "relu");
+         relu.type = "gelu";
+         relu.inputs["mode"] = {Value::scalar(evil)};
+       }},
+      {"block output", [&](Model& m) { block_of(m).outputs[0] = evil; }},
+      {"opset", [&](Model& m) { m.program.functions.begin()->second.opset = evil; }},
+      {"feature", [&](Model& m) { m.functions[0].outputs[0].name = evil; }},
+      {"default", [&](Model& m) { m.default_function = evil; }},
+      {"description", [&](Model& m) { m.functions[0].name = evil; }},
+      {"function",
+       [&](Model& m) {
+         m.functions[0].name = m.default_function = evil;
+         m.program.functions.emplace(evil, std::move(m.program.functions.begin()->second));
+         m.program.functions.erase("main");
+       }},
+  };
+  for (const auto& [where, change] : changes) {
+    Model model = small_model();
+    change(model);
+    const auto result = validate(model, Unknown::trust);
+    ASSERT_FALSE(result.ok()) << where;
+    EXPECT_LT(result.error().message.size(), 600u) << where;
+    for (const char c : result.error().message) {
+      ASSERT_TRUE(c >= 0x20 && c < 0x7f) << where << ": " << result.error().message.substr(0, 600);
+    }
+    const auto other = validate_function(model, "absent", Unknown::trust);
+    ASSERT_FALSE(other.ok());
+    EXPECT_LT(other.error().message.size(), 600u) << where;
+  }
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ class Scope {
 
   Result<void> define(const std::string& name, Operand operand) {
     if (find(name) != nullptr) {
-      return error(ErrorCode::corrupt, "the name \"{}\" is defined twice", name);
+      return error(ErrorCode::corrupt, "the name \"{}\" is defined twice", shown(name));
     }
     names_.emplace(name, std::move(operand));
     return {};
@@ -36,7 +36,7 @@ class Scope {
 };
 
 std::string place_of(const Operation& operation) {
-  return fmt::format("operation {} ({})", operation.name(), operation.type);
+  return fmt::format("operation {} ({})", shown(operation.name()), shown(operation.type));
 }
 
 Operand immediate(const Value& value) {
@@ -57,7 +57,7 @@ Result<Operands> resolve(const Operation& operation, const Scope& scope) {
         return error(ErrorCode::corrupt,
                      "parameter {} is bound to \"{}\", which nothing before it defines: the "
                      "program is cyclic, or something is missing",
-                     parameter, name);
+                     shown(parameter), shown(name));
       }
       operands.add(parameter, *operand);
     }
@@ -104,7 +104,8 @@ class Walker {
     }
     for (const std::string& output : block.outputs) {
       if (scope.find(output) == nullptr) {
-        return error(ErrorCode::corrupt, "nothing defines the block's output \"{}\"", output);
+        return error(ErrorCode::corrupt, "nothing defines the block's output \"{}\"",
+                     shown(output));
       }
     }
     return {};
@@ -147,7 +148,7 @@ Result<const Block*> own_block(const Function& function) {
   const Block* block = function.block();
   if (block == nullptr) {
     return error(ErrorCode::corrupt, "there is no block for the function's opset \"{}\"",
-                 function.opset);
+                 shown(function.opset));
   }
   return block;
 }
@@ -164,7 +165,7 @@ Result<void> walk(const Function& function, const Visitor& visit) {
   if (!opset) {
     return error(ErrorCode::unsupported,
                  "the opset \"{}\" is unknown; this build knows CoreML5 to CoreML9",
-                 function.opset);
+                 shown(function.opset));
   }
   return Walker(*opset, visit).block(*block, nullptr, function.inputs, 0);
 }
@@ -181,7 +182,7 @@ Result<std::vector<NamedType>> outputs_of(const Function& function) {
   for (const std::string& name : block->outputs) {
     const auto found = types.find(name);
     if (found == types.end()) {
-      return error(ErrorCode::corrupt, "nothing defines the block's output \"{}\"", name);
+      return error(ErrorCode::corrupt, "nothing defines the block's output \"{}\"", shown(name));
     }
     outputs.push_back({name, *found->second});
   }
