@@ -200,6 +200,7 @@ json::object json_of(const mil::RunResult& result) {
   for (const auto& range : result.ranges) {
     ranges.push_back(json::object{{"tensor", range.tensor},
                                   {"operation", range.operation},
+                                  {"type", range.type},
                                   {"max_abs", number_of(range.max_abs)}});
   }
   return json::object{{"outputs", std::move(outputs)},
@@ -231,7 +232,7 @@ void print_text(const mil::RunResult& result) {
   });
   if (largest.size() > kShown) largest.resize(kShown);
   for (const auto& range : largest) {
-    fmt::print("max |x| {:>10.5g}  {} ({})\n", range.max_abs, range.tensor, range.operation);
+    fmt::print("max |x| {:>10.5g}  {} ({})\n", range.max_abs, range.tensor, range.type);
   }
 }
 

@@ -115,7 +115,7 @@ Result<void> perform(Machine& machine, const Step& step, std::vector<NumericEven
     const bool round =
         array.dtype == DataType::f16 && machine.options.round_f16 && !step.kernel->moves;
     const Scan found = scan(array.buffer->floats, limit_of(array.dtype), round);
-    if (ranges != nullptr) ranges->push_back({declared.name, step.name, found.max_abs});
+    if (ranges != nullptr) ranges->push_back({declared.name, step.name, found.max_abs, step.type});
     if (!step.kernel->moves) seen.note(declared.name, found);
   }
   if (call.has_overflowed() && !step.results.empty()) {

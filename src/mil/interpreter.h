@@ -60,7 +60,8 @@ struct NumericEvent {
 // What one tensor's values were like in a run.
 struct TensorRange {
   std::string tensor, operation;
-  float max_abs = 0;  // of the finite ones, before rounding
+  float max_abs = 0;      // of the finite ones, before rounding
+  std::string type = {};  // of the operation: "softmax"
 };
 
 struct RunResult {

@@ -116,6 +116,7 @@ TEST(InterpreterEvents, NamesOverflowAndNan) {
   EXPECT_TRUE(std::isinf(run->outputs.at("out0").floats[1]));
   ASSERT_EQ(run->ranges.size(), 1u);
   EXPECT_EQ(run->ranges[0].max_abs, 1e6f);
+  EXPECT_EQ(run->ranges[0].type, "square");
 
   const auto fine = square_of({DataType::f32, {2}, {300, 1e4}}).run();  // fp32 holds it
   ASSERT_TRUE(fine.ok());
