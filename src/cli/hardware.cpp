@@ -139,7 +139,9 @@ void print_gpu(const GpuInfo& gpu) {
   if (!facts.empty()) section.line(joined(facts, ", "));
   if (gpu.vendor == "Apple") {
     section.line(fmt::format("neural accelerators: {} ({})",
-                             gpu.neural_accelerators ? "in use" : "none",
+                             !gpu.neural_accelerators ? "none"
+                             : mlx_absent().empty()   ? "used by MLX"
+                                                      : "present, not used without MLX",
                              gpu.neural_accelerators_why));
   }
 }

@@ -87,7 +87,7 @@ bool is_four_bits(WeightLayout layout) {
 }
 
 // A mxfp4 group's scale and bias for codes that are twice the value plus 12: powers of two, and 1.5
-// times such, which bf16 holds.
+// times such, which bf16 holds. (Scales from 2^126 on, of no real weight, overflow to NaN.)
 std::array<uint16_t, 2> mxfp4_scales(const GroupQuantised& grouped, int64_t index) {
   const float half = group_scale(grouped, index).scale / 2;
   return {f32_to_bf16(half), f32_to_bf16(-12 * half)};

@@ -210,5 +210,44 @@ TEST(Precision, Encoders) {
   }
 }
 
+// Tables of embeddings in groups too: words, positions and types.
+TEST(Precision, EncodersInGroups) {
+  std::mt19937_64 random(518);
+  for (const testing::Grouping& grouping : testing::every_grouping()) {
+    ModelSpec spec;
+    spec.family = "bert";
+    spec.kind = ModelKind::encoder;
+    spec.layers = 1;
+    spec.hidden = 128;
+    spec.heads = spec.kv_heads = 4;
+    spec.head_dim = 32;
+    spec.feed_forward = 256;
+    spec.vocab = 61;
+    spec.context = 64;
+    spec.token_types = 2;
+    spec.norm_eps = 1e-12f;
+    spec.activation = Activation::gelu_erf;
+    spec.pooling = Pooling::mean;
+    spec.normalize = true;
+    const RandomModel plain = RandomModelBuilder(spec, random(), DType::f32).encoder();
+    const RandomModel model = testing::in_groups(plain, grouping);
+    const RandomModel twin = model.in_f32();
+    const auto tensors = resolve_encoder(spec, *twin.weights);
+    ASSERT_TRUE(tensors.ok());
+    const auto tokens = random_tokens(random, 24, spec.vocab);
+    const Matrix exact = ReferenceForward(spec).encoder(*tensors, tokens, {});
+    const Matrix rounded = ReferenceForward(spec, Rounding::q8).encoder(*tensors, tokens, {});
+    const double tolerance = 2 * largest_difference(exact, rounded) + 1e-4;
+    EXPECT_LT(tolerance, 0.2) << "of values of about 1";
+    const std::vector<int32_t> offsets = {0, static_cast<int32_t>(tokens.size())};
+    for (const auto& isa : instruction_sets()) {
+      const auto loaded = load_encoder(spec, *model.weights, isa, 2);
+      const auto hidden = loaded->encode({tokens, offsets, {}, EncodeOutput::hidden});
+      ASSERT_TRUE(hidden.ok());
+      expect_close(exact, hidden->values, tolerance, grouping.name() + " " + isa);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace impetus::cpu

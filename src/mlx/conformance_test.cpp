@@ -23,7 +23,10 @@ std::vector<Subject> subjects() {
     return made;
   };
   using RunAhead = MlxOptions::RunAhead;
-  return {subject("Default", {}), subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true})};
+  return {subject("Default", {}),
+          // Logits and scores in pieces of a few rows.
+          subject("InPieces", {.elements_max = 500}),
+          subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true})};
 }
 
 const auto name_of = [](const auto& info) { return info.param.name; };

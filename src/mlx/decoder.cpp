@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "architectures/decoder_forward.h"
+#include "base/guarded.h"
 #include "mlx/kv_pool.h"
 #include "mlx/rotary.h"
 #include "mlx/step_plan.h"
@@ -11,11 +12,6 @@
 
 namespace impetus::mlx_backend {
 namespace {
-
-// Logits at a time, in elements.
-constexpr int64_t kLogitElements = int64_t{16} << 20;
-// Scores at a time where MLX writes them all out (its CPU), in elements.
-constexpr int64_t kScoreElements = int64_t{8} << 20;
 
 struct Layer {
   mx::array attention_norm = mx::array(0.0f), feed_forward_norm = mx::array(0.0f);
@@ -167,9 +163,9 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
                          3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
   const int64_t logits =
-      std::max(spec_.vocab, std::min(kLogitElements, step_tokens_max_ * spec_.vocab));
+      std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
   const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
-                          2 * logits * 4 + (gpu_paths() ? 0 : 3 * kScoreElements * 4);
+                          2 * logits * 4 + (gpu_paths() ? 0 : 3 * machine_->score_elements * 4);
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
                                                   step_tokens_max_)));
@@ -359,8 +355,9 @@ mx::array MlxDecoder::attend_one(int64_t layer, const PlannedSequence& sequence,
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
   const int64_t end = sequence.position + sequence.count;
   // Where all scores are written out, only some rows at a time.
-  const int64_t most =
-      gpu_paths() ? sequence.count : std::max<int64_t>(1, kScoreElements / (spec_.heads * end));
+  const int64_t most = gpu_paths()
+                           ? sequence.count
+                           : std::max<int64_t>(1, machine_->score_elements / (spec_.heads * end));
   std::vector<mx::array> parts;
   for (int64_t first = 0; first < sequence.count; first += most) {
     const int64_t count = std::min(most, sequence.count - first);
@@ -435,7 +432,7 @@ void MlxDecoder::head() {
   if (plan_.idle()) return;
   const mx::array x = mx::fast::rms_norm(*residual_, final_norm_, spec_.norm_eps);
   const auto rows = static_cast<int64_t>(plan_.outputs.size());
-  const int64_t most = std::max<int64_t>(1, kLogitElements / spec_.vocab);
+  const int64_t most = std::max<int64_t>(1, machine_->logit_elements / spec_.vocab);
   for (int64_t first = 0; first < rows; first += most) {
     Logits part;
     part.first = first;

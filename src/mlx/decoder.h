@@ -11,9 +11,11 @@ namespace impetus::mlx_backend {
 // What the backend tells its models; `descriptor` outlives them.
 struct Machine {
   BackendDescriptor descriptor;
-  bool cpu = true;         // computes on MLX's CPU
-  bool as_gpu = false;     // takes the paths of a GPU
-  bool run_ahead = false;  // by its own choice, without being asked
+  bool cpu = true;                             // computes on MLX's CPU
+  bool as_gpu = false;                         // takes the paths of a GPU
+  bool run_ahead = false;                      // by its own choice, without being asked
+  int64_t logit_elements = int64_t{16} << 20;  // at a time
+  int64_t score_elements = int64_t{8} << 20;   // the same, where MLX writes them out: on its CPU
   std::function<void(std::string_view)> fault;
 
   void may_fail(std::string_view where) const {

@@ -42,6 +42,9 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
     machine->fault = options.fault;
+    if (options.elements_max > 0) {
+      machine->logit_elements = machine->score_elements = options.elements_max;
+    }
     using RunAhead = MlxOptions::RunAhead;
     RunAhead wanted = options.run_ahead;
     if (const char* forced = std::getenv("IMPETUS_MLX_RUN_AHEAD");

@@ -25,6 +25,9 @@ struct MlxOptions {
   bool cpu = false;
   // Takes the paths of a GPU on a CPU too: batched attention, KV moved by operations. For tests.
   bool as_gpu = false;
+  // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
+  // For tests, whose models are small.
+  int64_t elements_max = 0;
   // Called where MLX is ("load", "step", "encode"), in the middle of the work; what it throws is as
   // if MLX had. For tests.
   std::function<void(std::string_view where)> fault;

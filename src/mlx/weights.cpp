@@ -125,7 +125,11 @@ mx::array view_of_pages(const mx::array& pages, int64_t offset, const mx::Shape&
 
 mx::array settle(mx::array host, bool cpu) {
   if (cpu || !Wall::get().has_gpu() || mx::metal::is_available()) return host;
-  mx::array device = mx::copy(host);
+  // An operation that changes nothing, since MLX's own copy would share the buffer.
+  const auto type = host.dtype();
+  const bool whole = type == mx::uint32 || type == mx::uint8;
+  mx::array device =
+      whole ? mx::bitwise_or(host, mx::array(0, type)) : mx::multiply(host, mx::array(1.0f, type));
   device.eval();
   return device;
 }

@@ -101,11 +101,21 @@ int64_t ModelCost::weight_bytes() const {
 
 ModelCost ModelCost::in(DType type) const {
   ModelCost other = *this;
-  int64_t parameters = 0;
-  for (const WeightGroup& group : layer_weights) parameters += group.parameters;
-  other.layer_weights = {{type, parameters}};
-  other.head.type = type;
-  other.precision = std::string(to_string(type));
+  const auto quantised = [](const WeightGroup& group) { return block_elements(group.type) > 1; };
+  other.layer_weights.clear();
+  for (WeightGroup group : layer_weights) {
+    if (!quantised(group)) group.type = type;
+    const auto same = std::ranges::find(other.layer_weights, group.type, &WeightGroup::type);
+    if (same == other.layer_weights.end()) {
+      other.layer_weights.push_back(group);
+    } else {
+      same->parameters += group.parameters;
+    }
+  }
+  if (!quantised(head)) other.head.type = type;
+  if (!layer_weights.empty() && !quantised(layer_weights.front())) {
+    other.precision = std::string(to_string(type));
+  }
   other.file_bytes = file_bytes - weight_bytes() + other.weight_bytes();
   return other;
 }

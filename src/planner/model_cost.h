@@ -30,7 +30,7 @@ struct ModelCost {
   int64_t kv_token_bytes(DType kv) const;  // keys and values of one position, all layers
   // Read for each step: layer weights and head.
   int64_t weight_bytes() const;
-  // The same model with its matrices in another type.
+  // The same model with its matrices in another type; quantised ones stay, as backends leave them.
   ModelCost in(DType type) const;
 };
 

@@ -11,6 +11,8 @@
 #include "base/mapped_file.h"
 #include "cpu/cpu_backend.h"
 #include "runtime/model.h"
+#include "tests/support/grouped_model.h"
+#include "tests/support/safetensors_writer.h"
 
 namespace impetus {
 namespace {
@@ -217,6 +219,68 @@ TEST(Runtime, ADamagedFileLoadsNothing) {
   EXPECT_TRUE(runtime->models().empty());
   EXPECT_EQ(runtime->ledger().used_bytes(), 0);
   fs::remove_all(folder);
+}
+
+// The repository's encoder as MLX would quantise it: a folder that loads, says what it is, and
+// embeds nearly as the original does.
+TEST(Runtime, AFolderThatMlxQuantisedRuns) {
+  const fs::path original = kModels / "impetus-tiny-embed";
+  const fs::path folder = fs::path(::testing::TempDir()) / "impetus-mlx" / "impetus-tiny-embed";
+  fs::remove_all(folder);
+  fs::create_directories(folder.parent_path());
+  fs::copy(original, folder, fs::copy_options::recursive);
+  auto set = open_safetensors_folder(original);
+  ASSERT_TRUE(set.ok()) << set.error().message;
+  testing::RandomModel model;
+  model.tensors = set->tensors();
+  model = testing::in_groups(model, {GroupQuantised::Mode::affine, 6, 64, DType::bf16});
+  testing::SafetensorsWriter writer;
+  const auto put = [&](const std::string& name, const char* type, int64_t rows, int64_t columns,
+                       std::span<const std::byte> bytes) {
+    std::vector<uint64_t> shape;
+    if (rows > 0) shape.push_back(static_cast<uint64_t>(rows));
+    shape.push_back(static_cast<uint64_t>(columns));
+    writer.tensor(name, type, shape, testing::Bytes(bytes.begin(), bytes.end()));
+  };
+  for (const NamedTensor& tensor : model.tensors) {
+    const TensorView& view = tensor.view;
+    const int64_t rows = view.shape.rank() == 1 ? 0 : view.shape.rows();
+    const int64_t columns = view.shape.columns();
+    if (view.grouped == nullptr) {
+      put(tensor.name, "F32", rows, columns, view.data);
+      continue;
+    }
+    const std::string layer = tensor.name.substr(0, tensor.name.rfind('.'));
+    put(tensor.name, "U32", rows, columns * 6 / 32, view.data);
+    put(layer + ".scales", "BF16", rows, columns / 64, view.grouped->scales);
+    put(layer + ".biases", "BF16", rows, columns / 64, view.grouped->biases);
+  }
+  const testing::Bytes file = writer.finish();
+  std::ofstream(folder / "model.safetensors", std::ios::binary)
+      .write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
+  const auto config = read_json_file((original / "config.json").string());
+  json::object changed = config->as_object();
+  changed["quantization"] = json::object{{"group_size", 64}, {"bits", 6}};
+  std::ofstream(folder / "config.json") << json::serialize(changed);
+
+  const auto runtime = make_runtime();
+  const auto loaded = runtime->load(folder.string());
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+  EXPECT_EQ(runtime->models().at(0).precision, "6-bit, groups of 64");
+  const auto plain = make_runtime();
+  ASSERT_TRUE(plain->load("impetus-tiny-embed").ok());
+  const EmbedRequest request{.input = std::vector<std::string>{"the cat sat on the mat"}};
+  const auto got = embed(*runtime, request);
+  const auto wanted = embed(*plain, request);
+  ASSERT_TRUE(got.ok() && wanted.ok());
+  double cosine = 0;
+  for (size_t i = 0; i < wanted->vectors.at(0).size(); ++i) {
+    cosine +=
+        static_cast<double>(wanted->vectors[0][i]) * static_cast<double>(got->vectors.at(0)[i]);
+  }
+  EXPECT_GT(cosine, 0.995);
+  EXPECT_LT(cosine, 0.99999999) << "it is not the original that ran";
+  fs::remove_all(folder.parent_path());
 }
 
 TEST(Runtime, NormalisesAndTruncatesOnlyAsAsked) {

@@ -14,22 +14,23 @@ from pathlib import Path
 
 from harness import CACHE, Checks, Server, arguments, mebibytes, model_id
 
-LAYERS = 4  # of Llama-3.2-1B's shape: 0.5 GB, most of it the head
-STREAMS = 50
 TOKENS = 24
 
 
 def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=12, help="for which each of the two is measured")
+    parser.add_argument("--layers", type=int, default=4, help="of Llama-3.2-1B's shape; 4: 0.5 GB, most of it the head")
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--temperature", type=float, default=0.8)
     given = parser.parse_args()
     checks = Checks()
-    model = CACHE / f"llama-1b-{LAYERS}-layers-q8_0.gguf"
+    model = CACHE / f"llama-1b-{given.layers}-layers-q8_0.gguf"
     if not model.exists():
-        subprocess.run([sys.executable, Path(__file__).with_name("make_1b.py"), model, "--type", "q8_0", "--layers", str(LAYERS)], check=True)
+        subprocess.run([sys.executable, Path(__file__).with_name("make_1b.py"), model, "--type", "q8_0", "--layers", str(given.layers)], check=True)
     with Server(given.impetus, [model], ready_within=180) as server:
         def ask(seed: int) -> int:
-            body = {"model": model_id(model), "prompt": "the quick brown fox", "max_tokens": TOKENS, "temperature": 0.8, "seed": seed, "ignore_eos": True}
+            body = {"model": model_id(model), "prompt": "the quick brown fox", "max_tokens": TOKENS, "temperature": given.temperature, "seed": seed, "ignore_eos": True}
             return server.json("POST", "/v1/completions", body, timeout=120)["usage"]["completion_tokens"]
 
         def rate(streams: int) -> float:
@@ -47,8 +48,8 @@ def main() -> int:
 
         ask(0)
         one = rate(1)
-        many = rate(STREAMS)
-        checks.check(f"{STREAMS} streams: at least 3x one stream's tokens a second", many >= 3 * one,
+        many = rate(given.streams)
+        checks.check(f"{given.streams} streams: at least 3x one stream's tokens a second", many >= 3 * one,
                      f"{mebibytes(model.stat().st_size)}: {many:.0f} tok/s together, {one:.1f} alone: {many / one:.1f}x")
         checks.check("SIGTERM: exit status 0", server.stop() == 0)
     return checks.finish()

@@ -6,8 +6,8 @@ tolerance; prefill and decode in alternating runs. The binary must have been bui
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from decoder_refs import FIXTURES, folder_of  # noqa: E402
 from harness import Checks, arguments, command, command_json  # noqa: E402
 
-IDS = [7, 3, 91, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28]
+IDS = [7, 3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9]  # within the fixtures' vocabularies and contexts
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
@@ -35,9 +35,15 @@ LLAMA = {
 }
 QWEN3 = {**LLAMA, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True}
 QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True}
-# MLX's products of quantised weights on a CPU are slow (tens of tokens a second here): small is enough.
-SPEED = {**LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
-         "vocab_size": 8000, "max_position_embeddings": 2048}
+# By name for --shape. On a CPU MLX's quantised products make tens of tokens a second: small is enough there.
+SPEED = {
+    "small": {**LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
+              "vocab_size": 8000, "max_position_embeddings": 2048},
+    "1b": {**LLAMA, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+           "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 8192, "tie_word_embeddings": True},
+    "8b": {**LLAMA, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+           "vocab_size": 128256, "max_position_embeddings": 8192},
+}
 
 
 def random_model(config: dict, folder: Path, dtype, seed: int):
@@ -102,8 +108,9 @@ def same_logits(checks: Checks, binary: Path, root: Path) -> None:
         model, config = random_model(LLAMA, folder, dtype, 5)
         save(model, config, folder)
         agree(checks, binary, f"llama, {name}", folder, model, {"mlx": bound, "cpu": bound}, kv)
-    # The CPU rounds activations to 8 bits a block of 32, so that its products are of integers; MLX does not.
-    bounds = {"mlx": 1e-4, "cpu": 3e-2}
+    # The CPU rounds activations to 8 bits a block of 32, so that its products are of integers; MLX does not. What that
+    # may cost is derived in src/cpu/precision_test.cpp; here it tells a right layout from a wrong one.
+    bounds = {"mlx": 1e-4, "cpu": 5e-2}
     for seed, (bits, group) in enumerate((b, g) for b in (2, 3, 4, 5, 6, 8) for g in (32, 64, 128)):
         folder = root / f"q{bits}g{group}"
         model = quantised(LLAMA, folder, mx.float32, seed, bits, group)
@@ -121,13 +128,13 @@ def same_logits(checks: Checks, binary: Path, root: Path) -> None:
 
     folder = root / "mixed"
     agree(checks, binary, "llama, bits by layer", folder, quantised(LLAMA, folder, mx.float32, 42, 4, 64, predicate=mixed), bounds, "f32")
-    for dtype, bound, kv in ((mx.float16, 1e-2, "f16"), (mx.bfloat16, 6e-2, "bf16")):
+    for dtype, bound, kv in ((mx.float16, 1e-2, "f16"), (mx.bfloat16, 6e-2, "bf16")):  # mlx-lm rounds every step to them
         name = str(dtype).removeprefix("mlx.core.")
         folder = root / f"q4_{name}"
-        agree(checks, binary, f"llama, 4 bits, {name}", folder, quantised(LLAMA, folder, dtype, 43, 4, 64), {"mlx": bound, "cpu": max(bound, 3e-2)}, kv)
+        agree(checks, binary, f"llama, 4 bits, {name}", folder, quantised(LLAMA, folder, dtype, 43, 4, 64), {"mlx": bound, "cpu": 5e-2 + bound}, kv)
 
 
-def rates_of_python(model, prompt: int, generate: int, warm: bool) -> tuple[float, float]:
+def rates_of_python(model, prompt: int, generate: int) -> tuple[float, float]:
     """(prefill, decode) in tokens a second, of mlx-lm's own generation loop, greedy."""
     ids = mx.array([(7 * i + 3) % 8000 for i in range(prompt)])
     start = time.perf_counter()
@@ -141,26 +148,31 @@ def rates_of_python(model, prompt: int, generate: int, warm: bool) -> tuple[floa
     return prompt / (first - start), count / (time.perf_counter() - first)
 
 
-def as_fast(checks: Checks, binary: Path, root: Path, rounds: int, prompt: int, generate: int) -> None:
-    for label, bits, dtype in (("4 bits", 4, mx.float32), ("f32", None, mx.float32)):
-        folder = root / f"speed_{bits}"
+def as_fast(checks: Checks, binary: Path, root: Path, shape: str, rounds: int, prompt: int, generate: int) -> None:
+    small = shape == "small"
+    dtype, kv = (mx.float32, "f32") if small else (mx.bfloat16, "bf16")
+    for bits in (4, None):
+        label = f"{shape}, {f'{bits} bits' if bits else kv}"
+        folder = root / f"speed_{shape}_{bits}"
         if bits:
-            model = quantised(SPEED, folder, dtype, 50, bits, 64)
+            model = quantised(SPEED[shape], folder, dtype, 50, bits, 64)
         else:
-            model, config = random_model(SPEED, folder, dtype, 51)
+            model, config = random_model(SPEED[shape], folder, dtype, 51)
             save(model, config, folder)
-        rates_of_python(model, prompt, 4, True)
+        rates_of_python(model, prompt, 4)
         ours, theirs = [], []
         for _ in range(rounds):  # by turns
-            theirs.append(rates_of_python(model, prompt, generate, False))
+            theirs.append(rates_of_python(model, prompt, generate))
             answer = command_json(binary, "bench", str(folder), "--device", "mlx", "--prompt", str(prompt), "--generate", str(generate),
-                                  "--repeat", "1", "--kv", "f32")
+                                  "--repeat", "3", "--kv", kv)
             ours.append(rates_of_bench(answer))
         for which, name in ((0, "prefill"), (1, "decode")):
             ratios = sorted(o[which] / t[which] for o, t in zip(ours, theirs))
             middle = statistics.median(ratios)
             checks.check(f"{label}: {name} at least as fast as mlx-lm", middle >= 0.97,
                          f"{middle:.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}); {statistics.median(o[which] for o in ours):.1f} tok/s")
+        del model
+        shutil.rmtree(folder)
 
 
 def rates_of_bench(answer: dict) -> tuple[float, float]:
@@ -171,6 +183,8 @@ def rates_of_bench(answer: dict) -> tuple[float, float]:
 def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", choices=list(SPEED), action="append", help="what is timed (default: small)")
+    parser.add_argument("--only", choices=["logits", "speed"])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--generate", type=int, default=32)
     given = parser.parse_args()
@@ -181,8 +195,11 @@ def main() -> int:
         return checks.finish()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        same_logits(checks, given.impetus, root)
-        as_fast(checks, given.impetus, root, given.rounds, given.prompt, given.generate)
+        if given.only != "speed":
+            same_logits(checks, given.impetus, root)
+        if given.only != "logits":
+            for shape in given.shape or ["small"]:
+                as_fast(checks, given.impetus, root, shape, given.rounds, given.prompt, given.generate)
     return checks.finish()
 
 
