@@ -94,9 +94,10 @@ need_mlx() {
     python3 -m venv "$venv" >&2 || die "python3 cannot make an environment at $venv (python3-venv)"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
       "mlx==$mlx_version" "$kind==$mlx_version" >&2 ||
-      die "MLX cannot be fetched: no package registry can be reached, or it has no mlx and $kind $mlx_version for
+      { say "error: MLX cannot be fetched: no package registry can be reached, or it has no mlx and $kind $mlx_version for
   $("$venv/bin/python" -V) on $(uname -m). Without --with mlx everything but this backend is built;
   a copy of PyPI's folder mlx from elsewhere does as well: cmake -DIMPETUS_MLX=FOLDER"
+        exit 69; }  # sysexits' EX_UNAVAILABLE
     echo "$kind $mlx_version" >"$venv/installed"
   fi
   mlx_option=-DIMPETUS_MLX=$("$venv/bin/python" -c 'import importlib.util as u; print(list(u.find_spec("mlx").submodule_search_locations)[0])')

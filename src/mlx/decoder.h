@@ -12,6 +12,7 @@ namespace impetus::mlx_backend {
 struct Machine {
   BackendDescriptor descriptor;
   bool cpu = true;                             // computes on MLX's CPU
+  bool cuda = false;                           // computes on CUDA
   bool as_gpu = false;                         // takes the paths of a GPU
   bool run_ahead = false;                      // by its own choice, without being asked
   int64_t logit_elements = int64_t{16} << 20;  // at a time

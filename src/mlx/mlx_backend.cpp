@@ -41,6 +41,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     auto machine = std::make_shared<Machine>();
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
+    machine->cuda = wall.backend_name(machine->cpu) == "mlx-cuda";
     machine->fault = options.fault;
     if (options.elements_max > 0) {
       machine->logit_elements = machine->score_elements = options.elements_max;

@@ -121,14 +121,14 @@ bool StepKey::make_next(std::span<const SequenceStep> batch,
   for (size_t s = 0; s < batch.size(); ++s) {
     const SequenceStep& step = batch[s];
     const int64_t position = step.position + static_cast<int64_t>(step.tokens.size());
-    if (step.output != StepOutput::sample || step.tokens.size() != 1 || !results[s].token.ok() ||
-        position >= context ||
+    if (step.output != StepOutput::sample || step.tokens.size() != 1 ||
+        (!results.empty() && !results[s].token.ok()) || position >= context ||
         static_cast<int64_t>(step.blocks.size()) * block_tokens <= position) {
       return false;
     }
     const auto covered = static_cast<size_t>(position / block_tokens + 1);
     sequences_.push_back(
-        {results[s].token->id,
+        {results.empty() ? TokenId{0} : results[s].token->id,
          position,
          {step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered)}});
   }

@@ -55,7 +55,7 @@ struct StepPlan {
 class StepKey {
  public:
   // False where it cannot be foreseen: a prompt among them, a sequence that failed, a block that is
-  // not given yet, the context's end.
+  // not given yet, the context's end. Without results (empty) its tokens are not known yet: 0.
   bool make_next(std::span<const SequenceStep> batch, std::span<const SequenceResult> results,
                  int64_t context, int32_t block_tokens);
   // The expected step, to be run; borrows from this object.

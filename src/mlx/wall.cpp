@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <variant>
 
 #include "hardware/processors.h"
@@ -23,6 +24,9 @@ bool contains_any(std::string_view text, std::initializer_list<std::string_view>
 }  // namespace
 
 Wall& Wall::get() {
+  // f32 is f32: MLX on CUDA would multiply it in TF32, of 10 bits, unless the user says so.
+  static const int full_f32 = setenv("MLX_ENABLE_TF32", "0", 0);
+  (void)full_f32;
   static Wall* const wall = new Wall;
   return *wall;
 }

@@ -148,7 +148,7 @@ def rates_of_python(model, prompt: int, generate: int) -> tuple[float, float]:
     return prompt / (first - start), count / (time.perf_counter() - first)
 
 
-def as_fast(checks: Checks, binary: Path, root: Path, shape: str, rounds: int, prompt: int, generate: int) -> None:
+def as_fast(checks: Checks, binary: Path, root: Path, shape: str, rounds: int, prompt: int, generate: int, least: float) -> None:
     small = shape == "small"
     dtype, kv = (mx.float32, "f32") if small else (mx.bfloat16, "bf16")
     for bits in (4, None):
@@ -169,7 +169,7 @@ def as_fast(checks: Checks, binary: Path, root: Path, shape: str, rounds: int, p
         for which, name in ((0, "prefill"), (1, "decode")):
             ratios = sorted(o[which] / t[which] for o, t in zip(ours, theirs))
             middle = statistics.median(ratios)
-            checks.check(f"{label}: {name} at least as fast as mlx-lm", middle >= 0.97,
+            checks.check(f"{label}: {name} at least as fast as mlx-lm", middle >= least,
                          f"{middle:.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}); {statistics.median(o[which] for o in ours):.1f} tok/s")
         del model
         shutil.rmtree(folder)
@@ -184,6 +184,7 @@ def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", choices=list(SPEED), action="append", help="what is timed (default: small)")
+    parser.add_argument("--least", type=float, default=0.97, help="the ratio to mlx-lm's speed that is asked for: on a shared machine it scatters")
     parser.add_argument("--only", choices=["logits", "speed"])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--generate", type=int, default=32)
@@ -199,7 +200,7 @@ def main() -> int:
             same_logits(checks, given.impetus, root)
         if given.only != "logits":
             for shape in given.shape or ["small"]:
-                as_fast(checks, given.impetus, root, shape, given.rounds, given.prompt, given.generate)
+                as_fast(checks, given.impetus, root, shape, given.rounds, given.prompt, given.generate, given.least)
     return checks.finish()
 
 

@@ -32,7 +32,8 @@ SCRIPTS = [
     ("batching", True, []),
     ("load_50", False, ["--seconds", "20"]),
 ]
-ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, [])}
+# mlx_lm wants a binary with MLX and an environment with mlx-lm: `scripts/test-part mlx` has both.
+ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, []), "mlx_lm": (True, ["--least", "0.75"])}
 
 
 def environment(folder: Path) -> Path:
