@@ -59,7 +59,8 @@ class ModelLoader {
   virtual bool emulated() const = 0;
   // What beside the package's content decides whether a compiled form fits: OS build and chip.
   virtual std::string environment() const = 0;
-  // About what one loaded function will take, to be reserved before load().
+  // About what one more loaded function will take, to be reserved before load(): without what it
+  // shares with those of its package that are loaded.
   virtual Result<int64_t> bytes_needed(const std::filesystem::path& package,
                                        const std::string& function) const = 0;
   // Compiles where that is needed, into `cache` (a folder of the package's own, which lasts).

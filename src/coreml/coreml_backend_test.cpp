@@ -78,6 +78,20 @@ TEST_F(CoremlBackendTest, ReservesItsProgramsAndNoCopyOfTheTables) {
   }
 }
 
+// One package holds the functions of all lengths from macOS 15 on; their weights are decoded once.
+TEST_F(CoremlBackendTest, LengthsOfOnePackageShareTheirWeights) {
+  const auto reserved = [&](std::vector<int64_t> shapes, int macos) {
+    options_.shapes = std::move(shapes);
+    options_.macos = macos;
+    const auto encoder = load();
+    EXPECT_TRUE(encoder.ok());
+    return ledger_.used_bytes();
+  };
+  const int64_t one = reserved({8}, 15), few = reserved({6, 7, 8}, 15);
+  EXPECT_LT(few, one + one / 2);
+  EXPECT_GT(reserved({6, 7, 8}, 13), 2 * one);  // a package for each length
+}
+
 TEST_F(CoremlBackendTest, ACacheThatFailsOnlyKeepsNothing) {
   const auto wanted = encoded(**load());
   const std::string key = package_key(model_content(model_.spec, *model_.weights), Precision::fp16,

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <mutex>
+
+#include <sys/stat.h>
 
 #include "base/log.h"
 #include "coreml/coreml_backend.h"
@@ -42,15 +45,54 @@ Result<Buffer> buffer_of(const mil::NamedType& port) {
   return buffer;
 }
 
+// A package that is open, and what its loaded functions have in common.
+struct OpenPackage {
+  mil::Package package;
+  mil::SharedConstants constants;
+};
+
+// The packages that loaded functions stand on, so that those of one package share its weights.
+class OpenPackages {
+ public:
+  // From what is open, where the folder has not been replaced since.
+  Result<std::shared_ptr<OpenPackage>> open(const std::filesystem::path& path) {
+    struct stat now = {};
+    if (::stat(path.c_str(), &now) != 0) {
+      return error(ErrorCode::not_found, "{}: no such package", path.string());
+    }
+    const std::lock_guard lock(mutex_);
+    std::erase_if(entries_, [](const auto& entry) { return entry.second.package.expired(); });
+    if (const auto found = entries_.find(path); found != entries_.end()) {
+      const Entry& entry = found->second;
+      auto package = entry.package.lock();
+      if (package && entry.device == now.st_dev && entry.node == now.st_ino) return package;
+    }
+    auto opened = std::make_shared<OpenPackage>();
+    IMPETUS_TRY(opened->package, mil::open_package(path));
+    entries_[path] = {opened, now.st_dev, now.st_ino};
+    return opened;
+  }
+
+ private:
+  struct Entry {
+    std::weak_ptr<OpenPackage> package;
+    dev_t device = 0;
+    ino_t node = 0;  // writers rename a new folder into place
+  };
+  std::mutex mutex_;
+  std::map<std::filesystem::path, Entry> entries_;
+};
+
 class EmulatedModel final : public CompiledModel {
  public:
-  static Result<std::unique_ptr<CompiledModel>> load(const std::filesystem::path& path,
+  static Result<std::unique_ptr<CompiledModel>> load(std::shared_ptr<OpenPackage> package,
+                                                     const std::filesystem::path& path,
                                                      const std::string& function, int threads) {
     auto model = std::unique_ptr<EmulatedModel>(new EmulatedModel);
     model->name_ = fmt::format("{}, {}", path.filename().string(), function);
-    IMPETUS_TRY(mil::Package package, mil::open_package(path));
     IMPETUS_TRY(mil::Interpreter interpreter,
-                mil::Interpreter::load(package.model, function, {.threads = threads}));
+                mil::Interpreter::load(package->package.model, function, {.threads = threads},
+                                       &package->constants));
     for (const auto* side : {&interpreter.inputs(), &interpreter.outputs()}) {
       auto& ports = side == &interpreter.inputs() ? model->inputs_ : model->outputs_;
       for (const mil::NamedType& port : *side) {
@@ -61,6 +103,7 @@ class EmulatedModel final : public CompiledModel {
       }
     }
     model->interpreter_ = std::make_unique<mil::Interpreter>(std::move(interpreter));
+    model->package_ = std::move(package);
     return std::unique_ptr<CompiledModel>(std::move(model));
   }
 
@@ -108,6 +151,7 @@ class EmulatedModel final : public CompiledModel {
   }
 
   std::string name_;
+  std::shared_ptr<OpenPackage> package_;  // so that functions loaded later find it
   std::unique_ptr<mil::Interpreter> interpreter_;
   std::vector<Port> inputs_, outputs_;
   std::map<std::string, Buffer> buffers_;
@@ -128,15 +172,15 @@ class EmulatedLoader final : public ModelLoader {
 
   Result<int64_t> bytes_needed(const std::filesystem::path& path,
                                const std::string& function) const override {
-    IMPETUS_TRY(const mil::Package package, mil::open_package(path));
-    const auto found = package.model.program.functions.find(function);
-    const mil::Block* block =
-        found == package.model.program.functions.end() ? nullptr : found->second.block();
+    IMPETUS_TRY(const auto open, packages_->open(path));
+    const auto& functions = open->package.model.program.functions;
+    const auto found = functions.find(function);
+    const mil::Block* block = found == functions.end() ? nullptr : found->second.block();
     if (block == nullptr) {
       return error(ErrorCode::not_found, "{}: there is no function '{}'", path.string(), function);
     }
-    // Constants stay decoded as f32; of the results those live at once that an operation reads and
-    // writes, and what waits for later.
+    // Constants stay decoded as f32, those that a loaded function holds already once; of the results
+    // those live at once that an operation reads and writes, and what waits for later.
     int64_t constants = 0, largest = 0;
     for (const mil::Operation& operation : block->operations) {
       const bool constant = operation.type == "const" || operation.type.starts_with("constexpr_");
@@ -146,17 +190,19 @@ class EmulatedLoader final : public ModelLoader {
         if (!constant) largest = std::max(largest, bytes);
       }
     }
-    return constants + 6 * largest;
+    return std::max<int64_t>(0, constants - open->constants.bytes()) + 6 * largest;
   }
 
   Result<std::unique_ptr<CompiledModel>> load(const std::filesystem::path& package,
                                               const std::string& function,
                                               const std::filesystem::path&, ComputeUnits) override {
-    return EmulatedModel::load(package, function, threads_);
+    IMPETUS_TRY(auto open, packages_->open(package));
+    return EmulatedModel::load(std::move(open), package, function, threads_);
   }
 
  private:
   int threads_;
+  std::unique_ptr<OpenPackages> packages_ = std::make_unique<OpenPackages>();
 };
 
 }  // namespace

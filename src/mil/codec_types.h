@@ -1,10 +1,11 @@
-// The numbers that the formats have for types and colours, and the bounds that reader and writer
-// share. Sources: MIL.proto, FeatureTypes.proto.
+// The numbers that the formats have for types and colours, and what of the format is read and
+// written. Sources: MIL.proto, FeatureTypes.proto.
 #pragma once
 
 #include <cstddef>
 #include <optional>
 
+#include "mil/limits.h"
 #include "mil/program.h"
 
 namespace impetus::mil {
@@ -12,9 +13,6 @@ namespace impetus::mil {
 // Of model.mlmodel, weights aside: room for a hundred thousand operations. In memory hostile bytes
 // grow a hundredfold, hence no more.
 inline constexpr size_t kModelBytesMax = size_t{64} << 20;
-inline constexpr size_t kRankMax = 16;
-inline constexpr int kBlockDepthMax = 16;  // blocks in blocks
-inline constexpr int kValueDepthMax = 16;  // lists in tuples in ..., of types and of values
 inline constexpr int kSpecificationFirst = 6, kSpecificationLast = 10;  // of ML programs
 
 int number_of(DataType type);  // MIL.proto's DataType

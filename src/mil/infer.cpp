@@ -286,9 +286,9 @@ Result<void> check_agreement(const OperationSpec& spec, const Operands& operands
 Result<void> check_countable(const ValueType& type) {
   if (type.kind != ValueType::Kind::tensor || !type.tensor.fixed()) return {};
   const auto bytes = type.tensor.bytes();
-  const bool bounded = type.tensor.shape.size() <= infer::kRankMax &&
+  const bool bounded = type.tensor.shape.size() <= kRankMax &&
                        std::ranges::all_of(type.tensor.shape,
-                                           [](int64_t dim) { return dim <= infer::kDimensionMax; });
+                                           [](int64_t dim) { return dim <= kDimensionMax; });
   if (!bytes || !bounded) return infer::wrong("the result would be {}", type.to_string());
   return {};
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "mil/limits.h"
 #include "mil/operations.h"
 
 namespace impetus::mil::infer {
@@ -21,8 +22,6 @@ using Types = Result<std::vector<ValueType>>;
 using Shape = std::vector<int64_t>;
 using Ints = std::vector<int64_t>;
 
-inline constexpr size_t kRankMax = 32;
-inline constexpr int64_t kDimensionMax = int64_t{1} << 40;
 inline constexpr int64_t kConstantMax = 65536;  // elements of a constant that a rule reads
 
 template <typename... Args>

@@ -8,6 +8,7 @@
 
 #include <fmt/ranges.h>
 
+#include "mil/limits.h"
 #include "tensor/dtype.h"
 
 namespace impetus::mil {
@@ -16,9 +17,6 @@ namespace {
 constexpr uint64_t kOpen = uint64_t{1} << 15;
 constexpr uint64_t kLoop = uint64_t{1} << 16;
 constexpr uint64_t kInside = kOpen - 1;
-
-// Keeps sums of a few dimensions and offsets far from int64's end, in empty tensors too.
-constexpr int64_t kDimensionMax = int64_t{1} << 48;
 
 // Values that one block of a scan looks at; small enough to stay in the first cache.
 constexpr size_t kScanBlock = 2048;
@@ -477,6 +475,15 @@ Result<void> Call::charge(std::optional<int64_t> work) {
                  machine_.options.work_max);
   }
   return {};
+}
+
+Result<Array*> output_like(Call& call, const Array& x, Dims shape, size_t index) {
+  IMPETUS_TRY(Array * out, call.output(std::move(shape), index));
+  if (out->dtype != x.dtype) {
+    return error(ErrorCode::corrupt, "the result is declared {} where the values are {}",
+                 to_string(out->dtype), x.to_string());
+  }
+  return out;
 }
 
 // ---- shapes ----

@@ -9,8 +9,11 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,8 +30,8 @@ namespace impetus::mil {
 using Dims = std::vector<int64_t>;
 
 std::string text_of(const Dims& shape);  // "[1, 384]"
-// Product of the dimensions; nullopt where one is negative or past 2^48, or where the product of
-// those that are not 0 passes int64.
+// Product of the dimensions; nullopt where one is negative or past kDimensionMax, or where the
+// product of those that are not 0 passes int64.
 std::optional<int64_t> elements_of(const Dims& shape);
 // Row-major strides in elements.
 Dims strides_of(const Dims& shape);
@@ -144,6 +147,36 @@ struct Array {
 // A constant's values; an error where the type cannot be held (fp8, int64 past int32).
 Result<Array> decoded(const Value& value, Budget& budget);
 
+// What SharedConstants keeps: numbers for what is known of constants, and who holds the decoded
+// values. Any thread.
+class ConstantStore {
+ public:
+  struct Kept {
+    DataType dtype = DataType::f32;
+    Dims shape;
+    std::shared_ptr<Buffer> buffer;  // in nobody's budget; null: nothing is kept
+  };
+
+  // One number for each key. A key that names an address keeps `owner` of what stands there.
+  int64_t id_of(const std::string& key, const std::shared_ptr<const void>& owner = {});
+  Kept find(int64_t id) const;
+  // What is kept of `id` afterwards: this, or what another thread came first with.
+  Kept keep(int64_t id, Kept made);
+  int64_t bytes() const;
+
+ private:
+  struct Entry {
+    DataType dtype = DataType::f32;
+    Dims shape;
+    std::weak_ptr<Buffer> buffer;
+  };
+
+  mutable std::mutex mutex_;
+  std::map<std::string, int64_t, std::less<>> ids_;
+  std::map<int64_t, Entry> entries_;
+  std::set<std::shared_ptr<const void>> owners_;
+};
+
 // ---- one operation ----
 
 // A parameter and the slots that are bound to it.
@@ -210,6 +243,18 @@ class Call {
   const Step& step_;
   std::atomic<bool> overflowed_{false};
 };
+
+// Calls f with the values' pointers as they are: floats or integers.
+template <typename F>
+void with_values(const Array& x, Array& out, F f) {
+  if (x.floating()) {
+    f(x.floats(), out.floats());
+  } else {
+    f(x.ints(), out.ints());
+  }
+}
+// A result of another shape that holds the same kind of values as x.
+Result<Array*> output_like(Call& call, const Array& x, Dims shape, size_t index = 0);
 
 struct Kernel {
   std::string_view type;

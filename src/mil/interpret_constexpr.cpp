@@ -9,24 +9,6 @@
 namespace impetus::mil {
 namespace {
 
-template <typename F>
-void with_values(const Array& x, Array& out, F f) {
-  if (x.floating()) {
-    f(x.floats(), out.floats());
-  } else {
-    f(x.ints(), out.ints());
-  }
-}
-
-Result<Array*> result_of(Call& call, const Array& like, Dims shape) {
-  IMPETUS_TRY(Array * out, call.output(std::move(shape)));
-  if (out->dtype != like.dtype) {
-    return error(ErrorCode::corrupt, "the result is declared {} where the values are {}",
-                 to_string(out->dtype), to_string(like.dtype));
-  }
-  return out;
-}
-
 float number_at(const Array& x, int64_t i) {
   return x.floating() ? x.floats()[i] : static_cast<float>(x.ints()[i]);
 }
@@ -47,7 +29,7 @@ Result<void> affine_dequantize(Call& call) {
   if (data->floating()) {
     return error(ErrorCode::corrupt, "quantized_data is {}", data->to_string());
   }
-  IMPETUS_TRY(Array * out, result_of(call, *scale, data->shape));
+  IMPETUS_TRY(Array * out, output_like(call, *scale, data->shape));
   const int64_t inner = strides_of(data->shape)[static_cast<size_t>(axis)];
   for (int64_t i = 0; i < data->elements(); ++i) {
     const int64_t place = i / inner % length;
@@ -85,7 +67,7 @@ Result<void> flat_lut_to_dense(Call& call) {
     return error(ErrorCode::corrupt, "{} bytes of indices do not hold {} of {} bits",
                  indices->elements(), *count, bits);
   }
-  IMPETUS_TRY(Array * out, result_of(call, *lut, shape));
+  IMPETUS_TRY(Array * out, output_like(call, *lut, shape));
   with_values(*lut, *out, [&](const auto* from, auto* to) {
     for (int64_t i = 0; i < *count; ++i) to[i] = from[packed_at(indices->ints(), i, bits)];
   });
@@ -149,7 +131,7 @@ Result<void> lut_to_dense(Call& call) {
                    entries);
     }
   }
-  IMPETUS_TRY(Array * out, result_of(call, *lut, shape));
+  IMPETUS_TRY(Array * out, output_like(call, *lut, shape));
   if (out->elements() == 0) return {};
   const Dims strides = strides_of(lut->shape);
   const int64_t inner = strides_of(indices->shape)[static_cast<size_t>(axis)];
@@ -178,7 +160,7 @@ Result<void> blockwise_shift_scale(Call& call) {
                  scale->to_string());
   }
   IMPETUS_TRY(const Dims blocks, blocks_of(*data, *scale, data->shape.size()));
-  IMPETUS_TRY(Array * out, result_of(call, *scale, data->shape));
+  IMPETUS_TRY(Array * out, output_like(call, *scale, data->shape));
   each_in_blocks(data->shape, blocks, strides_of(scale->shape), [&](int64_t i, int64_t block) {
     const float shift = offset != nullptr ? number_at(*offset, block) : 0.0f;
     out->floats()[i] = scale->floats()[block] * (number_at(*data, i) - shift);
@@ -210,7 +192,7 @@ Result<void> sparse_to_dense(Call& call) {
     return error(ErrorCode::corrupt, "the mask has {} places for {} values", set,
                  values->elements());
   }
-  IMPETUS_TRY(Array * out, result_of(call, *values, shape));
+  IMPETUS_TRY(Array * out, output_like(call, *values, shape));
   with_values(*values, *out, [&](const auto* from, auto* to) {
     for (int64_t i = 0; i < *count; ++i) {
       if (is_set(i)) to[i] = *from++;

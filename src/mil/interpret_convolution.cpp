@@ -1,6 +1,6 @@
-// conv, avg_pool, max_pool: any number of spatial dimensions.
+// conv, avg_pool, max_pool, l2_pool: any number of spatial dimensions.
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "mil/interpret.h"
 
@@ -115,6 +115,7 @@ Result<void> conv(Call& call) {
     return error(ErrorCode::corrupt, "the result is declared {}", to_string(out->dtype));
   }
   if (!columns || !in_columns || !kernel_size) return error(ErrorCode::corrupt, "sizes overflow");
+  if (out->elements() == 0) return {};
   const int64_t in_group = inputs / groups, out_group = outputs / groups;
   const bool pointwise =
       *columns == *in_columns && std::ranges::all_of(windows, [](const Window& w) {
@@ -169,7 +170,9 @@ Result<void> conv(Call& call) {
   return {};
 }
 
-Result<void> pool(Call& call, bool average) {
+enum class Pool : uint8_t { average, max, l2 };  // l2: the root of the sum of squares
+
+Result<void> pool(Call& call, Pool kind) {
   IMPETUS_TRY(const Array* x, call.floating("x"));
   IMPETUS_TRY(const Dims kernel, call.integers("kernel_sizes"));
   IMPETUS_TRY(const bool exclude, call.flag("exclude_padding_from_average", false));
@@ -215,28 +218,42 @@ Result<void> pool(Call& call, bool average) {
             if (!is_inside) continue;
             ++inside;
             const float v = from[offset];
-            sum += v;
+            sum += kind == Pool::l2 ? v * v : v;
             if (half) sum = rounded_f16(sum);
             top = v > top || v != v ? v : top;
           }
           const int64_t count = exclude ? inside : padded;
-          out->floats()[i] = average ? (count > 0 ? sum / static_cast<float>(count) : 0.0f) : top;
+          switch (kind) {
+            case Pool::average:
+              out->floats()[i] = count > 0 ? sum / static_cast<float>(count) : 0.0f;
+              break;
+            case Pool::max:
+              out->floats()[i] = top;
+              break;
+            case Pool::l2:
+              out->floats()[i] = std::sqrt(sum);
+              break;
+          }
         }
       });
   return {};
 }
 
 Result<void> avg_pool(Call& call) {
-  return pool(call, true);
+  return pool(call, Pool::average);
 }
 Result<void> max_pool(Call& call) {
-  return pool(call, false);
+  return pool(call, Pool::max);
+}
+Result<void> l2_pool(Call& call) {
+  return pool(call, Pool::l2);
 }
 
 constexpr Kernel kKernels[] = {
     {"conv", conv},
     {"avg_pool", avg_pool},
     {"max_pool", max_pool},
+    {"l2_pool", l2_pool},
 };
 
 }  // namespace

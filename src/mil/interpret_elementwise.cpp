@@ -97,8 +97,12 @@ Result<void> sigmoid_hard(Call& call) {
   IMPETUS_TRY(const float beta, call.number("beta"));
   return unary(call, [=](float x) { return smaller(larger(alpha * x + beta, 0.0f), 1.0f); });
 }
+// Of large x as well, where exp(x) has left fp32.
+float softplus_of(float x) {
+  return std::log1p(std::exp(-std::fabs(x))) + larger(x, 0.0f);
+}
 Result<void> softplus(Call& call) {
-  return unary(call, [](float x) { return std::log1p(std::exp(-std::fabs(x))) + larger(x, 0.0f); });
+  return unary(call, softplus_of);
 }
 Result<void> softsign(Call& call) {
   return unary(call, [](float x) { return x / (1.0f + std::fabs(x)); });
@@ -170,18 +174,43 @@ Result<void> sin(Call& call) {
 Result<void> cos(Call& call) {
   return unary(call, [](float x) { return std::cos(x); });
 }
+Result<void> tan(Call& call) {
+  return unary(call, [](float x) { return std::tan(x); });
+}
+Result<void> asin(Call& call) {
+  return unary(call, [](float x) { return std::asin(x); });
+}
+Result<void> acos(Call& call) {
+  return unary(call, [](float x) { return std::acos(x); });
+}
+Result<void> atan(Call& call) {
+  return unary(call, [](float x) { return std::atan(x); });
+}
+Result<void> sinh(Call& call) {
+  return unary(call, [](float x) { return std::sinh(x); });
+}
+Result<void> cosh(Call& call) {
+  return unary(call, [](float x) { return std::cosh(x); });
+}
+Result<void> atanh(Call& call) {
+  return unary(call, [](float x) { return std::atanh(x); });
+}
 Result<void> clip(Call& call) {
   IMPETUS_TRY(const float alpha, call.number("alpha"));
   IMPETUS_TRY(const float beta, call.number("beta"));
   return unary(call, [=](float x) { return smaller(larger(x, alpha), beta); });
 }
 Result<void> threshold(Call& call) {
+  IMPETUS_TRY(const Array* bound, call.operand("alpha"));
+  if (!bound->floating()) {  // of integers: fp32 does not hold them all
+    IMPETUS_TRY(const int64_t alpha, call.integer("alpha"));
+    IMPETUS_TRY(const Array* x, call.operand("x"));
+    if (x->floating()) return not_numbers(*x);
+    return unary(
+        call, [](float x) { return x; }, [alpha](int64_t x) { return std::max(x, alpha); });
+  }
   IMPETUS_TRY(const float alpha, call.number("alpha"));
-  return unary(
-      call, [alpha](float x) { return larger(x, alpha); },
-      [alpha](int64_t x) {
-        return std::max(x, static_cast<int64_t>(std::clamp(alpha, -2147483648.0f, 2147483520.0f)));
-      });
+  return unary(call, [alpha](float x) { return larger(x, alpha); });
 }
 Result<void> clamped_relu(Call& call) {
   IMPETUS_TRY(const float alpha, call.number("alpha"));
@@ -202,22 +231,42 @@ Result<void> scaled_tanh(Call& call) {
   IMPETUS_TRY(const float beta, call.number("beta"));
   return unary(call, [=](float x) { return alpha * std::tanh(beta * x); });
 }
-// One alpha a channel, the second dimension.
-Result<void> prelu(Call& call) {
-  IMPETUS_TRY(const Array* x, call.floating("x"));
-  IMPETUS_TRY(const Array* alpha, call.floating("alpha"));
-  if (x->rank() < 2 || alpha->rank() != 1 || alpha->shape[0] != x->shape[1]) {
-    return error(ErrorCode::corrupt, "alpha {} does not fit the channels of {}", alpha->to_string(),
-                 x->to_string());
+// Numbers of a channel each, the second dimension.
+Result<const float*> by_channel(Call& call, std::string_view parameter, const Array& x) {
+  IMPETUS_TRY(const Array* vector, call.floating(parameter));
+  if (x.rank() < 2 || vector->rank() != 1 || vector->shape[0] != x.shape[1]) {
+    return error(ErrorCode::corrupt, "{} {} does not fit the channels of {}", parameter,
+                 vector->to_string(), x.to_string());
   }
-  IMPETUS_TRY(Array * out, call.output(x->shape));
+  return vector->floats();
+}
+
+// f of an element and its channel.
+template <typename F>
+Result<void> each_channel(Call& call, const Array& x, F f) {
+  IMPETUS_TRY(Array * out, call.output(x.shape));
   if (!out->floating()) return not_numbers(*out);
-  const int64_t inner = strides_of(x->shape)[1];
-  for (int64_t i = 0; i < x->elements(); ++i) {
-    const float value = x->floats()[i];
-    out->floats()[i] = value > 0 ? value : value * alpha->floats()[i / inner % x->shape[1]];
+  const int64_t inner = strides_of(x.shape)[1];
+  for (int64_t i = 0; i < x.elements(); ++i) {
+    out->floats()[i] = f(x.floats()[i], i / inner % x.shape[1]);
   }
   return {};
+}
+
+Result<void> prelu(Call& call) {
+  IMPETUS_TRY(const Array* x, call.floating("x"));
+  IMPETUS_TRY(const float* alpha, by_channel(call, "alpha", *x));
+  return each_channel(call, *x, [alpha](float value, int64_t channel) {
+    return value > 0 ? value : value * alpha[channel];
+  });
+}
+Result<void> softplus_parametric(Call& call) {
+  IMPETUS_TRY(const Array* x, call.floating("x"));
+  IMPETUS_TRY(const float* alpha, by_channel(call, "alpha", *x));
+  IMPETUS_TRY(const float* beta, by_channel(call, "beta", *x));
+  return each_channel(call, *x, [=](float value, int64_t channel) {
+    return alpha[channel] * softplus_of(beta[channel] * value);
+  });
 }
 
 Result<void> logical_not(Call& call) {
@@ -619,6 +668,13 @@ constexpr Kernel kKernels[] = {
     {"round", round},
     {"sin", sin},
     {"cos", cos},
+    {"tan", tan},
+    {"asin", asin},
+    {"acos", acos},
+    {"atan", atan},
+    {"sinh", sinh},
+    {"cosh", cosh},
+    {"atanh", atanh},
     {"clip", clip},
     {"threshold", threshold},
     {"clamped_relu", clamped_relu},
@@ -626,6 +682,7 @@ constexpr Kernel kKernels[] = {
     {"linear_activation", linear_activation},
     {"scaled_tanh", scaled_tanh},
     {"prelu", prelu},
+    {"softplus_parametric", softplus_parametric},
     {"select", select},
     {"cast", cast},
     {"quantize", quantize},

@@ -31,24 +31,6 @@ int64_t product_of(const Dims& shape, size_t begin, size_t end) {
       .value_or(0);
 }
 
-template <typename F>
-void with_values(const Array& x, Array& out, F f) {
-  if (x.floating()) {
-    f(x.floats(), out.floats());
-  } else {
-    f(x.ints(), out.ints());
-  }
-}
-
-Result<Array*> result_of(Call& call, const Array& x, Dims shape) {
-  IMPETUS_TRY(Array * out, call.output(std::move(shape)));
-  if (out->dtype != x.dtype) {
-    return error(ErrorCode::corrupt, "the result is declared {} where x is {}",
-                 to_string(out->dtype), x.to_string());
-  }
-  return out;
-}
-
 Result<void> gather(Call& call) {
   IMPETUS_TRY(const Array* x, call.operand("x"));
   IMPETUS_TRY(const Array* indices, indices_of(call));
@@ -69,7 +51,7 @@ Result<void> gather(Call& call) {
   Dims shape(x->shape.begin(), x->shape.begin() + along);
   shape.insert(shape.end(), indices->shape.begin() + batch, indices->shape.end());
   shape.insert(shape.end(), x->shape.begin() + along + 1, x->shape.end());
-  IMPETUS_TRY(Array * out, result_of(call, *x, std::move(shape)));
+  IMPETUS_TRY(Array * out, output_like(call, *x, std::move(shape)));
   if (out->elements() == 0) return {};
   const int64_t outer = product_of(x->shape, 0, batches);
   const int64_t middle = product_of(x->shape, batches, axis);
@@ -106,7 +88,7 @@ Result<void> gather_along_axis(Call& call) {
     return error(ErrorCode::corrupt, "x {} and indices {} differ beside axis {}", x->to_string(),
                  indices->to_string(), along);
   }
-  IMPETUS_TRY(Array * out, result_of(call, *x, indices->shape));
+  IMPETUS_TRY(Array * out, output_like(call, *x, indices->shape));
   if (out->elements() == 0) return {};
   const int64_t inner = product_of(x->shape, axis + 1, x->shape.size());
   const int64_t length = x->shape[axis], count = indices->shape[axis];
@@ -140,7 +122,7 @@ Result<void> gather_nd(Call& call) {
   }
   Dims shape(indices->shape.begin(), indices->shape.end() - 1);
   shape.insert(shape.end(), x->shape.begin() + batch + depth, x->shape.end());
-  IMPETUS_TRY(Array * out, result_of(call, *x, std::move(shape)));
+  IMPETUS_TRY(Array * out, output_like(call, *x, std::move(shape)));
   if (out->elements() == 0) return {};
   const Dims strides = strides_of(x->shape);
   const int64_t outer = product_of(x->shape, 0, batches);
@@ -170,26 +152,26 @@ Result<void> one_hot(Call& call) {
   IMPETUS_TRY(const Array* indices, indices_of(call));
   IMPETUS_TRY(const int64_t size, call.integer("one_hot_vector_size"));
   IMPETUS_TRY(const int64_t axis, call.axis("axis", indices->rank() + 1, -1));
-  IMPETUS_TRY(const float on, call.number("on_value", 1.0f));
-  IMPETUS_TRY(const float off, call.number("off_value", 0.0f));
   if (size < 0) return error(ErrorCode::corrupt, "one_hot_vector_size is {}", size);
   Dims shape = indices->shape;
   shape.insert(shape.begin() + axis, size);
   IMPETUS_TRY(Array * out, call.output(shape));
-  if (!out->floating() &&
-      !(std::min(on, off) >= -2147483648.0f && std::max(on, off) < 2147483648.0f)) {
-    return error(ErrorCode::corrupt, "values {} and {} do not fit {}", on, off, out->to_string());
-  }
   if (out->elements() == 0) return {};
   const int64_t inner = product_of(shape, static_cast<size_t>(axis) + 1, shape.size());
-  for (int64_t i = 0; i < out->elements(); ++i) {
-    const int64_t index = indices->ints()[i / inner / size * inner + i % inner];
-    const float value = (index < 0 ? index + size : index) == i / inner % size ? on : off;
-    if (out->floating()) {
-      out->floats()[i] = value;
-    } else {
-      out->ints()[i] = static_cast<int32_t>(value);
+  const auto write = [&](auto* to, auto on, auto off) {
+    for (int64_t i = 0; i < out->elements(); ++i) {
+      const int64_t index = indices->ints()[i / inner / size * inner + i % inner];
+      to[i] = (index < 0 ? index + size : index) == i / inner % size ? on : off;
     }
+  };
+  if (out->floating()) {
+    IMPETUS_TRY(const float on, call.number("on_value", 1.0f));
+    IMPETUS_TRY(const float off, call.number("off_value", 0.0f));
+    write(out->floats(), on, off);
+  } else {
+    IMPETUS_TRY(const int64_t on, call.integer("on_value", 1));
+    IMPETUS_TRY(const int64_t off, call.integer("off_value", 0));
+    write(out->ints(), static_cast<int32_t>(on), static_cast<int32_t>(off));
   }
   return {};
 }

@@ -36,6 +36,7 @@ class Rows {
 
   template <typename Body>  // body(row, from, to)
   void each(Call& call, Body body) {
+    if (count_ == 0) return;  // rows without elements may be very many
     call.crew().ranges(rows_, std::max<int64_t>(1, 4096 / (count_ + 1)),
                        [&](int64_t begin, int64_t end) {
                          for (int64_t r = begin; r < end; ++r) {

@@ -1,5 +1,6 @@
 // Reductions: sums, extremes, norms over axes, arg max and min, running sums.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -183,6 +184,43 @@ Result<void> reduce_argmin(Call& call) {
   return reduce_arg(call, false);
 }
 
+// Places in the order of their values, the earlier of equal ones first; what is no number last.
+template <typename T>
+void sort_places(const T* from, int64_t count, int64_t step, bool ascending, int32_t* to) {
+  std::vector<int32_t> places(static_cast<size_t>(count));
+  std::iota(places.begin(), places.end(), 0);
+  std::ranges::stable_sort(places, [&](int32_t a, int32_t b) {
+    const T x = from[a * step], y = from[b * step];
+    if (x != x || y != y) return x == x;
+    return ascending ? x < y : x > y;
+  });
+  for (int64_t i = 0; i < count; ++i) to[i * step] = places[static_cast<size_t>(i)];
+}
+
+Result<void> argsort(Call& call) {
+  IMPETUS_TRY(const Array* x, call.operand("x"));
+  IMPETUS_TRY(const int64_t axis, call.axis("axis", x->rank(), -1));
+  IMPETUS_TRY(const bool ascending, call.flag("ascending", false));
+  IMPETUS_TRY(Array * out, call.output(x->shape));
+  if (out->floating()) {
+    return error(ErrorCode::corrupt, "the result is declared {}", to_string(out->dtype));
+  }
+  if (x->elements() == 0) return {};
+  const int64_t inner = strides_of(x->shape)[static_cast<size_t>(axis)];
+  const int64_t count = x->shape[static_cast<size_t>(axis)];
+  // About the comparisons of a sort.
+  IMPETUS_CHECK(call.charge(x->elements() * std::bit_width(static_cast<uint64_t>(count))));
+  for (int64_t i = 0; i < x->elements() / count; ++i) {
+    const int64_t at = i / inner * inner * count + i % inner;
+    if (x->floating()) {
+      sort_places(x->floats() + at, count, inner, ascending, out->ints() + at);
+    } else {
+      sort_places(x->ints() + at, count, inner, ascending, out->ints() + at);
+    }
+  }
+  return {};
+}
+
 Result<void> cumsum(Call& call) {
   IMPETUS_TRY(const Array* x, call.operand("x"));
   IMPETUS_TRY(const int64_t axis, call.axis("axis", x->rank(), 0));
@@ -230,6 +268,7 @@ constexpr Kernel kKernels[] = {
     {"reduce_log_sum_exp", reduce_as<Reduction::log_sum_exp>},
     {"reduce_argmax", reduce_argmax},
     {"reduce_argmin", reduce_argmin},
+    {"argsort", argsort},
     {"cumsum", cumsum},
 };
 

@@ -8,30 +8,10 @@
 namespace impetus::mil {
 namespace {
 
-// Calls f with the values' pointers as they are: floats or integers.
-template <typename F>
-void with_values(const Array& x, Array& out, F f) {
-  if (x.floating()) {
-    f(x.floats(), out.floats());
-  } else {
-    f(x.ints(), out.ints());
-  }
-}
-
-// A result of another shape that holds the same kind of values as x.
-Result<Array*> moved(Call& call, const Array& x, Dims shape, size_t index = 0) {
-  IMPETUS_TRY(Array * out, call.output(std::move(shape), index));
-  if (out->dtype != x.dtype) {
-    return error(ErrorCode::corrupt, "the result is declared {} where x is {}",
-                 to_string(out->dtype), x.to_string());
-  }
-  return out;
-}
-
 // A result that is gathered from x by strides: offset, and a stride for each of its dimensions.
 Result<void> strided(Call& call, const Array& x, Dims shape, Dims sizes, int64_t offset,
                      const Dims& steps) {
-  IMPETUS_TRY(Array * out, moved(call, x, std::move(shape)));
+  IMPETUS_TRY(Array * out, output_like(call, x, std::move(shape)));
   if (out->elements() == 0) return {};
   const int64_t count = sizes.empty() ? 1 : sizes.back();
   const int64_t step = steps.empty() ? 0 : steps.back();
@@ -95,7 +75,7 @@ Result<void> transpose(Call& call) {
   if (order.size() != x->shape.size()) {
     return error(ErrorCode::corrupt, "perm {} is no order of {}", text_of(perm), x->to_string());
   }
-  IMPETUS_TRY(Array * out, moved(call, *x, shape));
+  IMPETUS_TRY(Array * out, output_like(call, *x, shape));
   with_values(*x, *out,
               [&](const auto* from, auto* to) { permute(call.crew(), from, x->shape, order, to); });
   return {};
@@ -174,7 +154,7 @@ Result<void> concat(Call& call) {
   }
   const Dims one = shape;
   shape[place] = joined;
-  IMPETUS_TRY(Array * out, moved(call, first, shape));
+  IMPETUS_TRY(Array * out, output_like(call, first, shape));
   if (out->elements() == 0) return {};
   const int64_t outer = elements_of(Dims(shape.begin(), shape.begin() + axis)).value_or(0);
   const int64_t inner = elements_of(Dims(shape.begin() + axis + 1, shape.end())).value_or(0);
@@ -213,7 +193,7 @@ Result<void> stack(Call& call) {
   const auto count = static_cast<int64_t>(values.size());
   Dims shape = first.shape;
   shape.insert(shape.begin() + axis, count);
-  IMPETUS_TRY(Array * out, moved(call, first, shape));
+  IMPETUS_TRY(Array * out, output_like(call, first, shape));
   const int64_t outer = elements_of(Dims(shape.begin(), shape.begin() + axis)).value_or(0);
   const int64_t inner = elements_of(Dims(shape.begin() + axis + 1, shape.end())).value_or(0);
   for (int64_t v = 0; v < count && out->elements() > 0; ++v) {
@@ -260,7 +240,7 @@ Result<void> split(Call& call) {
   for (size_t i = 0; i < sizes.size(); ++i) {
     Dims shape = source.shape;
     shape[static_cast<size_t>(axis)] = sizes[i];
-    IMPETUS_TRY(Array * out, moved(call, source, shape, i));
+    IMPETUS_TRY(Array * out, output_like(call, source, shape, i));
     with_values(source, *out, [&](const auto* from, auto* to) {
       for (int64_t o = 0; o < outer && out->elements() > 0; ++o) {
         std::copy_n(from + (o * length + before) * inner, sizes[i] * inner,
@@ -380,7 +360,7 @@ Result<void> slice_update(Call& call) {
     return error(ErrorCode::corrupt, "update {} does not fit the slice {} of {}",
                  update->to_string(), text_of(shape), x->to_string());
   }
-  IMPETUS_TRY(Array * out, moved(call, *x, x->shape));
+  IMPETUS_TRY(Array * out, output_like(call, *x, x->shape));
   with_values(*x, *out, [&](const auto* from, auto* to) { std::copy_n(from, x->elements(), to); });
   if (update->elements() == 0) return {};
   Dims steps = strides_of(x->shape);
@@ -433,7 +413,7 @@ Result<void> pad(Call& call) {
     before[place] = front;
     shape[place] = length + front + back;
   }
-  IMPETUS_TRY(Array * out, moved(call, *x, shape));
+  IMPETUS_TRY(Array * out, output_like(call, *x, shape));
   if (out->elements() == 0) return {};
   // For each dimension, where each place of the result comes from; -1: the filler.
   std::vector<Dims> sources(rank);
@@ -505,7 +485,7 @@ Result<void> band_part(Call& call) {
   IMPETUS_TRY(const int64_t lower, call.integer("lower", -1));
   IMPETUS_TRY(const int64_t upper, call.integer("upper", -1));
   if (x->rank() < 2) return error(ErrorCode::corrupt, "{} is no matrix", x->to_string());
-  IMPETUS_TRY(Array * out, moved(call, *x, x->shape));
+  IMPETUS_TRY(Array * out, output_like(call, *x, x->shape));
   const int64_t columns = x->shape.back(), rows = x->shape[x->shape.size() - 2];
   with_values(*x, *out, [&](const auto* from, auto* to) {
     for (int64_t i = 0; i < x->elements(); ++i) {

@@ -124,7 +124,7 @@ struct Interpreter::Loaded {
       : options(wanted), budget(wanted.memory_max, 0) {}
 
   InterpreterOptions options;
-  Budget budget;  // outlives the slots, whose buffers give back to it
+  Budget budget;  // outlives the slots, whose buffers and leases give back to it
   Opset opset = Opset::core_ml5;
   std::vector<Array> slots;  // constants decoded; the others empty
   std::vector<Step> steps;
@@ -137,18 +137,35 @@ struct Interpreter::Loaded {
 
 namespace {
 
+// Constants of fewer bytes are cheaper decoded than looked up.
+constexpr int64_t kSharedBytesMin = 256;
+
+// What two constants with equal values have in common. Long ones are told by where they stand: a
+// blob that functions share is mapped once.
+std::string key_of(const Value& value) {
+  std::string key = value.type.to_string();
+  const auto bytes = value.bytes.view;
+  if (std::cmp_greater_equal(bytes.size(), kSharedBytesMin)) {
+    return key + fmt::format("@{}", static_cast<const void*>(bytes.data()));
+  }
+  key.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  for (const std::string& one : value.strings) key += fmt::format("\"{}\"{}", one, one.size());
+  return key;
+}
+
 // Resolves a function's names to slots and folds what is known.
 template <typename Loaded>
 class Loader {
  public:
-  Loader(Loaded& to, Crew& crew) : to_(to), crew_(crew) {}
+  // `store` null: nothing is shared.
+  Loader(Loaded& to, Crew& crew, ConstantStore* store) : to_(to), crew_(crew), store_(store) {}
 
   Result<void> load(const Function& function, const FunctionDescription* description,
                     const Block& block) {
     for (const NamedType& input : function.inputs) {
       IMPETUS_CHECK(add_input(input, description));
     }
-    IMPETUS_CHECK(count_uses(block));
+    count_uses(block);
     for (const Operation& operation : block.operations) {
       if (auto done = add(operation); !done.ok()) {
         return std::move(done).error().within(place_of(operation));
@@ -178,6 +195,7 @@ class Loader {
     known_.push_back(false);
     types_.push_back(std::move(type));
     uses_.push_back(0);
+    ids_.push_back(-1);
     return static_cast<int>(to_.slots.size()) - 1;
   }
 
@@ -229,7 +247,7 @@ class Loader {
   }
 
   // How many operations and outputs read each name, so that folded constants can go early.
-  Result<void> count_uses(const Block& block) {
+  void count_uses(const Block& block) {
     for (const Operation& operation : block.operations) {
       for (const auto& [parameter, bindings] : operation.inputs) {
         for (const Binding& binding : bindings) {
@@ -238,7 +256,6 @@ class Loader {
       }
     }
     for (const std::string& name : block.outputs) ++pending_uses_[name];
-    return {};
   }
 
   Result<void> add(const Operation& operation) {
@@ -251,8 +268,7 @@ class Loader {
         return error(ErrorCode::corrupt, "a const has one result and an attribute val");
       }
       IMPETUS_TRY(const int slot, define(operation.outputs.front()));
-      values_[at(slot)] = &value->second;
-      known_[at(slot)] = true;
+      set_constant(slot, value->second);
       return {};
     }
     Step step;
@@ -282,23 +298,17 @@ class Loader {
       step.results.push_back(output);
       step.result_slots.push_back(slot);
     }
-    for (const BoundParameter& bound : step.parameters) {
-      for (const int slot : bound.slots) {
-        if (known_[at(slot)]) IMPETUS_CHECK(materialise(slot));
-      }
-    }
-    if (!fixed) {
-      to_.steps.push_back(std::move(step));
-      return {};
-    }
-    Machine machine{to_.options, to_.budget, crew_, to_.slots, to_.opset, work_};
-    if (auto done = perform(machine, step, to_.events, nullptr); !done.ok()) {
-      Error failure = std::move(done).error();  // the caller names the place
-      const std::string place = place_of(step) + ": ";
-      if (failure.message.starts_with(place)) failure.message.erase(0, place.size());
-      return failure;
-    }
-    work_ = machine.work;
+    if (fixed) return fold(step);
+    IMPETUS_CHECK(materialise(step));
+    to_.steps.push_back(std::move(step));
+    return {};
+  }
+
+  // Computes now what is made of constants alone.
+  Result<void> fold(const Step& step) {
+    name_results(step);
+    IMPETUS_TRY(const bool borrowed, borrow(step.result_slots));
+    if (!borrowed) IMPETUS_CHECK(compute(step));
     for (const int slot : step.result_slots) {
       known_[at(slot)] = true;
       if (uses_[at(slot)] == 0) to_.slots[at(slot)] = {};
@@ -308,6 +318,23 @@ class Loader {
         if (--uses_[at(slot)] <= 0) to_.slots[at(slot)] = {};
       }
     }
+    return {};
+  }
+
+  Result<void> compute(const Step& step) {
+    IMPETUS_CHECK(materialise(step));
+    const size_t events = to_.events.size();
+    Machine machine{to_.options, to_.budget, crew_, to_.slots, to_.opset, work_};
+    if (auto done = perform(machine, step, to_.events, nullptr); !done.ok()) {
+      Error failure = std::move(done).error();  // the caller names the place
+      const std::string place = place_of(step) + ": ";
+      if (failure.message.starts_with(place)) failure.message.erase(0, place.size());
+      return failure;
+    }
+    work_ = machine.work;
+    // What has events is made by each function anew, which then names its own operation.
+    if (to_.events.size() > events) return {};
+    for (const int slot : step.result_slots) offer(slot);
     return {};
   }
 
@@ -327,17 +354,89 @@ class Loader {
 
   int constant(const Value& value) {
     const int slot = new_slot(value.type);
-    values_[at(slot)] = &value;
-    known_[at(slot)] = true;
+    set_constant(slot, value);
     uses_[at(slot)] = 1;
     return slot;
   }
 
-  // Decodes a constant that has not been yet.
+  void set_constant(int slot, const Value& value) {
+    values_[at(slot)] = &value;
+    known_[at(slot)] = true;
+    if (store_ != nullptr) ids_[at(slot)] = store_->id_of(key_of(value), value.bytes.owner);
+  }
+
+  // Decodes the constants among a step's operands that have not been yet.
+  Result<void> materialise(const Step& step) {
+    for (const BoundParameter& bound : step.parameters) {
+      for (const int slot : bound.slots) {
+        if (known_[at(slot)]) IMPETUS_CHECK(materialise(slot));
+      }
+    }
+    return {};
+  }
   Result<void> materialise(int slot) {
     if (to_.slots[at(slot)].buffer != nullptr || values_[at(slot)] == nullptr) return {};
+    IMPETUS_TRY(const bool borrowed, borrow(std::span(&slot, 1)));
+    if (borrowed) return {};
     IMPETUS_TRY(to_.slots[at(slot)], decoded(*values_[at(slot)], to_.budget));
+    offer(slot);
     return {};
+  }
+
+  // ---- constants shared with other functions ----
+
+  // Results of equal operations on equal constants, under equal options, are equal.
+  void name_results(const Step& step) {
+    if (store_ == nullptr) return;
+    std::string key = fmt::format("{} {} {} {}", step.type, to_string(to_.opset),
+                                  static_cast<int>(to_.options.accumulation), to_.options.round_f16);
+    for (const NamedType& result : step.results) key += " " + result.type.to_string();
+    for (const BoundParameter& bound : step.parameters) {
+      key += " " + bound.name;
+      for (const int slot : bound.slots) key += fmt::format(" {}", ids_[at(slot)]);
+    }
+    for (size_t i = 0; i < step.result_slots.size(); ++i) {
+      ids_[at(step.result_slots[i])] = store_->id_of(fmt::format("{}: {}", key, i));
+    }
+  }
+
+  // Takes all of these from the store; false where it lacks one.
+  Result<bool> borrow(std::span<const int> slots) {
+    if (store_ == nullptr) return false;
+    std::vector<ConstantStore::Kept> kept;
+    for (const int slot : slots) {
+      kept.push_back(store_->find(ids_[at(slot)]));
+      if (kept.back().buffer == nullptr) return false;
+    }
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (!to_.budget.take(kept[i].buffer->bytes)) {
+        return error(ErrorCode::insufficient_memory,
+                     "a constant {} needs more than the {} bytes of memory_max",
+                     TensorType{kept[i].dtype, kept[i].shape}.to_string(), to_.budget.max());
+      }
+      to_.slots[at(slots[i])] = leased(std::move(kept[i]));
+    }
+    return true;
+  }
+
+  // Lets other functions have what was just made, where nobody else holds it yet.
+  void offer(int slot) {
+    Array& array = to_.slots[at(slot)];
+    if (store_ == nullptr || array.buffer == nullptr || array.buffer.use_count() != 1 ||
+        array.buffer->bytes < kSharedBytesMin) {
+      return;
+    }
+    array.buffer->budget = nullptr;  // it may outlive ours, which goes on counting it by the lease
+    array = leased(store_->keep(ids_[at(slot)], {array.dtype, array.shape, array.buffer}));
+  }
+
+  // What the budget has taken for it goes back with our last use of it.
+  Array leased(ConstantStore::Kept kept) {
+    Buffer* const held = kept.buffer.get();
+    const auto give_back = [budget = &to_.budget, owner = std::move(kept.buffer)](Buffer* buffer) {
+      budget->give(buffer->bytes);
+    };
+    return {kept.dtype, std::move(kept.shape), std::shared_ptr<Buffer>(held, give_back), {}};
   }
 
   void plan_lifetimes() {
@@ -360,6 +459,7 @@ class Loader {
 
   Loaded& to_;
   Crew& crew_;
+  ConstantStore* store_;
   std::map<std::string, int, std::less<>> names_;
   std::map<std::string, int64_t, std::less<>> pending_uses_;
   std::set<int> states_;
@@ -367,6 +467,7 @@ class Loader {
   std::vector<bool> known_;           // by slot: known before the program runs
   std::vector<ValueType> types_;      // by slot
   std::vector<int64_t> uses_;         // by slot: those that folding has not done
+  std::vector<int64_t> ids_;          // by slot: the store's number for what is known
   int64_t work_ = 0;
 };
 
@@ -460,16 +561,11 @@ int64_t Interpreter::weight_bytes() const {
 }
 
 Result<Interpreter> Interpreter::load(const Model& model, const std::string& function,
-                                      const InterpreterOptions& options) {
-  IMPETUS_CHECK(validate(model, Unknown::refuse));
+                                      const InterpreterOptions& options,
+                                      SharedConstants* shared) {
   const std::string& name = function.empty() ? model.default_function : function;
+  IMPETUS_CHECK(validate_function(model, name, Unknown::refuse));
   const auto found = model.program.functions.find(name);
-  if (found == model.program.functions.end()) {
-    std::vector<std::string> names;
-    for (const auto& [key, value] : model.program.functions) names.push_back(key);
-    return error(ErrorCode::not_found, "there is no function \"{}\"; the program has {}", name,
-                 fmt::join(names, ", "));
-  }
   const auto opset = opset_from(found->second.opset);
   const Block* block = found->second.block();
   if (!opset || block == nullptr) {
@@ -480,7 +576,7 @@ Result<Interpreter> Interpreter::load(const Model& model, const std::string& fun
   loaded->opset = *opset;
   Crew crew(options.threads);
   const auto description = std::ranges::find(model.functions, name, &FunctionDescription::name);
-  Loader<Loaded> loader(*loaded, crew);
+  Loader<Loaded> loader(*loaded, crew, shared == nullptr ? nullptr : shared->store_.get());
   auto done = loader.load(found->second,
                           description == model.functions.end() ? nullptr : &*description, *block);
   if (!done.ok()) return std::move(done).error().within(fmt::format("function {}", name));

@@ -37,7 +37,8 @@ struct InterpreterOptions {
   Accumulation accumulation = Accumulation::f32;
   bool round_f16 = true;                  // false: everything in f32, for comparison
   int threads = 1;                        // of one run
-  int64_t memory_max = int64_t{4} << 30;  // bytes of weights and live tensors; more is an error
+  // Bytes of weights (shared ones in full) and live tensors; more is an error.
+  int64_t memory_max = int64_t{4} << 30;
   // Work of one run and of load(): about one for each multiply-add and element; more is an error.
   int64_t work_max = int64_t{1} << 50;
 };
@@ -67,18 +68,39 @@ struct RunResult {
   std::vector<TensorRange> ranges;  // in order of execution; constants left out
 };
 
+class ConstantStore;  // interpret.h
+
+// Decoded constants that several functions of a package have in common. Each load() that is given
+// it takes from it what another has decoded already: same bytes, same options. Held by the
+// Interpreters, not by this, so they may outlive it; any thread.
+// REQUIRES that constants' bytes without an owner (Bytes) stay where they are while it lives.
+class SharedConstants {
+ public:
+  SharedConstants();
+  SharedConstants(const SharedConstants&) = delete;
+  SharedConstants& operator=(const SharedConstants&) = delete;
+  ~SharedConstants();
+
+  int64_t bytes() const;  // that are held now, each constant once
+
+ private:
+  friend class Interpreter;
+  std::unique_ptr<ConstantStore> store_;
+};
+
 class Interpreter {
  public:
-  // `function` empty: the default one. Constants are decoded here, once.
+  // `function` empty: the default one; the others are not judged. Constants are decoded here, once.
   static Result<Interpreter> load(const Model& model, const std::string& function,
-                                  const InterpreterOptions& options);
+                                  const InterpreterOptions& options,
+                                  SharedConstants* shared = nullptr);
   Interpreter(Interpreter&&) noexcept;
   Interpreter& operator=(Interpreter&&) noexcept;
   ~Interpreter();
 
   const std::vector<NamedType>& inputs() const;
   const std::vector<NamedType>& outputs() const;
-  int64_t weight_bytes() const;  // that the decoded constants take
+  int64_t weight_bytes() const;  // that the decoded constants take, shared ones too
 
   // invalid_argument for an input that is missing, unknown or of another shape. States start at
   // zero and last for the one run.

@@ -88,6 +88,13 @@ std::vector<Unary> unary_operations() {
       {"round", [](double x) { return std::nearbyint(x); }},
       {"sin", [](double x) { return std::sin(x); }},
       {"cos", [](double x) { return std::cos(x); }},
+      {"tan", [](double x) { return std::tan(x); }, -1.2, 1.2},
+      {"asin", [](double x) { return std::asin(x); }, -0.99, 0.99},
+      {"acos", [](double x) { return std::acos(x); }, -0.99, 0.99},
+      {"atan", [](double x) { return std::atan(x); }},
+      {"sinh", [](double x) { return std::sinh(x); }},
+      {"cosh", [](double x) { return std::cosh(x); }},
+      {"atanh", [](double x) { return std::atanh(x); }, -0.9, 0.9},
       {"clip",
        [](double x) { return std::min(std::max(x, -1.5), 2.0); },
        -4,
@@ -120,6 +127,28 @@ TEST(InterpreterElementwise, AlphaOfAChannel) {
                          {{DataType::f16, {1, 2, 1, 2}}}};
   operation.constants["alpha"] = testing::constant(DataType::f16, {2}, {0.5, 0.25});
   EXPECT_EQ(operation.values(), (std::vector<double>{-0.5, 2, -0.75, 4}));
+  operation.type = "softplus_parametric";
+  operation.constants["beta"] = testing::constant(DataType::f16, {2}, {2, -1});
+  std::vector<double> wanted;
+  for (const double x : {-1.0, 2.0}) wanted.push_back(0.5 * std::log(1 + std::exp(2 * x)));
+  for (const double x : {-3.0, 4.0}) wanted.push_back(0.25 * std::log(1 + std::exp(-x)));
+  expect_near(operation.values(), wanted, DataType::f16, operation.type);
+}
+
+// fp32 does not hold 2^24 + 1.
+TEST(InterpreterElementwise, IntegersStayExact) {
+  constexpr int32_t kOdd = 16777217;
+  const Numbers x{DataType::i32, {3}, {kOdd - 1, kOdd + 1, -5}};
+  OneOperation threshold{"threshold", {{"x", {x}}}, {}, {{DataType::i32, {3}}}};
+  threshold.constants["alpha"] = Value::scalar(kOdd);
+  EXPECT_EQ(threshold.values(), (std::vector<double>{kOdd, kOdd + 1, kOdd}));
+  OneOperation hot{
+      "one_hot", {{"indices", {{DataType::i32, {2}, {1, 7}}}}}, {}, {{DataType::i32, {2, 2}}}};
+  hot.constants = {{"one_hot_vector_size", Value::scalar(int32_t{2})},
+                   {"axis", Value::scalar(int32_t{-1})},
+                   {"on_value", Value::scalar(kOdd)},
+                   {"off_value", Value::scalar(-kOdd)}};
+  EXPECT_EQ(hot.values(), (std::vector<double>{-kOdd, kOdd, -kOdd, -kOdd}));
 }
 
 TEST(InterpreterElementwise, FunctionsOfOneOperand) {

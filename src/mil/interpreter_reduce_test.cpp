@@ -156,6 +156,30 @@ TEST(InterpreterReduce, LogSumExpOfLargeValuesStaysFinite) {
   EXPECT_NEAR(operation.values()[0], 1000.693, 0.5);
 }
 
+TEST(InterpreterReduce, LogOfASum) {
+  OneOperation operation{"reduce_log_sum",
+                         {{"x", {{DataType::f32, {2, 2}, {1, 2, 0.5, 0.25}}}}},
+                         {{"axes", testing::ints({1})}},
+                         {{DataType::f32, {2}}}};
+  expect_near(operation.values(), {std::log(3.0), std::log(0.75)}, DataType::f32, 1e-6, "log_sum");
+}
+
+// numpy's argsort, equal ones in their order; descending where nothing is said.
+TEST(InterpreterReduce, PlacesInTheOrderOfTheirValues) {
+  const double nan = std::nan("");
+  OneOperation operation{
+      "argsort", {{"x", {{DataType::f16, {2, 4}, {3, -1, 3, 7, nan, 2, -5, 2}}}}}, {}, {}};
+  operation.results = {{DataType::i32, {2, 4}}};
+  EXPECT_EQ(operation.values(), (Values{3, 0, 2, 1, 1, 3, 2, 0}));
+  operation.constants["ascending"] = Value::scalar(true);
+  EXPECT_EQ(operation.values(), (Values{1, 0, 2, 3, 2, 1, 3, 0}));
+  OneOperation columns{
+      "argsort", {{"x", {{DataType::i32, {3, 2}, {2, 9, 16777217, 8, 16777216, 9}}}}}, {}, {}};
+  columns.constants["axis"] = Value::scalar(int32_t{0});
+  columns.results = {{DataType::i32, {3, 2}}};
+  EXPECT_EQ(columns.values(), (Values{1, 0, 2, 2, 0, 1}));
+}
+
 TEST(InterpreterReduce, CumulativeSums) {
   const Numbers x{DataType::f32, {4}, {1, 2, 3, 4}};
   const auto of = [&](bool exclusive, bool reverse) {

@@ -465,6 +465,10 @@ constexpr auto kTable = std::to_array<OperationSpec>({
 
 }  // namespace
 
+std::span<const OperationSpec> operation_table() {
+  return kTable;
+}
+
 const OperationSpec* find_operation(std::string_view type, Opset opset) {
   const OperationSpec* found = nullptr;
   for (const OperationSpec& spec : kTable) {

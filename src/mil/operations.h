@@ -70,6 +70,8 @@ struct OperationSpec {
   bool attributes = false;  // its parameters stand in Operation::attributes (CoreML6's constexpr_*)
 };
 
+// All rows: of one type several, where its parameters changed.
+std::span<const OperationSpec> operation_table();
 // Null for what the table does not know, or what the opset does not have yet. Where an operation's
 // parameters changed, the version in force in `opset`.
 const OperationSpec* find_operation(std::string_view type, Opset opset);
@@ -95,6 +97,8 @@ enum class Unknown : uint8_t { trust, refuse };
 // program's size, constants' bytes included.
 // `every_parameter`: optional ones too must be there (what a writer of ours must satisfy).
 Result<void> validate(const Model& model, Unknown unknown, bool every_parameter = false);
+// The same of one function alone, for who runs no other; not_found names those that there are.
+Result<void> validate_function(const Model& model, const std::string& name, Unknown unknown);
 
 // [A-Za-z_][A-Za-z0-9_@]*, none of MIL's reserved words; `sanitised` makes one of anything.
 bool is_identifier(std::string_view name);

@@ -1,6 +1,7 @@
 #include "mil/program_codec.h"
 
 #include <array>
+#include <chrono>
 #include <functional>
 #include <random>
 
@@ -470,6 +471,23 @@ TEST(HostileProgram, Descriptions) {
 
 // Every prefix, and every byte changed in several ways: an answer or an error, and what is read can
 // be written.
+// Not in the square of their number.
+TEST(HostileProgram, VeryManyDescribedFunctions) {
+  Model model;
+  model.specification_version = 9;
+  for (int i = 0; i < 300'000; ++i) model.functions.push_back({.name = fmt::format("f{}", i)});
+  model.default_function = model.functions.back().name;
+  const auto start = std::chrono::steady_clock::now();
+  const auto encoded = encode_model(model);
+  ASSERT_TRUE(encoded.ok()) << encoded.error().message;
+  const auto decoded = decode_model(encoded->model, [](std::string_view) -> Result<const BlobFile*> {
+    return error(ErrorCode::not_found, "no weights");
+  });
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message;
+  EXPECT_EQ(decoded->functions.size(), model.functions.size());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
 TEST(HostileProgram, Mutations) {
   const auto sound = serialize(two_function_model());
   ASSERT_TRUE(sound.ok());

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 
 #include <google/protobuf/arena.h>
 
@@ -651,20 +652,20 @@ Result<void> description(const proto::ModelDescription& from, Model& to) {
   if (from.input_size() + from.output_size() + from.state_size() > 0) {
     return corrupt("features both of the model and of its functions");
   }
+  std::set<std::string, std::less<>> names;
   for (const proto::FunctionDescription& one : from.functions()) {
     IMPETUS_TRY(std::string name, text(one.name(), "the function"));
     auto made = described(name, one);
     if (!made.ok()) {
       return std::move(made).error().within(fmt::format("function {}", shown(name)));
     }
-    if (std::ranges::find(to.functions, name, &FunctionDescription::name) != to.functions.end()) {
+    if (!names.insert(name).second) {
       return corrupt("function {} is described twice", shown(name));
     }
     to.functions.push_back(std::move(*made));
   }
   IMPETUS_TRY(to.default_function, text(from.default_function_name(), "the default function"));
-  if (std::ranges::find(to.functions, to.default_function, &FunctionDescription::name) ==
-      to.functions.end()) {
+  if (!names.contains(to.default_function)) {
     return corrupt("the default function '{}' is none of those described",
                    shown(to.default_function));
   }

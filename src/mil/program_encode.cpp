@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <string_view>
 
 #include <google/protobuf/arena.h>
 
@@ -415,19 +417,16 @@ Result<void> put_description(const Model& from, proto::ModelDescription* to) {
     return invalid("named functions need specification version {} (macOS 15), not {}",
                    kSpecificationOfFunctions, from.specification_version);
   }
-  for (size_t i = 0; i < from.functions.size(); ++i) {
-    const FunctionDescription& one = from.functions[i];
-    for (size_t before = 0; before < i; ++before) {
-      if (from.functions[before].name == one.name) {
-        return invalid("function {} is described twice", one.name);
-      }
+  std::set<std::string_view> names;
+  for (const FunctionDescription& one : from.functions) {
+    if (!names.insert(one.name).second) {
+      return invalid("function {} is described twice", one.name);
     }
     proto::FunctionDescription* made = to->add_functions();
     IMPETUS_CHECK(put_text(made->mutable_name(), one.name));
     IMPETUS_CHECK(put_features(one, made));
   }
-  if (std::ranges::find(from.functions, from.default_function, &FunctionDescription::name) ==
-      from.functions.end()) {
+  if (!names.contains(from.default_function)) {
     return invalid("the default function '{}' is none of those described", from.default_function);
   }
   return put_text(to->mutable_default_function_name(), from.default_function);

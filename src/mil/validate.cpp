@@ -5,6 +5,8 @@
 #include <set>
 #include <string>
 
+#include <fmt/ranges.h>
+
 #include "mil/infer.h"
 #include "mil/operations.h"
 #include "mil/walk.h"
@@ -14,8 +16,6 @@ namespace {
 
 using infer::wrong;
 
-inline constexpr int kValueDepthMax = 16;
-
 Result<void> check_identifier(std::string_view name, std::string_view what) {
   if (is_identifier(name)) return {};
   return wrong("{} \"{}\" is no identifier of MIL ([A-Za-z_][A-Za-z0-9_@]*, no reserved word)",
@@ -23,15 +23,15 @@ Result<void> check_identifier(std::string_view name, std::string_view what) {
 }
 
 Result<void> check_tensor(const TensorType& type) {
-  if (type.shape.size() > infer::kRankMax) return wrong("a rank of {}", type.shape.size());
+  if (type.shape.size() > kRankMax) return wrong("a rank of {}", type.shape.size());
   for (const int64_t dim : type.shape) {
-    if (dim < kUnknown || dim > infer::kDimensionMax) return wrong("{} is no length", dim);
+    if (dim < kUnknown || dim > kDimensionMax) return wrong("{} is no length", dim);
   }
   if (type.fixed() && !type.bytes()) return wrong("{} cannot be counted", type.to_string());
   return {};
 }
 
-Result<void> check_type(const ValueType& type, int depth = 0) {
+Result<void> check_type(const ValueType& type, int depth = 1) {
   if (depth > kValueDepthMax) return wrong("a type is nested more than {} deep", kValueDepthMax);
   if (type.kind == ValueType::Kind::tensor || type.kind == ValueType::Kind::state) {
     return check_tensor(type.tensor);
@@ -41,8 +41,9 @@ Result<void> check_type(const ValueType& type, int depth = 0) {
 }
 
 // A constant's bytes are there, as many as its type has.
-Result<void> check_value(const Value& value, int depth = 0) {
-  IMPETUS_CHECK(check_type(value.type, depth));
+Result<void> check_value(const Value& value, int depth = 1) {
+  if (depth > kValueDepthMax) return wrong("a constant is nested more than {} deep", kValueDepthMax);
+  IMPETUS_CHECK(check_type(value.type));
   if (value.type.kind != ValueType::Kind::tensor) {
     for (const Value& element : value.elements) IMPETUS_CHECK(check_value(element, depth + 1));
     return {};
@@ -291,30 +292,60 @@ Result<void> check_function(const Function& function, int specification, Unknown
   return {};
 }
 
+using Descriptions = std::map<std::string_view, const FunctionDescription*>;
+
+// By name, so that a program of very many functions is judged in one pass.
+Result<Descriptions> descriptions_of(const Model& model) {
+  Descriptions descriptions;
+  for (const FunctionDescription& one : model.functions) {
+    if (!model.program.functions.contains(one.name)) {
+      return wrong("the function \"{}\" is described, and the program has none", one.name);
+    }
+    if (!descriptions.emplace(one.name, &one).second) {
+      return wrong("function {} is described twice", one.name);
+    }
+  }
+  return descriptions;
+}
+
+// A function, and what the model's description says of it.
+Result<void> check_described(const Descriptions& descriptions, const std::string& name,
+                             const Function& function, int specification, Unknown unknown,
+                             bool every_parameter) {
+  const auto judge = [&]() -> Result<void> {
+    IMPETUS_CHECK(check_identifier(name, "its name"));
+    IMPETUS_CHECK(check_function(function, specification, unknown, every_parameter));
+    const auto found = descriptions.find(name);
+    if (found == descriptions.end()) return wrong("the model does not describe it");
+    return check_description(*found->second, function, specification);
+  };
+  auto judged = judge();
+  if (!judged.ok()) return std::move(judged).error().within(fmt::format("function {}", name));
+  return {};
+}
+
 }  // namespace
+
+Result<void> validate_function(const Model& model, const std::string& name, Unknown unknown) {
+  if (model.program.functions.empty()) return wrong("the program has no function");
+  const auto found = model.program.functions.find(name);
+  if (found == model.program.functions.end()) {
+    std::vector<std::string_view> names;
+    for (const auto& [key, function] : model.program.functions) names.push_back(key);
+    return error(ErrorCode::not_found, "there is no function \"{}\"; the program has {}", name,
+                 fmt::join(names, ", "));
+  }
+  IMPETUS_TRY(const Descriptions descriptions, descriptions_of(model));
+  return check_described(descriptions, name, found->second, model.specification_version, unknown,
+                         false);
+}
 
 Result<void> validate(const Model& model, Unknown unknown, bool every_parameter) {
   if (model.program.functions.empty()) return wrong("the program has no function");
+  IMPETUS_TRY(const Descriptions descriptions, descriptions_of(model));
   for (const auto& [name, function] : model.program.functions) {
-    const std::string place = fmt::format("function {}", name);
-    IMPETUS_CHECK(check_identifier(name, "the function"));
-    if (auto checked =
-            check_function(function, model.specification_version, unknown, every_parameter);
-        !checked.ok()) {
-      return std::move(checked).error().within(place);
-    }
-    const auto described = std::ranges::count(model.functions, name, &FunctionDescription::name);
-    if (described != 1) return wrong("{} is described {} times", place, described);
-  }
-  for (const FunctionDescription& description : model.functions) {
-    const auto found = model.program.functions.find(description.name);
-    if (found == model.program.functions.end()) {
-      return wrong("the function \"{}\" is described, and the program has none", description.name);
-    }
-    if (auto checked = check_description(description, found->second, model.specification_version);
-        !checked.ok()) {
-      return std::move(checked).error().within(fmt::format("function {}", description.name));
-    }
+    IMPETUS_CHECK(check_described(descriptions, name, function, model.specification_version,
+                                  unknown, every_parameter));
   }
   if (!model.program.functions.contains(model.default_function)) {
     return wrong("the default function \"{}\" is not there", model.default_function);

@@ -150,8 +150,8 @@ TEST(Validate, NamesWhatIsBroken) {
       {"dimension 1 ranges from 5 to 9",
        [](Model& m) { m.functions[0].inputs[0].ranges = {{1, 1}, {5, 9}}; }},
       {"1 ranges are offered", [](Model& m) { m.functions[0].inputs[0].ranges = {{1, 1}}; }},
-      {"function main is described 0 times", [](Model& m) { m.functions.clear(); }},
-      {"function main is described 2 times",
+      {"function main: the model does not describe it", [](Model& m) { m.functions.clear(); }},
+      {"function main is described twice",
        [](Model& m) { m.functions.push_back(m.functions[0]); }},
       {"\"other\" is described, and the program has none",
        [](Model& m) {
@@ -283,7 +283,7 @@ TEST(Validate, NestedBlocksSeeWhatIsAroundThemAndNotTheirSiblings) {
   }
   layer.outputs[0].name = "y";
   block_of(deep).operations.back() = layer;
-  expect(deep, "nested more than 32 deep");
+  expect(deep, "nested more than 16 deep");
 }
 
 TEST(Walk, GivesTypesConstantsAndWhatIsFixed) {

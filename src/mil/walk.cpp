@@ -89,7 +89,7 @@ class Walker {
 
   Result<void> block(const Block& block, const Scope* outer, std::span<const NamedType> inputs,
                      int depth) {
-    if (depth > kBlockDepthMax) {
+    if (depth >= kBlockDepthMax) {
       return error(ErrorCode::corrupt, "blocks are nested more than {} deep", kBlockDepthMax);
     }
     Scope scope(outer);

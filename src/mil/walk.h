@@ -10,13 +10,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "mil/limits.h"
 #include "mil/operations.h"
 #include "mil/program.h"
 
 namespace impetus::mil {
-
-// Deeper nested blocks are refused.
-inline constexpr int kBlockDepthMax = 32;
 
 struct Visit {
   const Operation& operation;
