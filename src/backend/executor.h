@@ -8,9 +8,9 @@
 // another may do). No exception leaves a backend; one that does is caught as the backend's bug.
 //
 // Rule of every implementation: a row's result does not depend on its batch, on the chunking of its
-// prompt, on a cached prefix or on the number of threads, bit for bit. A backend whose library picks
-// its kernels by shape cannot promise the bits: it says so (`batch_invariant`), and its results agree
-// within the rounding of its arithmetic.
+// prompt, on a cached prefix or on the number of threads, bit for bit. A backend whose library
+// picks its kernels by shape cannot promise the bits: it says so (`batch_invariant`), and its
+// results agree within the rounding of its arithmetic.
 //
 // Proof: whoever computes a result says so in it (`ran_on`). Nobody else does, and nobody copies it
 // from a plan.

@@ -55,7 +55,8 @@ void ModelOptions::add_to(CLI::App& app, bool decoders) {
 void ModelOptions::add_placement_to(CLI::App& app) {
   app.add_option(
          "--device", devices,
-         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference, mlx, and for "
+         "Processors in the order to try them: cpu, cpu-avx512, cpu-avx2, cpu-reference, mlx, and "
+         "for "
          "embeddings coreml-emulated (a Neural Engine imitated); "
          "by phase: prefill=NAME,decode=NAME,embeddings=NAME; all: as planned (default: the best)")
       ->envname("IMPETUS_DEVICE")

@@ -22,8 +22,8 @@ struct Processors {
 // listing what there is, for any other name.
 //
 // coreml-emulated runs embeddings alone: named for everything, the other phases pass it over, and
-// where nothing else is named run on the best. It is not among "all". mlx is MLX's GPU where it drives
-// one, else its CPU; with a GPU it is among the processors even where none is named.
+// where nothing else is named run on the best. It is not among "all". mlx is MLX's GPU where it
+// drives one, else its CPU; with a GPU it is among the processors even where none is named.
 Result<Processors> find_processors(std::span<const std::string> devices, int threads,
                                    const coreml::CoremlOptions& coreml = {});
 

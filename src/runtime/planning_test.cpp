@@ -77,6 +77,36 @@ TEST(Planning, GivesEachPhaseItsThreads) {
   }
 }
 
+// What a step may take follows from it, so it holds for steps that mix phases too.
+TEST(Planning, SaysHowLongAStepShouldTake) {
+  World world(10e9, 30e9);
+  FakeExecutor probe(FakeOptions{});
+  world.machine.processors.resize(1);
+  world.machine.processors[0].profile.backend = probe.descriptor().backend;
+  const auto planning = std::make_shared<Planning>(world.machine, Policy{});
+  const auto executor = planning->watch(world.model, {1, 1}, DType::f16,
+                                        std::make_unique<FakeExecutor>(FakeOptions{}));
+  const Predictor predictor(world.machine.processors[0].profile, world.model, 1);
+  const std::vector<TokenId> tokens(48, 1);
+  SequenceStep decode, prefill;
+  decode.tokens = std::span(tokens).first(1);
+  decode.position = 100;
+  decode.output = StepOutput::sample;
+  decode.phase = StepPhase::decode;
+  prefill.tokens = tokens;
+  prefill.output = StepOutput::sample;
+  const double one = executor->expected_seconds({&decode, 1});
+  EXPECT_NEAR(one, predictor.decode(1, 100, DType::f16).seconds, 0.01 * one);
+  const double prompt = executor->expected_seconds({&prefill, 1});
+  EXPECT_GT(prompt, one);
+  const std::vector<SequenceStep> both{decode, prefill, decode};
+  const double mixed = executor->expected_seconds(both);
+  EXPECT_GE(mixed, prompt + one);
+  EXPECT_LT(mixed, prompt + 2 * one);
+  // Nobody knows what a fake needs that no profile speaks of.
+  EXPECT_EQ(probe.expected_seconds(both), 0);
+}
+
 TEST(Planning, LearnsFromStepsThatTakeLonger) {
   World world(10e9, 30e9);
   FakeOptions options;

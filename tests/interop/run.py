@@ -32,8 +32,9 @@ SCRIPTS = [
     ("batching", True, []),
     ("load_50", False, ["--seconds", "20"]),
 ]
-# mlx_lm wants a binary with MLX and an environment with mlx-lm: `scripts/test-part mlx` has both.
-ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, []), "mlx_lm": (True, ["--least", "0.75"])}
+# mlx_lm wants a binary with MLX and an environment with mlx-lm: `scripts/test-part mlx` has both. Its speed is judged by hand, on
+# a quiet machine; here it must only not be another kind of slow.
+ON_REQUEST = {"memory_1b": (True, []), "openai_node": (False, []), "mlx_lm": (True, ["--rounds", "3", "--least", "0.4"])}
 
 
 def environment(folder: Path) -> Path:
