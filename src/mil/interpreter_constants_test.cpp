@@ -119,12 +119,14 @@ TEST(SharedConstants, OutliveWhatSharedThem) {
 // Bytes that were freed may come back as another package's: an address alone names nothing.
 TEST(SharedConstants, AnotherModelsConstantsAreNotMistaken) {
   SharedConstants shared;
+  std::vector<Interpreter> held;  // so that what they decoded is there to be taken
   for (uint64_t seed = 1; seed < 20; ++seed) {
     const Model model = two_functions(Blobs(seed));
     const auto alone = Interpreter::load(model, "short", {});
-    const auto interpreter = Interpreter::load(model, "short", {}, &shared);
+    auto interpreter = Interpreter::load(model, "short", {}, &shared);
     ASSERT_TRUE(alone.ok() && interpreter.ok());
     ASSERT_EQ(output_of(*interpreter), output_of(*alone)) << seed;
+    held.push_back(*std::move(interpreter));
   }
 }
 
@@ -146,15 +148,17 @@ TEST(SharedConstants, OptionsKeepThemApart) {
   b.output(out, DataType::f16, {8, 96});
   const Model model = b.model();
   SharedConstants shared;
+  std::vector<Interpreter> held;
   std::vector<std::vector<float>> outputs;
   for (const InterpreterOptions& options :
        {InterpreterOptions{}, InterpreterOptions{.accumulation = Accumulation::f16},
         InterpreterOptions{.round_f16 = false}}) {
     const auto alone = Interpreter::load(model, "", options);
-    const auto interpreter = Interpreter::load(model, "", options, &shared);
+    auto interpreter = Interpreter::load(model, "", options, &shared);
     ASSERT_TRUE(alone.ok() && interpreter.ok());
     outputs.push_back(output_of(*interpreter));
     EXPECT_EQ(outputs.back(), output_of(*alone));
+    held.push_back(*std::move(interpreter));
   }
   EXPECT_NE(outputs[0], outputs[1]);
   EXPECT_NE(outputs[0], outputs[2]);
