@@ -2,6 +2,7 @@
 // rotation, batched attention, KV moved by operations, steps run ahead).
 #include "cpu/cpu_backend.h"
 #include "mlx/mlx_backend.h"
+#include "mlx/test_support.h"
 #include "tests/conformance/decoders.h"
 #include "tests/conformance/encoders.h"
 #include "tests/conformance/files.h"
@@ -23,10 +24,15 @@ std::vector<Subject> subjects() {
     return made;
   };
   using RunAhead = MlxOptions::RunAhead;
-  return {subject("Default", {}),
-          // Logits and scores in pieces of a few rows.
-          subject("InPieces", {.elements_max = 500}),
-          subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true})};
+  return {
+#ifdef __linux__
+      // Decode steps by the kernels of CUDA, on the host.
+      subject("HostKernels", mlx_backend::with_host_kernels()),
+#endif
+      subject("Default", {}),
+      // Logits and scores in pieces of a few rows.
+      subject("InPieces", {.elements_max = 500}),
+      subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true})};
 }
 
 const auto name_of = [](const auto& info) { return info.param.name; };

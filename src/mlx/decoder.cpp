@@ -1,10 +1,13 @@
 #include "mlx/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "architectures/decoder_forward.h"
 #include "base/guarded.h"
+#include "base/log.h"
+#include "mlx/decode_kernels.h"
 #include "mlx/kv_pool.h"
 #include "mlx/rotary.h"
 #include "mlx/step_plan.h"
@@ -16,8 +19,25 @@ namespace {
 struct Layer {
   mx::array attention_norm = mx::array(0.0f), feed_forward_norm = mx::array(0.0f);
   std::optional<mx::array> q_norm, k_norm;
-  Matrix q, k, v, output, gate, up, down;
+  std::vector<Matrix> qkv, gate_up;  // each by itself, or joined to one
+  Matrix output, down;
 };
+
+// Products of several matrices, or of what they were joined to, `widths` wide.
+std::vector<mx::array> products(const std::vector<Matrix>& matrices, const mx::array& x,
+                                std::span<const int64_t> widths) {
+  std::vector<mx::array> made;
+  for (const Matrix& matrix : matrices) made.push_back(matrix.apply(x));
+  if (made.size() == widths.size()) return made;
+  const mx::array all = std::move(made.front());
+  made.clear();
+  int64_t at = 0;
+  for (const int64_t width : widths) {
+    made.push_back(mx::slice(all, {0, dim(at)}, {all.shape(0), dim(at + width)}));
+    at += width;
+  }
+  return made;
+}
 
 std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
   return {mx::multiply(mx::multiply(inputs[0], mx::sigmoid(inputs[0])), inputs[1])};
@@ -61,7 +81,7 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
   DecoderCounters counters() const {
-    return {ahead_used_, ahead_dropped_, kv_->copies(), borrowed_bytes_};
+    return {ahead_used_, ahead_dropped_, kv_->copies(), own_kernels_, borrowed_bytes_};
   }
 
   void embed();
@@ -78,7 +98,11 @@ class MlxDecoder final : public Executor {
   // cuDNN's, which is built anew for each length: 16 sequences made 11 tokens a second on an H200.
   bool one_attention() const { return gpu_paths() && !machine_->cuda; }
   Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
+  void load_kernels();
+  void warm();
   void build(std::span<const SequenceStep> batch);
+  mx::array normed(const mx::array& weight);
+  void add(const mx::array& x, const mx::array& next_norm);
   void enqueue(const std::vector<Logits>& logits);
   bool foresee(std::span<const SequenceStep> batch, const Built& step);
   void finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
@@ -109,6 +133,8 @@ class MlxDecoder final : public Executor {
   LimitShare limit_;
   int64_t borrowed_bytes_ = 0;
   std::function<std::vector<mx::array>(const std::vector<mx::array>&)> gated_ = gated;
+  std::unique_ptr<DecodeKernels> kernels_;
+  DecodeShape shape_;
   SamplerScratch sampler_;
 
   // The step that is built.
@@ -117,14 +143,18 @@ class MlxDecoder final : public Executor {
   std::optional<mx::array>
       query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
   std::optional<mx::array> attended_;  // [active rows, heads * head_dim]
+  // Where kernels of our own run the step: what they are launched with, what they take of q, k and
+  // v, and the residual's norm, where it is made with the sum.
+  std::optional<AttendStep> attend_;
+  std::optional<mx::array> qkv_, normed_;
   std::optional<mx::array> slots_, gathered_, mask_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
   std::vector<Logits> logits_;
 
   // The step that runs ahead, if any: what it was built for.
   std::optional<StepKey> ahead_;
-  bool in_flight_ = false;
-  int64_t ahead_used_ = 0, ahead_dropped_ = 0;
+  bool in_flight_ = false, next_enqueued_ = false;
+  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0;
 };
 
 MlxDecoder::~MlxDecoder() {
@@ -202,15 +232,22 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
       to.q_norm = loader.vector(*from.q_norm.weight);
       to.k_norm = loader.vector(*from.k_norm.weight);
     }
-    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
-                                         {&to.k, &from.k},
-                                         {&to.v, &from.v},
-                                         {&to.output, &from.output},
-                                         {&to.gate, &from.gate},
-                                         {&to.up, &from.up},
-                                         {&to.down, &from.down}}) {
-      IMPETUS_TRY(*matrix, loader.matrix(*linear));
-    }
+    // Joined where each operation costs the host more than the device; elsewhere they stay where
+    // the file is mapped.
+    const auto several = [&](std::vector<Matrix>& matrices,
+                             std::initializer_list<const Linear*> linears) -> Result<void> {
+      for (const Linear* linear : linears) {
+        IMPETUS_TRY(Matrix matrix, loader.matrix(*linear));
+        matrices.push_back(std::move(matrix));
+      }
+      if (!machine_->decode_kernels) return {};
+      if (auto whole = joined(matrices)) matrices = {std::move(*whole)};
+      return {};
+    };
+    IMPETUS_CHECK(several(to.qkv, {&from.q, &from.k, &from.v}));
+    IMPETUS_CHECK(several(to.gate_up, {&from.gate, &from.up}));
+    IMPETUS_TRY(to.output, loader.matrix(from.output));
+    IMPETUS_TRY(to.down, loader.matrix(from.down));
   }
   final_norm_ = loader.vector(*tensors.final_norm.weight);
   IMPETUS_TRY(head_, loader.matrix(tensors.head));
@@ -223,7 +260,59 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   machine_->may_fail("load");
   rotary_ = std::make_unique<Rotary>(spec_, gpu_paths());
   if (Wall::get().has_gpu() && !machine_->cpu) gated_ = mx::compile(gated, true);
+  if (machine_->decode_kernels) load_kernels();
   return {};
+}
+
+// Kernels that were never seen on this machine are held against MLX's own operations first.
+void MlxDecoder::load_kernels() {
+  shape_ = {static_cast<int>(spec_.heads),
+            static_cast<int>(spec_.kv_heads),
+            static_cast<int>(spec_.head_dim),
+            spec_.rope_pairs == RopePairs::neighbours,
+            spec_.qk_norm,
+            type_,
+            kv_->type()};
+  if (!kernels_take(shape_, spec_)) return;
+  const double limit = kernels_error_limit(shape_);
+  try {
+    kernels_ = machine_->decode_kernels(shape_, spec_);
+    if (!kernels_) return;
+    const double error = kernels_error(*kernels_, shape_, spec_);
+    if (!(error <= limit)) {
+      log::warn(
+          "{}: kernels for decode steps are {:.2g} off MLX's operations, more than {:.2g}; "
+          "those are used",
+          spec_.family, error, limit);
+      kernels_.reset();
+    }
+  } catch (const std::exception& failure) {
+    log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
+              spec_.family, failure.what());
+    kernels_.reset();
+  }
+  if (kernels_) warm();
+}
+
+// A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
+// it writes of keys and values is read by nobody.
+void MlxDecoder::warm() {
+  const TokenId token = 0;
+  for (const int64_t rows : {1, 2, 4, 8, 16, 32}) {
+    if (rows > step_tokens_max_ || rows > kv_->blocks()) return;
+    std::vector<BlockId> blocks(static_cast<size_t>(rows));
+    std::vector<SequenceStep> batch(blocks.size());
+    for (size_t r = 0; r < batch.size(); ++r) {
+      blocks[r] = static_cast<BlockId>(r);
+      batch[r].tokens = {&token, 1};
+      batch[r].blocks = {&blocks[r], 1};
+      batch[r].output = StepOutput::logits_last;
+    }
+    build(batch);
+    enqueue(logits_);
+    forget();
+    wait();
+  }
 }
 
 Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const SequenceStep> batch) {
@@ -257,6 +346,9 @@ void MlxDecoder::forget() {
   slots_.reset();
   gathered_.reset();
   mask_.reset();
+  attend_.reset();
+  qkv_.reset();
+  normed_.reset();
   tokens_.reset();
   logits_.clear();
   if (rotary_) rotary_->clear();
@@ -296,8 +388,9 @@ void MlxDecoder::enqueue(const std::vector<Logits>& logits) {
 }
 
 // Builds the step after this one while the device computes this one, from the tokens that the
-// device will find likeliest. Its graph alone: enqueued before this step has ended, its writes
-// would find the pool still held by this step's reads, and copy it.
+// device will find likeliest. By MLX's operations its graph alone: enqueued before this step has
+// ended, its writes would find the pool still held by this step's reads, and copy it. Kernels of
+// our own write in place whoever reads, so their step stands in line at once.
 bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step) {
   StepKey key;
   if (step.logits.size() != 1 || !std::ranges::all_of(batch, greedy) ||
@@ -309,6 +402,8 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
     tokens_ = mx::astype(step.logits.front().best, mx::int32);
     build(key.steps());
     tokens_.reset();
+    next_enqueued_ = attend_.has_value();
+    if (next_enqueued_) enqueue(logits_);
     return true;
   } catch (const std::exception&) {
     // This step goes on; the next one meets the failure itself, if it is still there.
@@ -320,15 +415,41 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
 
 void MlxDecoder::build(std::span<const SequenceStep> batch) {
   plan_.make(batch, KvPool::kBlockTokens);
-  rotary_->begin(plan_);
+  attend_.reset();
+  normed_.reset();
+  if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
+    attend_ = attend_step(plan_, shape_, !machine_->cpu);
+    ++own_kernels_;
+  } else {
+    rotary_->begin(plan_);
+  }
   decoder_forward(spec_, *this);
+}
+
+// The residual's norm, which may have been made with the last sum.
+mx::array MlxDecoder::normed(const mx::array& weight) {
+  if (!normed_) return mx::fast::rms_norm(*residual_, weight, spec_.norm_eps);
+  mx::array made = std::move(*normed_);
+  normed_.reset();
+  return made;
+}
+
+// Adds to the residual, whose next norm will be that of `next_norm`.
+void MlxDecoder::add(const mx::array& x, const mx::array& next_norm) {
+  if (!attend_) {
+    residual_ = mx::add(*residual_, x);
+    return;
+  }
+  auto [sum, norm] = kernels_->add_norm(*residual_, x, next_norm);
+  residual_ = std::move(sum);
+  normed_ = std::move(norm);
 }
 
 void MlxDecoder::embed() {
   const mx::array tokens =
       tokens_ ? *tokens_ : mx::array(plan_.tokens.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   residual_ = embedding_.rows(tokens, type_);
-  if (plan_.single()) return;
+  if (plan_.single() || attend_) return;
   slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   if (!one_attention() || !plan_.one_row_each) return;
   // One attention for all. Beyond its end a shorter sequence reads its own first position again,
@@ -366,10 +487,19 @@ mx::array MlxDecoder::heads_of(const mx::array& rows, int64_t heads) const {
 
 void MlxDecoder::attention_inputs(int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  const mx::array x = mx::fast::rms_norm(*residual_, layer.attention_norm, spec_.norm_eps);
-  mx::array q = heads_of(layer.q.apply(x), spec_.heads);
-  mx::array k = heads_of(layer.k.apply(x), spec_.kv_heads);
-  mx::array v = heads_of(layer.v.apply(x), spec_.kv_heads);
+  const mx::array x = normed(layer.attention_norm);
+  const std::array<int64_t, 3> widths = {spec_.heads * spec_.head_dim,
+                                         spec_.kv_heads * spec_.head_dim,
+                                         spec_.kv_heads * spec_.head_dim};
+  if (attend_) {
+    qkv_ = layer.qkv.size() == 1 ? layer.qkv.front().apply(x)
+                                 : mx::concatenate(products(layer.qkv, x, widths), 1);
+    return;
+  }
+  const auto made = products(layer.qkv, x, widths);
+  mx::array q = heads_of(made[0], spec_.heads);
+  mx::array k = heads_of(made[1], spec_.kv_heads);
+  mx::array v = heads_of(made[2], spec_.kv_heads);
   if (spec_.qk_norm) {
     q = mx::fast::rms_norm(q, layer.q_norm, spec_.norm_eps);
     k = mx::fast::rms_norm(k, layer.k_norm, spec_.norm_eps);
@@ -456,6 +586,14 @@ mx::array MlxDecoder::attend_batched(int64_t layer) const {
 
 void MlxDecoder::attention(int64_t index) {
   if (plan_.idle()) return;
+  if (attend_) {
+    const Layer& layer = layers_[static_cast<size_t>(index)];
+    attended_ = kernels_->attend(*attend_, *qkv_, kv_->keys(index), kv_->values(index),
+                                 layer.q_norm ? *layer.q_norm : layer.attention_norm,
+                                 layer.k_norm ? *layer.k_norm : layer.attention_norm);
+    qkv_.reset();
+    return;
+  }
   mx::array out = mx::array(0.0f);
   if (mask_ && plan_.sequences.size() == static_cast<size_t>(mask_->shape(0))) {
     out = attend_batched(index);
@@ -478,22 +616,26 @@ void MlxDecoder::attention(int64_t index) {
 
 void MlxDecoder::attention_output(int64_t index) {
   if (plan_.idle()) return;
-  residual_ = mx::add(*residual_, layers_[static_cast<size_t>(index)].output.apply(*attended_));
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  add(layer.output.apply(*attended_), layer.feed_forward_norm);
   attended_.reset();
 }
 
 void MlxDecoder::feed_forward(int64_t index) {
   if (plan_.idle()) return;
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  const mx::array x = mx::fast::rms_norm(*residual_, layer.feed_forward_norm, spec_.norm_eps);
-  const mx::array hidden = gated_({layer.gate.apply(x), layer.up.apply(x)})[0];
-  residual_ = mx::add(*residual_, layer.down.apply(hidden));
+  const mx::array x = normed(layer.feed_forward_norm);
+  const std::array<int64_t, 2> widths = {spec_.feed_forward, spec_.feed_forward};
+  const mx::array hidden = gated_(products(layer.gate_up, x, widths))[0];
+  const bool last = index + 1 == spec_.layers;
+  add(layer.down.apply(hidden),
+      last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);
 }
 
 void MlxDecoder::head() {
   logits_.clear();
   if (plan_.idle()) return;
-  const mx::array x = mx::fast::rms_norm(*residual_, final_norm_, spec_.norm_eps);
+  const mx::array x = normed(final_norm_);
   const auto rows = static_cast<int64_t>(plan_.outputs.size());
   const int64_t most = std::max<int64_t>(1, machine_->logit_elements / spec_.vocab);
   for (int64_t first = 0; first < rows; first += most) {
@@ -538,7 +680,7 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
       wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
     }
     mx::eval(std::move(wanted));
-    if (foreseen) {
+    if (foreseen && !next_enqueued_) {
       mx::synchronize(Wall::get().stream(machine_->cpu));
       enqueue(logits_);
     }

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "base/guarded.h"
+#include "mlx/decode_kernels.h"
 #include "mlx/decoder.h"
 #include "mlx/wall.h"
 
@@ -53,6 +54,13 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
       wanted = std::string_view(forced) == "on" ? RunAhead::on : RunAhead::off;
     }
     machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
+    machine->decode_kernels = options.decode_kernels;
+    // For comparing them with MLX's operations.
+    const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
+    const bool unwanted = kernels != nullptr && std::string_view(kernels) == "off";
+    if (machine->cuda && !machine->decode_kernels && !unwanted) {
+      machine->decode_kernels = make_cuda_kernels;
+    }
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";
     descriptor.backend = wall.backend_name(machine->cpu);

@@ -15,6 +15,10 @@
 #include "backend/executor.h"
 
 namespace impetus {
+namespace mlx_backend {
+class DecodeKernels;
+struct DecodeShape;
+}  // namespace mlx_backend
 
 struct MlxOptions {
   // The next decode step of the same sequences is computed while the engine is busy with the last
@@ -25,12 +29,17 @@ struct MlxOptions {
   bool cpu = false;
   // Takes the paths of a GPU on a CPU too: batched attention, KV moved by operations. For tests.
   bool as_gpu = false;
+  // Kernels of our own for decode steps; without, those of CUDA where MLX computes there. For
+  // tests.
+  std::function<std::unique_ptr<mlx_backend::DecodeKernels>(const mlx_backend::DecodeShape& shape,
+                                                            const ModelSpec& spec)>
+      decode_kernels = nullptr;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;
   // Called where MLX is ("load", "step", "encode"), in the middle of the work; what it throws is as
   // if MLX had. For tests.
-  std::function<void(std::string_view where)> fault;
+  std::function<void(std::string_view where)> fault = nullptr;
 };
 
 // device "mlx"; backend "mlx-metal", "mlx-cuda" or "mlx-cpu". unavailable where MLX itself fails.

@@ -74,6 +74,35 @@ mx::array Matrix::rows(const mx::array& ids, mx::Dtype type) const {
       type);
 }
 
+std::optional<Matrix> joined(const std::vector<Matrix>& parts) {
+  const auto type_of = [](const std::optional<mx::array>& array) {
+    return array ? std::optional(array->dtype()) : std::nullopt;
+  };
+  const Matrix& first = parts.front();
+  for (const Matrix& part : parts) {
+    if (part.bits != first.bits || part.group != first.group || part.mode != first.mode ||
+        part.weight.dtype() != first.weight.dtype() ||
+        type_of(part.scales) != type_of(first.scales) ||
+        type_of(part.biases) != type_of(first.biases) ||
+        type_of(part.bias) != type_of(first.bias)) {
+      return std::nullopt;
+    }
+  }
+  const auto join = [&](auto&& of) {
+    std::vector<mx::array> arrays;
+    for (const Matrix& part : parts) arrays.push_back(of(part));
+    mx::array whole = mx::concatenate(arrays, 0);
+    whole.eval();
+    return whole;
+  };
+  Matrix made = first;
+  made.weight = join([](const Matrix& part) { return part.weight; });
+  if (first.scales) made.scales = join([](const Matrix& part) { return *part.scales; });
+  if (first.biases) made.biases = join([](const Matrix& part) { return *part.biases; });
+  if (first.bias) made.bias = join([](const Matrix& part) { return *part.bias; });
+  return made;
+}
+
 Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices,
                                   const NamedTensor& other, bool gpu) {
   std::optional<mx::Dtype> widest;

@@ -25,6 +25,10 @@ struct Matrix {
   mx::array rows(const mx::array& ids, mx::Dtype type) const;
 };
 
+// Matrices of one input as one, their outputs one after another, so that a step multiplies once.
+// Nullopt where they differ in more than their outputs.
+std::optional<Matrix> joined(const std::vector<Matrix>& parts);
+
 // The type of activations for a model of these matrices: the widest of theirs, or of their scales.
 // Where all are GGUF's quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which
 // has no faster type; where all are mxfp4, the type of `other`, a norm.

@@ -1,0 +1,281 @@
+// Kernels' text (kernels/*.cuh) on the host, for tests on machines without a GPU: a block's threads
+// are contexts of one thread that run by turns, from barrier to barrier. Include once a program.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "mlx/decode_kernels.h"
+
+namespace impetus::mlx_backend::on_host {
+
+struct Bf16 {
+  uint16_t bits = 0;
+  Bf16() = default;
+  explicit Bf16(float value) : bits(f32_to_bf16(value)) {}
+  explicit operator float() const { return bf16_to_f32(bits); }
+};
+
+struct Dim3 {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+class Block {
+ public:
+  static Block& running() { return *current_; }
+
+  // Runs `body` once in each of `threads` contexts. Throws where not all reach the same barriers.
+  void run(unsigned threads, const std::function<void()>& body) {
+    current_ = this;
+    body_ = &body;
+    contexts_.resize(threads);
+    stacks_.resize(threads);
+    done_.assign(threads, false);
+    whole_ = {};
+    warps_.assign((threads + 31) / 32, {});
+    values_.assign(threads, 0);
+    for (unsigned t = 0; t < threads; ++t) {
+      if (!stacks_[t]) stacks_[t].reset(new char[kStack]);
+      getcontext(&contexts_[t]);
+      contexts_[t].uc_stack.ss_sp = stacks_[t].get();
+      contexts_[t].uc_stack.ss_size = kStack;
+      contexts_[t].uc_link = &scheduler_;
+      makecontext(&contexts_[t], &Block::enter, 0);
+    }
+    for (bool any = true; any;) {
+      any = false;
+      const uint64_t before = progress_;
+      for (unsigned t = 0; t < threads; ++t) {
+        if (done_[t]) continue;
+        any = true;
+        thread.x = t;
+        swapcontext(&scheduler_, &contexts_[t]);
+      }
+      if (any && progress_ == before) throw std::logic_error("threads wait at unlike barriers");
+    }
+  }
+
+  void barrier() { wait(whole_, static_cast<unsigned>(contexts_.size())); }
+
+  float exchange(float value, unsigned offset) {
+    const unsigned me = thread.x, first = me / 32 * 32;
+    values_[me] = value;
+    wait(warps_[me / 32], 32);
+    const float other = values_[first + ((me - first) ^ offset)];
+    wait(warps_[me / 32], 32);
+    return other;
+  }
+
+  Dim3 thread, block, grid;
+
+ private:
+  struct Barrier {
+    unsigned arrived = 0;
+    uint64_t generation = 0;
+  };
+  static constexpr size_t kStack = size_t{64} << 10;
+
+  static void enter() {
+    Block& block = *current_;
+    (*block.body_)();
+    block.done_[block.thread.x] = true;
+    ++block.progress_;
+  }
+
+  void wait(Barrier& barrier, unsigned wanted) {
+    const unsigned me = thread.x;
+    const uint64_t generation = barrier.generation;
+    ++progress_;
+    if (++barrier.arrived == wanted) {
+      barrier.arrived = 0;
+      ++barrier.generation;
+    }
+    while (barrier.generation == generation) {
+      swapcontext(&contexts_[me], &scheduler_);
+    }
+    thread.x = me;
+  }
+
+  static inline Block* current_ = nullptr;
+  ucontext_t scheduler_ = {};
+  std::vector<ucontext_t> contexts_;
+  std::vector<std::unique_ptr<char[]>> stacks_;
+  std::vector<bool> done_;
+  std::vector<float> values_;
+  std::vector<Barrier> warps_;
+  Barrier whole_;
+  uint64_t progress_ = 0;
+  const std::function<void()>* body_ = nullptr;
+};
+
+}  // namespace impetus::mlx_backend::on_host
+
+// What CUDA gives to a kernel.
+#define __device__
+#define __shared__ static
+#define threadIdx (::impetus::mlx_backend::on_host::Block::running().thread)
+#define blockIdx (::impetus::mlx_backend::on_host::Block::running().block)
+#define gridDim (::impetus::mlx_backend::on_host::Block::running().grid)
+inline void __syncthreads() {
+  ::impetus::mlx_backend::on_host::Block::running().barrier();
+}
+inline float __shfl_xor_sync(unsigned, float value, int offset) {
+  return ::impetus::mlx_backend::on_host::Block::running().exchange(value,
+                                                                    static_cast<unsigned>(offset));
+}
+inline float rsqrtf(float x) {
+  return 1.0f / std::sqrt(x);
+}
+
+// MLX's memory is aligned to less on a host.
+#define alignas(bytes)
+#include "mlx/kernels/common.cuh"
+// After common.cuh.
+#include "mlx/kernels/add_norm.cuh"
+#include "mlx/kernels/attend.cuh"
+#undef alignas
+
+namespace impetus::mlx_backend::on_host {
+
+// Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
+template <typename Kernel>
+void launch(Dim3 grid, unsigned threads, Kernel&& kernel) {
+  static Block block;
+  block.grid = grid;
+  const std::function<void()> body = kernel;
+  for (block.block.z = 0; block.block.z < grid.z; ++block.block.z) {
+    for (block.block.y = 0; block.block.y < grid.y; ++block.block.y) {
+      for (block.block.x = 0; block.block.x < grid.x; ++block.block.x) block.run(threads, body);
+    }
+  }
+}
+
+// The shapes and types that are compiled here.
+class HostKernels final : public DecodeKernels {
+ public:
+  HostKernels(const DecodeShape& shape, const ModelSpec& spec)
+      : shape_(shape), frequencies_(spec.rope_frequencies()), epsilon_(spec.norm_eps) {}
+
+  // Null where the shape is none of those.
+  static std::unique_ptr<DecodeKernels> make(const DecodeShape& shape, const ModelSpec& spec) {
+    auto kernels = std::make_unique<HostKernels>(shape, spec);
+    return kernels->with([](auto) {}) ? std::move(kernels) : nullptr;
+  }
+
+  mx::array attend(const AttendStep& step, const mx::array& qkv, const mx::array& keys,
+                   const mx::array& values, const mx::array& q_norm,
+                   const mx::array& k_norm) override {
+    std::vector<mx::array> inputs = {qkv, keys, values, step.plan, q_norm, k_norm};
+    mx::eval(inputs);
+    mx::array out = empty({step.rows, shape_.heads * shape_.head_dim}, shape_.activations);
+    with([&](auto form) {
+      using F = decltype(form);
+      using T = typename F::T;
+      using U = typename F::U;
+      const auto run = [&]<bool NEIGHBOURS, bool NORM, bool PARTIAL>(auto* to) {
+        constexpr int kGroup = F::kHeads / F::kKvHeads;
+        const unsigned pieces = (kGroup + kHeadsAtOnce - 1) / kHeadsAtOnce;
+        launch({F::kKvHeads * pieces, static_cast<unsigned>(step.rows),
+                static_cast<unsigned>(step.shares)},
+               kAttendThreads, [&] {
+                 impetus::attend<T, U, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens,
+                                 NEIGHBOURS, NORM, PARTIAL>(
+                     data<T>(inputs[0]), data<U>(inputs[1]), data<U>(inputs[2]),
+                     static_cast<int>(keys.shape(1)), data<int>(inputs[3]),
+                     static_cast<int>(step.plan.shape(1)), frequencies_.data(), data<T>(inputs[4]),
+                     data<T>(inputs[5]), epsilon_, to);
+               });
+      };
+      const auto choose = [&]<bool PARTIAL>(auto* to) {
+        if (shape_.neighbours && shape_.qk_norm)
+          return run.template operator()<true, true, PARTIAL>(to);
+        if (shape_.neighbours) return run.template operator()<true, false, PARTIAL>(to);
+        if (shape_.qk_norm) return run.template operator()<false, true, PARTIAL>(to);
+        return run.template operator()<false, false, PARTIAL>(to);
+      };
+      if (step.shares == 1) return choose.template operator()<false>(data<T>(out));
+      std::vector<float> partial(static_cast<size_t>(step.rows * F::kHeads * step.shares) *
+                                 (F::kDim + 2));
+      choose.template operator()<true>(partial.data());
+      launch({F::kHeads, static_cast<unsigned>(step.rows), 1}, kAttendThreads, [&] {
+        impetus::merge<T, F::kHeads, F::kDim>(partial.data(), step.shares, data<T>(out));
+      });
+    });
+    return out;
+  }
+
+  std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
+                                           const mx::array& weight) override {
+    std::vector<mx::array> inputs = {residual, x, weight};
+    mx::eval(inputs);
+    mx::array sum = empty(residual.shape(), shape_.activations);
+    mx::array normed = empty(residual.shape(), shape_.activations);
+    with([&](auto form) {
+      using T = typename decltype(form)::T;
+      launch({static_cast<unsigned>(residual.shape(0)), 1, 1}, kNormThreads, [&] {
+        impetus::add_norm<T>(data<T>(inputs[0]), data<T>(inputs[1]), data<T>(inputs[2]), epsilon_,
+                             static_cast<int>(residual.shape(1)), data<T>(sum), data<T>(normed));
+      });
+    });
+    return {sum, normed};
+  }
+
+ private:
+  template <typename T_, typename U_, int HEADS, int KV_HEADS, int DIM>
+  struct Form {
+    using T = T_;
+    using U = U_;
+    static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
+  };
+
+  template <typename T>
+  static T* data(const mx::array& array) {
+    return reinterpret_cast<T*>(const_cast<mx::array&>(array).data<std::byte>());
+  }
+  static mx::array empty(const mx::Shape& shape, mx::Dtype type) {
+    size_t bytes = type.size();
+    for (const auto extent : shape) bytes *= static_cast<size_t>(extent);
+    return mx::array(mx::allocator::malloc(bytes), shape, type);
+  }
+
+  template <typename T, typename U, typename Body>
+  bool with_dims(Body&& body, mx::Dtype t, mx::Dtype u) {
+    if (shape_.activations != t || shape_.kv != u) return false;
+    const auto is = [&](int heads, int kv_heads, int dim) {
+      return shape_.heads == heads && shape_.kv_heads == kv_heads && shape_.head_dim == dim;
+    };
+    // That of the conformance suite.
+    if (is(4, 2, 16)) return body(Form<T, U, 4, 2, 16>()), true;
+    // One piece and a rest of query heads; lanes without elements; a warp a key; one head.
+    if constexpr (std::is_same_v<T, U>) {
+      if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
+      if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
+      if (is(2, 1, 256)) return body(Form<T, U, 2, 1, 256>()), true;
+      if (is(1, 1, 8)) return body(Form<T, U, 1, 1, 8>()), true;
+    }
+    return false;
+  }
+  template <typename Body>
+  bool with(Body&& body) {
+    return with_dims<float, float>(body, mx::float32, mx::float32) ||
+           with_dims<_Float16, _Float16>(body, mx::float16, mx::float16) ||
+           with_dims<Bf16, Bf16>(body, mx::bfloat16, mx::bfloat16) ||
+           with_dims<float, _Float16>(body, mx::float32, mx::float16) ||
+           with_dims<_Float16, float>(body, mx::float16, mx::float32) ||
+           with_dims<Bf16, float>(body, mx::bfloat16, mx::float32) ||
+           with_dims<Bf16, _Float16>(body, mx::bfloat16, mx::float16);
+  }
+
+  DecodeShape shape_;
+  std::vector<float> frequencies_;
+  float epsilon_;
+};
+
+}  // namespace impetus::mlx_backend::on_host

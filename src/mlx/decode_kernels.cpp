@@ -1,0 +1,257 @@
+#include "mlx/decode_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "mlx/kernel_texts.h"
+#include "mlx/rotary.h"
+#include "mlx/weights.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+// As in kernels/*.cuh.
+constexpr int kAttendThreads = 128, kNormThreads = 256, kHeadsAtOnce = 4;
+constexpr int kHeadDimMax = 256;
+// Blocks of threads that keep a large GPU busy, and positions that are worth one.
+constexpr int64_t kBlocksWanted = 1024, kSharePositions = 64, kSharesMax = 64;
+
+int pieces_of(const DecodeShape& shape) {
+  const int group = shape.heads / shape.kv_heads;
+  return (group + kHeadsAtOnce - 1) / kHeadsAtOnce;
+}
+
+mx::fast::CustomKernelFunction kernel(const std::string& name,
+                                      const std::vector<std::string>& inputs,
+                                      const std::vector<std::string>& outputs,
+                                      const std::string& body, const char* text) {
+  // Not to be made contiguous: a copy of the pool would take the writes.
+  return mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body,
+                               std::string(k_common_text) + text,
+                               /*ensure_row_contiguous=*/false);
+}
+
+class CudaKernels final : public DecodeKernels {
+ public:
+  CudaKernels(const DecodeShape& shape, const ModelSpec& spec) : shape_(shape) {
+    const std::vector<float> frequencies = spec.rope_frequencies();
+    frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
+    epsilon_ = settle(mx::array({spec.norm_eps}, mx::Shape{1}), false);
+    const std::vector<std::string> inputs = {"qkv",         "keys",   "values", "plan",
+                                             "frequencies", "q_norm", "k_norm", "epsilon"};
+    const auto attend = [](const char* partial, const char* out) {
+      return fmt::format(
+          "impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>(qkv, "
+          "const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, plan_shape[1], "
+          "frequencies, q_norm, k_norm, epsilon[0], {});",
+          partial, out);
+    };
+    attend_ = kernel("attend", inputs, {"out"}, attend("false", "out"), k_attend_text);
+    attend_shares_ =
+        kernel("attend_shares", inputs, {"partial"}, attend("true", "partial"), k_attend_text);
+    merge_ =
+        kernel("merge", {"partial"}, {"out"},
+               "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);", k_attend_text);
+    add_norm_ = kernel(
+        "add_norm", {"residual", "x", "weight", "epsilon"}, {"sum", "normed"},
+        "impetus::add_norm<T>(residual, x, weight, epsilon[0], residual_shape[1], sum, normed);",
+        k_add_norm_text);
+    dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
+    attend_args_ = dims_;
+    attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
+                                             {"KV_HEADS", shape.kv_heads},
+                                             {"BLOCK", KvPool::kBlockTokens},
+                                             {"NEIGHBOURS", shape.neighbours},
+                                             {"NORM", shape.qk_norm}});
+  }
+
+  mx::array attend(const AttendStep& step, const mx::array& qkv, const mx::array& keys,
+                   const mx::array& values, const mx::array& q_norm,
+                   const mx::array& k_norm) override {
+    const std::vector<mx::array> inputs = {qkv,          keys,   values, step.plan,
+                                           frequencies_, q_norm, k_norm, epsilon_};
+    const std::tuple grid{shape_.kv_heads * pieces_of(shape_) * kAttendThreads, step.rows,
+                          step.shares};
+    const std::tuple block{kAttendThreads, 1, 1};
+    const mx::Shape out{step.rows, shape_.heads * shape_.head_dim};
+    if (step.shares == 1) {
+      return attend_(inputs, {out}, {shape_.activations}, grid, block, attend_args_, {}, false,
+                     {})[0];
+    }
+    const mx::array partial =
+        attend_shares_(inputs, {{step.rows, shape_.heads, step.shares, shape_.head_dim + 2}},
+                       {mx::float32}, grid, block, attend_args_, {}, false, {})[0];
+    return merge_({partial}, {out}, {shape_.activations},
+                  {shape_.heads * kAttendThreads, step.rows, 1}, block, dims_, {}, false, {})[0];
+  }
+
+  std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
+                                           const mx::array& weight) override {
+    const auto made =
+        add_norm_({residual, x, weight, epsilon_}, {residual.shape(), residual.shape()},
+                  {shape_.activations, shape_.activations},
+                  {static_cast<int>(residual.shape(0)) * kNormThreads, 1, 1}, {kNormThreads, 1, 1},
+                  {{"T", shape_.activations}}, {}, false, {});
+    return {made[0], made[1]};
+  }
+
+ private:
+  using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
+
+  DecodeShape shape_;
+  mx::array frequencies_ = mx::array(0.0f), epsilon_ = mx::array(0.0f);
+  mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_;
+  Arguments dims_, attend_args_;
+};
+
+}  // namespace
+
+bool kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
+  return shape.head_dim % 8 == 0 && shape.head_dim <= kHeadDimMax && spec.hidden % 8 == 0;
+}
+
+std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec) {
+  return std::make_unique<CudaKernels>(shape, spec);
+}
+
+AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
+  const auto rows = static_cast<int64_t>(plan.sequences.size());
+  constexpr int64_t kBlock = KvPool::kBlockTokens;
+  const int64_t width = 1 + (plan.length_max + kBlock - 1) / kBlock;
+  std::vector<int32_t> values(static_cast<size_t>(rows * width), 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const PlannedSequence& sequence = plan.sequences[static_cast<size_t>(r)];
+    int32_t* to = values.data() + r * width;
+    *to++ = static_cast<int32_t>(sequence.position);
+    // Runs begin at blocks' beginnings: they are of positions from 0 on.
+    for (const SlotRun& run : sequence.runs) {
+      for (int64_t slot = run.begin; slot < run.end; slot += kBlock) {
+        *to++ = static_cast<int32_t>(slot / kBlock);
+      }
+    }
+  }
+  AttendStep step;
+  step.plan = mx::array(values.begin(), mx::Shape{dim(rows), dim(width)}, mx::int32);
+  // Memory that the host wrote would be read across the bus, in every layer.
+  if (device) step.plan = mx::bitwise_or(step.plan, mx::array(0));
+  step.rows = static_cast<int>(rows);
+  const int64_t busy = rows * shape.kv_heads * pieces_of(shape);
+  const int64_t worth = (plan.length_max + kSharePositions - 1) / kSharePositions;
+  step.shares =
+      static_cast<int>(std::clamp(kBlocksWanted / busy, int64_t{1}, std::min(worth, kSharesMax)));
+  return step;
+}
+
+double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const ModelSpec& spec) {
+  constexpr int kBlock = KvPool::kBlockTokens;
+  constexpr int kSlots = 16 * kBlock;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  const auto rows_of = [&](mx::Shape extents, mx::Dtype type) {
+    size_t count = 1;
+    for (const auto extent : extents) count *= static_cast<size_t>(extent);
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random);
+    return settle(mx::astype(mx::array(values.begin(), extents, mx::float32), type), false);
+  };
+  // Two sequences: one at its beginning, and one of many blocks, not in order.
+  StepPlan plan;
+  const std::vector<BlockId> first = {3}, second = {9, 1, 14, 5, 11, 2, 0, 7, 12, 4};
+  const TokenId token = 0;
+  std::vector<SequenceStep> batch(2);
+  batch[0].blocks = first;
+  batch[1].blocks = second;
+  batch[1].position = static_cast<int64_t>(second.size()) * kBlock - 3;
+  for (SequenceStep& step : batch) step.tokens = {&token, 1};
+  plan.make(batch, kBlock);
+
+  const int width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+  const mx::array qkv = rows_of({2, width}, shape.activations);
+  const mx::Shape pool{shape.kv_heads, kSlots, shape.head_dim};
+  const mx::array keys = rows_of(pool, shape.kv), values = rows_of(pool, shape.kv);
+  const mx::array q_norm = rows_of({shape.head_dim}, shape.activations);
+  const mx::array k_norm = rows_of({shape.head_dim}, shape.activations);
+  Rotary rotary(spec, false);
+  rotary.begin(plan);
+
+  // [2, n, 1, head_dim] of heads [from, from + n).
+  const auto part = [&](int from, int n, const mx::array* norm) {
+    const mx::array heads =
+        mx::reshape(mx::slice(qkv, {0, from * shape.head_dim}, {2, (from + n) * shape.head_dim}),
+                    {2, n, 1, shape.head_dim});
+    if (norm == nullptr) return heads;
+    return rotary.apply(shape.qk_norm ? mx::fast::rms_norm(heads, *norm, spec.norm_eps) : heads);
+  };
+  const mx::array query = part(0, shape.heads, &q_norm);
+  const mx::array key = mx::astype(part(shape.heads, shape.kv_heads, &k_norm), shape.kv);
+  const mx::array value =
+      mx::astype(part(shape.heads + shape.kv_heads, shape.kv_heads, nullptr), shape.kv);
+  std::vector<mx::array> expected;
+  for (int r = 0; r < 2; ++r) {
+    const PlannedSequence& sequence = plan.sequences[static_cast<size_t>(r)];
+    const auto all = [&](const mx::array& stored, const mx::array& own) {
+      std::vector<mx::array> parts;
+      int64_t left = sequence.position;
+      for (const SlotRun& run : sequence.runs) {
+        const int64_t count = std::min(left, run.end - run.begin);
+        if (count > 0) {
+          parts.push_back(mx::slice(stored, {0, dim(run.begin), 0},
+                                    {shape.kv_heads, dim(run.begin + count), shape.head_dim}));
+        }
+        left -= count;
+      }
+      parts.push_back(
+          mx::reshape(mx::slice(own, {r, 0, 0, 0}, {r + 1, shape.kv_heads, 1, shape.head_dim}),
+                      {shape.kv_heads, 1, shape.head_dim}));
+      const mx::array joined = mx::concatenate(parts, 1);
+      return mx::expand_dims(mx::astype(joined, mx::float32), 0);
+    };
+    const mx::array one = mx::slice(query, {r, 0, 0, 0}, {r + 1, shape.heads, 1, shape.head_dim});
+    const mx::array out = mx::fast::scaled_dot_product_attention(
+        mx::astype(one, mx::float32), all(keys, key), all(values, value),
+        1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
+    expected.push_back(mx::reshape(out, {1, shape.heads * shape.head_dim}));
+  }
+  mx::array attention = mx::concatenate(expected, 0);
+  attention.eval();  // before the kernels write the rows' own keys
+
+  double worst = 0;
+  const auto compare = [&](const mx::array& made, const mx::array& wanted) {
+    const mx::array a = mx::astype(made, mx::float32), b = mx::astype(wanted, mx::float32);
+    const mx::array apart = mx::divide(mx::max(mx::abs(mx::subtract(a, b))), mx::max(mx::abs(b)));
+    const double error = static_cast<double>(mx::array(apart).item<float>());
+    // NaN is the worst.
+    worst = std::isnan(worst) || error <= worst ? worst : error;
+  };
+  for (const int shares : {1, 4}) {
+    AttendStep step = attend_step(plan, shape, true);
+    step.shares = shares;
+    compare(kernels.attend(step, qkv, keys, values, q_norm, k_norm), attention);
+    for (int r = 0; r < 2; ++r) {
+      const auto slot = dim(plan.slots[static_cast<size_t>(r)]);
+      for (const auto& [stored, own] : {std::pair{&keys, &key}, {&values, &value}}) {
+        compare(
+            mx::slice(*stored, {0, slot, 0}, {shape.kv_heads, slot + 1, shape.head_dim}),
+            mx::reshape(mx::slice(*own, {r, 0, 0, 0}, {r + 1, shape.kv_heads, 1, shape.head_dim}),
+                        {shape.kv_heads, 1, shape.head_dim}));
+      }
+    }
+  }
+  const mx::Shape hidden{2, dim(spec.hidden)};
+  const mx::array residual = rows_of(hidden, shape.activations);
+  const mx::array x = rows_of(hidden, shape.activations);
+  const mx::array weight = rows_of({dim(spec.hidden)}, shape.activations);
+  const auto [sum, normed] = kernels.add_norm(residual, x, weight);
+  const mx::array added = mx::add(residual, x);
+  compare(sum, added);
+  compare(normed, mx::fast::rms_norm(added, weight, spec.norm_eps));
+  return worst;
+}
+
+double kernels_error_limit(const DecodeShape& shape) {
+  const auto is = [&](mx::Dtype type) { return shape.activations == type || shape.kv == type; };
+  return is(mx::bfloat16) ? 0.05 : is(mx::float16) ? 0.01 : 1e-4;
+}
+
+}  // namespace impetus::mlx_backend

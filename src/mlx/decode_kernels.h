@@ -1,0 +1,59 @@
+// Kernels of our own for decode steps on CUDA, where the host's time for each of MLX's operations
+// is what a step costs: one attention for all rows over the pool's blocks, which also writes the
+// rows' keys and values, and norms joined with the sums before them. Their text: kernels/
+// decode.cuh. Includes MLX: only the sources of this folder include this.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "mlx/kv_pool.h"
+#include "mlx/step_plan.h"
+
+namespace impetus::mlx_backend {
+
+struct DecodeShape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  bool neighbours = false;  // pairs that are rotated together
+  bool qk_norm = false;
+  mx::Dtype activations = mx::float16, kv = mx::float16;
+};
+
+// What a step's attention is launched with.
+struct AttendStep {
+  mx::array plan = mx::array(0);  // i32 [rows, 1 + blocks]: position, then blocks
+  int rows = 0, shares = 1;       // positions are cut into so many
+};
+
+// Where the kernels run; arrays as kernels/decode.cuh says. Lazy, as MLX's operations are.
+class DecodeKernels {
+ public:
+  virtual ~DecodeKernels() = default;
+  // -> [rows, heads * head_dim]. Writes into the pool behind MLX's back: an array that holds it
+  // keeps its buffer, and steps stand in line by their tokens.
+  virtual mx::array attend(const AttendStep& step, const mx::array& qkv, const mx::array& keys,
+                           const mx::array& values, const mx::array& q_norm,
+                           const mx::array& k_norm) = 0;
+  // residual + x, and its norm times `weight`.
+  virtual std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
+                                                   const mx::array& weight) = 0;
+};
+
+using DecodeKernelMaker =
+    std::function<std::unique_ptr<DecodeKernels>(const DecodeShape& shape, const ModelSpec& spec)>;
+
+std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec);
+// Whether the kernels have a form for it.
+bool kernels_take(const DecodeShape& shape, const ModelSpec& spec);
+
+// The plan of a step with one row a sequence; `device`: kernels read it where they run.
+AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device);
+
+// Runs the kernels once beside MLX's own operations on small random rows: how far apart they are
+// at most, relative to the largest value. For a machine's first use of them.
+double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const ModelSpec& spec);
+// What the rounding of their types explains of it.
+double kernels_error_limit(const DecodeShape& shape);
+
+}  // namespace impetus::mlx_backend

@@ -1,0 +1,265 @@
+// The kernels of decode steps, run on the host: against a reference in double on seeded random
+// shapes, against MLX's operations, and in whole models.
+#include "mlx/decode_kernels.h"
+
+#ifdef __linux__  // contexts that run by turns
+#include "mlx/cuda_on_host.h"
+#include "mlx/decoder.h"
+#include "mlx/test_support.h"
+#include "tests/conformance/subject.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+using conformance::decoder_spec;
+using on_host::HostKernels;
+
+struct Case {
+  int heads, kv_heads, dim;
+  bool neighbours, qk_norm;
+  mx::Dtype activations, kv;
+};
+
+ModelSpec spec_of(const Case& one) {
+  ModelSpec spec = decoder_spec("llama");
+  spec.heads = one.heads;
+  spec.kv_heads = one.kv_heads;
+  spec.head_dim = one.dim;
+  spec.hidden = 72;
+  spec.context = 4096;
+  spec.qk_norm = one.qk_norm;
+  spec.rope_pairs = one.neighbours ? RopePairs::neighbours : RopePairs::halves;
+  return spec;
+}
+
+DecodeShape shape_of(const Case& one) {
+  return {one.heads, one.kv_heads, one.dim, one.neighbours, one.qk_norm, one.activations, one.kv};
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> made;
+  const mx::Dtype types[] = {mx::float32, mx::float16, mx::bfloat16};
+  for (const mx::Dtype type : types) {
+    for (const auto& [heads, kv_heads, dim] :
+         {std::tuple{14, 2, 64}, {3, 3, 80}, {2, 1, 256}, {1, 1, 8}, {4, 2, 16}}) {
+      made.push_back({heads, kv_heads, dim, (heads + dim) % 4 == 2, dim != 80, type, type});
+    }
+  }
+  made.push_back({4, 2, 16, true, false, mx::float32, mx::float16});
+  made.push_back({4, 2, 16, false, true, mx::float16, mx::float32});
+  made.push_back({4, 2, 16, true, true, mx::bfloat16, mx::float16});
+  return made;
+}
+
+// Of one rounding to the type.
+double step_of(mx::Dtype type) {
+  return type == mx::float32 ? 6e-8 : type == mx::float16 ? 4.9e-4 : 3.9e-3;
+}
+
+std::vector<float> floats(const mx::array& array) {
+  mx::array wide = mx::astype(array, mx::float32);
+  wide.eval();
+  return {wide.data<float>(), wide.data<float>() + wide.size()};
+}
+
+mx::array normal(std::mt19937_64& random, const mx::Shape& shape, mx::Dtype type) {
+  size_t count = 1;
+  for (const auto extent : shape) count *= static_cast<size_t>(extent);
+  std::normal_distribution<float> distribution;
+  std::vector<float> values(count);
+  for (float& value : values) value = distribution(random);
+  mx::array made = mx::astype(mx::array(values.begin(), shape, mx::float32), type);
+  made.eval();
+  return made;
+}
+
+TEST(DecodeKernels, AttendAsAReferenceInDouble) {
+  std::mt19937_64 random(11);
+  const Turn turn(true);
+  for (const Case& one : cases()) {
+    const ModelSpec spec = spec_of(one);
+    const DecodeShape shape = shape_of(one);
+    auto kernels = HostKernels::make(shape, spec);
+    ASSERT_NE(kernels, nullptr);
+    const int dim = one.dim, width = (one.heads + 2 * one.kv_heads) * dim;
+    constexpr int kBlocks = 24, kBlock = KvPool::kBlockTokens;
+    for (const int shares : {1, 2, 5}) {
+      // Sequences of any length, in blocks of any order.
+      std::vector<BlockId> all(kBlocks);
+      for (int i = 0; i < kBlocks; ++i) all[static_cast<size_t>(i)] = i;
+      std::shuffle(all.begin(), all.end(), random);
+      std::vector<SequenceStep> batch;
+      size_t taken = 0;
+      const TokenId token = 1;
+      for (int r = 0; r < 3; ++r) {
+        const size_t blocks = 1 + random() % 6;
+        SequenceStep step;
+        step.tokens = {&token, 1};
+        step.blocks = std::span(all).subspan(taken, blocks);
+        step.position = static_cast<int64_t>((blocks - 1) * kBlock + random() % kBlock);
+        if (r == 2) step.position = 0;
+        batch.push_back(step);
+        taken += blocks;
+      }
+      StepPlan plan;
+      plan.make(batch, kBlock);
+      AttendStep step = attend_step(plan, shape, false);
+      step.shares = shares;
+      const mx::array qkv = normal(random, {3, width}, one.activations);
+      const mx::Shape pool{one.kv_heads, kBlocks * kBlock, dim};
+      const mx::array keys = normal(random, pool, one.kv), values = normal(random, pool, one.kv);
+      const mx::array q_norm = normal(random, {dim}, one.activations);
+      const mx::array k_norm = normal(random, {dim}, one.activations);
+      std::vector<float> before_keys = floats(keys), before_values = floats(values);
+      const auto made = floats(kernels->attend(step, qkv, keys, values, q_norm, k_norm));
+      const auto after_keys = floats(keys), after_values = floats(values);
+
+      const auto inputs = floats(qkv), q_weights = floats(q_norm), k_weights = floats(k_norm);
+      const auto frequencies = spec.rope_frequencies();
+      const double rounding = step_of(one.activations) + step_of(one.kv);
+      for (int r = 0; r < 3; ++r) {
+        const SequenceStep& sequence = batch[static_cast<size_t>(r)];
+        const auto vector_of = [&](int head, const std::vector<float>* weights) {
+          std::vector<double> x(static_cast<size_t>(dim));
+          double squares = 0;
+          for (int d = 0; d < dim; ++d) {
+            x[d] = inputs[static_cast<size_t>(r * width + head * dim + d)];
+            squares += x[d] * x[d];
+          }
+          if (weights == nullptr) return x;
+          if (one.qk_norm) {
+            const double scale = 1 / std::sqrt(squares / dim + spec.norm_eps);
+            for (int d = 0; d < dim; ++d) x[d] *= scale * (*weights)[static_cast<size_t>(d)];
+          }
+          auto turned = x;
+          for (int i = 0; i < dim / 2; ++i) {
+            const double angle = static_cast<double>(sequence.position) * frequencies[i];
+            const int a = one.neighbours ? 2 * i : i, b = one.neighbours ? a + 1 : i + dim / 2;
+            turned[a] = x[a] * std::cos(angle) - x[b] * std::sin(angle);
+            turned[b] = x[a] * std::sin(angle) + x[b] * std::cos(angle);
+          }
+          return turned;
+        };
+        const int64_t own = plan.slots[static_cast<size_t>(r)];
+        for (int k = 0; k < one.kv_heads; ++k) {
+          const auto key = vector_of(one.heads + k, &k_weights);
+          const auto value = vector_of(one.heads + one.kv_heads + k, nullptr);
+          const auto at = static_cast<size_t>((k * kBlocks * kBlock + own) * dim);
+          for (int d = 0; d < dim; ++d) {
+            ASSERT_NEAR(after_keys[at + d], key[d], 8 * rounding * 4) << shape.head_dim;
+            ASSERT_NEAR(after_values[at + d], value[d], rounding * 8);
+            // Nothing else is written.
+            before_keys[at + d] = after_keys[at + d];
+            before_values[at + d] = after_values[at + d];
+          }
+        }
+        for (int h = 0; h < one.heads; ++h) {
+          const auto query = vector_of(h, &q_weights);
+          const int k = h / (one.heads / one.kv_heads);
+          std::vector<double> scores;
+          for (int64_t p = 0; p <= sequence.position; ++p) {
+            const int64_t slot = sequence.blocks[p / kBlock] * kBlock + p % kBlock;
+            const auto at = static_cast<size_t>((k * kBlocks * kBlock + slot) * dim);
+            double score = 0;
+            for (int d = 0; d < dim; ++d) score += query[d] * after_keys[at + d];
+            scores.push_back(score / std::sqrt(dim));
+          }
+          const double most = *std::ranges::max_element(scores);
+          double total = 0;
+          for (double& score : scores) total += score = std::exp(score - most);
+          for (int d = 0; d < dim; ++d) {
+            double expected = 0;
+            for (int64_t p = 0; p <= sequence.position; ++p) {
+              const int64_t slot = sequence.blocks[p / kBlock] * kBlock + p % kBlock;
+              expected +=
+                  scores[p] / total *
+                  after_values[static_cast<size_t>((k * kBlocks * kBlock + slot) * dim + d)];
+            }
+            // A rounded query moves every score a little.
+            ASSERT_NEAR(made[static_cast<size_t>((r * one.heads + h) * dim + d)], expected,
+                        1e-5 + 40 * step_of(one.activations))
+                << one.heads << " " << dim << " row " << r << " head " << h << " shares " << shares;
+          }
+        }
+      }
+      ASSERT_EQ(after_keys, before_keys);
+      ASSERT_EQ(after_values, before_values);
+    }
+  }
+}
+
+TEST(DecodeKernels, AgreeWithMlxAsAMachineChecksThem) {
+  const Turn turn(true);
+  for (const Case& one : cases()) {
+    const ModelSpec spec = spec_of(one);
+    auto kernels = HostKernels::make(shape_of(one), spec);
+    const double error = kernels_error(*kernels, shape_of(one), spec);
+    EXPECT_LE(error, kernels_error_limit(shape_of(one))) << one.heads << " " << one.dim;
+  }
+}
+
+// Kernels that go wrong in one way.
+class Wrong final : public DecodeKernels {
+ public:
+  Wrong(std::unique_ptr<DecodeKernels> right, int way) : right_(std::move(right)), way_(way) {}
+  mx::array attend(const AttendStep& step, const mx::array& qkv, const mx::array& keys,
+                   const mx::array& values, const mx::array& q_norm,
+                   const mx::array& k_norm) override {
+    if (way_ == 0) throw std::runtime_error("no compiler");
+    AttendStep other = step;
+    if (way_ == 1) other.plan = mx::maximum(step.plan, mx::array(1));
+    mx::array made = right_->attend(other, qkv, keys, values, q_norm, k_norm);
+    return way_ == 2 ? mx::multiply(made, mx::array(NAN)) : made;
+  }
+  std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
+                                           const mx::array& weight) override {
+    auto made = right_->add_norm(residual, x, weight);
+    if (way_ == 3) std::swap(made.first, made.second);
+    return made;
+  }
+
+ private:
+  std::unique_ptr<DecodeKernels> right_;
+  int way_;
+};
+
+}  // namespace
+
+MlxOptions with_host_kernels(int way) {
+  return {.run_ahead = MlxOptions::RunAhead::on,
+          .as_gpu = true,
+          .decode_kernels = [way](const DecodeShape& shape,
+                                  const ModelSpec& spec) -> std::unique_ptr<DecodeKernels> {
+            auto kernels = HostKernels::make(shape, spec);
+            if (way < 0 || !kernels) return kernels;
+            return std::make_unique<Wrong>(std::move(kernels), way);
+          }};
+}
+
+namespace {
+
+TEST(DecodeKernels, AModelUsesThemWhereTheyAreRight) {
+  const auto model = testing::RandomModelBuilder(decoder_spec("qwen3"), 3, DType::f32).decoder();
+  const auto run = [&](const MlxOptions& with) {
+    const auto loaded = conformance::load_decoder_on(std::move(*make_mlx_backend(with)), model.spec,
+                                                     *model.weights);
+    auto tokens = conformance::greedy(*loaded.model, {5, 6, 7}, 40);
+    return std::pair(tokens, counters_of(*loaded.model));
+  };
+  const auto [expected, none] = run({.run_ahead = MlxOptions::RunAhead::off, .as_gpu = true});
+  EXPECT_EQ(none.own_kernels, 0);
+  const auto [tokens, counters] = run(with_host_kernels());
+  EXPECT_EQ(tokens, expected);
+  EXPECT_GE(counters.own_kernels, 39);
+  EXPECT_GE(counters.ahead_used, 30);
+  EXPECT_EQ(counters.kv_copies, 0);
+  for (const int way : {0, 1, 2, 3}) {
+    const auto [others, fallen] = run(with_host_kernels(way));
+    EXPECT_EQ(others, expected) << way;
+    EXPECT_EQ(fallen.own_kernels, 0) << way;
+  }
+}
+
+}  // namespace
+}  // namespace impetus::mlx_backend
+#endif

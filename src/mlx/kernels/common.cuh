@@ -1,0 +1,28 @@
+// What the kernels of this folder share. They are of decode steps on CUDA, one row a sequence. MLX
+// compiles their text on the machine (decode_kernels.cpp); tests compile it for the host and run
+// its threads by turns (cuda_on_host.h). Sums in f32. T: type of activations, U: of keys and
+// values.
+namespace impetus {
+
+constexpr int kWarp = 32;
+
+// What a lane loads at once.
+template <typename T>
+struct alignas(16) Eight {
+  T at[8];
+};
+
+// Over `width` neighbouring lanes; every lane of the warp takes part.
+__device__ inline float sum_over(float x, int width) {
+  for (int offset = width / 2; offset > 0; offset /= 2) {
+    x += __shfl_xor_sync(0xffffffffu, x, offset);
+  }
+  return x;
+}
+
+template <typename T>
+__device__ inline float rounded(float x) {
+  return static_cast<float>(static_cast<T>(x));
+}
+
+}  // namespace impetus
