@@ -16,8 +16,18 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kBlock = 16;  // tokens of one sequence in a step of many rows: little attention
 constexpr int64_t kRowsMax = 512;
 constexpr int64_t kContext = 2304;
-constexpr int64_t kAttentionHidden = 1024;  // heads for sixteen threads
-constexpr int64_t kPast = 2048;             // earlier positions, where attention is measured
+
+// How much a figure is taken from.
+struct Extent {
+  int64_t rows = kRowsMax;          // of a step of many
+  int64_t hidden = 1024;            // of products
+  int64_t attention_hidden = 1024;  // heads for sixteen threads
+  int64_t past = 2048;              // earlier positions, where attention is measured
+};
+// Less on a processor where a step of kRowsMax would take seconds, as it does on one thread without
+// vectors: it has no rates that only many rows show.
+constexpr Extent kSlow = {64, 512, 256, 512};
+constexpr double kSlowSeconds = 1;
 
 // Weights that a token is multiplied with, of one layer and of the head.
 int64_t layer_parameters(const ModelSpec& spec) {
@@ -104,6 +114,7 @@ class Measurer {
   MemoryLedger& ledger_;
   const MeasureOptions& options_;
   DeviceProfile profile_;
+  Extent extent_;
   int done_ = 0;
   double planned_ = 1;
 };
@@ -176,7 +187,7 @@ Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) c
 
 // One layer of many heads over the same tokens, in texts of `length`.
 Result<double> Measurer::attention_of(int threads, int64_t length) {
-  IMPETUS_TRY(Loaded loaded, encoder(1, kAttentionHidden, DType::f32, threads));
+  IMPETUS_TRY(Loaded loaded, encoder(1, extent_.attention_hidden, DType::f32, threads));
   return encode(loaded, kRowsMax / length, length);
 }
 
@@ -184,6 +195,13 @@ Result<void> Measurer::settle(int threads) {
   constexpr double kAlike = 0.03, kEnough = 2;
   auto loaded = decoder(2, 1024, DType::f32, threads);
   if (!loaded.ok()) return {};  // whether that matters, the figures themselves will say
+  IMPETUS_CHECK(step(*loaded->executor, 1, kBlock, 0, StepOutput::none));
+  const auto from = Clock::now();
+  IMPETUS_CHECK(step(*loaded->executor, 1, kBlock, 0, StepOutput::none));
+  if (seconds_since(from) * kRowsMax / kBlock > kSlowSeconds) {
+    extent_ = kSlow;
+    return {};
+  }
   const auto start = Clock::now();
   for (double before = 0; seconds_since(start) < kEnough;) {
     IMPETUS_TRY(const double now, chunk(*loaded, kRowsMax, StepOutput::none));
@@ -206,9 +224,9 @@ Result<void> Measurer::measure_overhead(int threads) {
   IMPETUS_TRY(Loaded two, decoder(2, 256, DType::q8_0, threads));
   IMPETUS_TRY(const double two_one, decode(two, 1));
   cost.step_seconds = std::max(0.0, two_one - (narrow_one - two_one));
-  IMPETUS_TRY(const double narrow_many, chunk(narrow, kRowsMax, StepOutput::logits_all));
-  IMPETUS_TRY(const double wide_many, chunk(wide, kRowsMax, StepOutput::logits_all));
-  const double values = static_cast<double>(kRowsMax) * (4 * 256 - 512);
+  IMPETUS_TRY(const double narrow_many, chunk(narrow, extent_.rows, StepOutput::logits_all));
+  IMPETUS_TRY(const double wide_many, chunk(wide, extent_.rows, StepOutput::logits_all));
+  const double values = static_cast<double>(extent_.rows) * (4 * 256 - 512);
   cost.row_value_seconds =
       std::max(0.0, (narrow_many - wide_many - 3 * cost.layer_seconds) / values);
   profile_.overhead.push_back(cost);
@@ -243,7 +261,8 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
   for (const int64_t m : rows) {
     // A row at a time from the caches of the cores that share it, yet enough work for each of them;
     // many rows over matrices as large as real ones.
-    const int64_t hidden = threads > 8 ? 1536 : m > 1 || threads > 2 ? 1024 : 512;
+    if (m > extent_.rows) continue;
+    const int64_t hidden = threads > 8 ? 1536 : m > 1 || threads > 2 ? extent_.hidden : 512;
     const bool many = m > kBlock;
     if (!fits(bytes_of_parameters(hidden * hidden * (many ? 2 : 1) * 43 / 4, type))) continue;
     // Many rows without their logits, as prompts run: taking those out is one thread's work. What
@@ -268,16 +287,16 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
 Result<void> Measurer::measure_attention(int threads) {
   IMPETUS_TRY(Loaded loaded, decoder(3, 512, DType::q8_0, threads, kContext));
   // The positions before: written for real, or every read would hit one page of zeros.
-  for (int64_t position = 0; position < kContext; position += kRowsMax / 2) {
+  for (int64_t position = 0; position < extent_.past + kRowsMax / 2; position += kRowsMax / 2) {
     const int64_t count = std::min(kRowsMax / 2, kContext - position);
     IMPETUS_CHECK(step(*loaded.executor, 1, count, position, StepOutput::none));
   }
   const ModelSpec& spec = loaded.spec();
   const auto rate = [&](ShapeClass shape, int64_t rows) -> Result<void> {
-    IMPETUS_TRY(const double late, at(loaded, rows, kPast));
+    IMPETUS_TRY(const double late, at(loaded, rows, extent_.past));
     IMPETUS_TRY(const double early, at(loaded, rows, 0));
     // The last layer runs for the row with logits only.
-    const double pairs = static_cast<double>((spec.layers - 1) * rows + 1) * kPast;
+    const double pairs = static_cast<double>(((spec.layers - 1) * rows + 1) * extent_.past);
     const double ops = 4.0 * static_cast<double>(spec.heads * spec.head_dim) * pairs;
     profile_.attention.push_back({shape, threads, ops / std::max(late - early, late / 50)});
     return {};
@@ -293,11 +312,11 @@ Result<void> Measurer::measure_encoder(int threads) {
   IMPETUS_TRY(Loaded more, encoder(6, 384, DType::f32, threads));
   IMPETUS_TRY(const double short_two, encode(loaded, 1, kBlock));
   IMPETUS_TRY(const double short_six, encode(more, 1, kBlock));
-  IMPETUS_TRY(const double pieces, encode(loaded, kRowsMax / kBlock, kBlock));
+  IMPETUS_TRY(const double pieces, encode(loaded, extent_.rows / kBlock, kBlock));
   const ModelSpec& spec = loaded.spec();
   const auto layers = static_cast<double>(spec.layers);
   const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
-  const double ops = 4.0 * static_cast<double>(kAttentionHidden) * pairs;
+  const double ops = 4.0 * static_cast<double>(extent_.attention_hidden) * pairs;
   profile_.attention.push_back(
       {ShapeClass::encoder, threads, ops / std::max(heads_whole - heads_pieces, heads_whole / 20)});
 
@@ -318,8 +337,8 @@ Result<void> Measurer::measure_encoder(int threads) {
   cost.layer_seconds = std::max(0.0, layer - products(kBlock));
   cost.step_seconds = std::max(0.0, short_two - layers * layer);
   cost.row_value_seconds = std::max(
-      0.0, (pieces - cost.step_seconds - layers * (cost.layer_seconds + products(kRowsMax))) /
-               (layers * static_cast<double>(kRowsMax * spec.hidden)));
+      0.0, (pieces - cost.step_seconds - layers * (cost.layer_seconds + products(extent_.rows))) /
+               (layers * static_cast<double>(extent_.rows * spec.hidden)));
   profile_.overhead.push_back(cost);
   return {};
 }

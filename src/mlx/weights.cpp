@@ -103,6 +103,21 @@ std::optional<Matrix> joined(const std::vector<Matrix>& parts) {
   return made;
 }
 
+std::vector<mx::array> products(const std::vector<Matrix>& matrices, const mx::array& x,
+                                std::span<const int64_t> widths) {
+  std::vector<mx::array> made;
+  for (const Matrix& matrix : matrices) made.push_back(matrix.apply(x));
+  if (made.size() == widths.size()) return made;
+  const mx::array all = std::move(made.front());
+  made.clear();
+  int64_t at = 0;
+  for (const int64_t width : widths) {
+    made.push_back(mx::slice(all, {0, dim(at)}, {all.shape(0), dim(at + width)}));
+    at += width;
+  }
+  return made;
+}
+
 Result<mx::Dtype> activation_type(const std::vector<const NamedTensor*>& matrices,
                                   const NamedTensor& other, bool gpu) {
   std::optional<mx::Dtype> widest;

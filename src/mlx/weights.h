@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ struct Matrix {
 // Matrices of one input as one, their outputs one after another, so that a step multiplies once.
 // Nullopt where they differ in more than their outputs.
 std::optional<Matrix> joined(const std::vector<Matrix>& parts);
+
+// Products of several matrices, or of the one that they were joined to: each [n, width].
+std::vector<mx::array> products(const std::vector<Matrix>& matrices, const mx::array& x,
+                                std::span<const int64_t> widths);
 
 // The type of activations for a model of these matrices: the widest of theirs, or of their scales.
 // Where all are GGUF's quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which
