@@ -2,6 +2,9 @@
 // streams go on elsewhere or end with an error that names the processor, and the rest is untouched.
 #include <chrono>
 
+#ifdef IMPETUS_HAVE_MLX
+#include "mlx/mlx_backend.h"
+#endif
 #include "server/test_support.h"
 #include "tests/support/faulty_backend.h"
 
@@ -22,8 +25,8 @@ class FailoverTest : public ServerTest {
   void serve(Fallback fallback, std::vector<std::string> embeddings, int64_t text_tokens_max = 0,
              std::vector<std::string> chat = {"gpu", "cpu"}) {
     std::vector<std::unique_ptr<Backend>> backends;
-    backends.push_back(std::make_unique<testing::FaultyBackend>(
-        std::move(*make_cpu_backend({.threads = 1, .isa = {}})), "gpu", plan_, text_tokens_max));
+    backends.push_back(
+        std::make_unique<testing::FaultyBackend>(inner(), "gpu", around_, text_tokens_max));
     backends.push_back(std::move(*make_cpu_backend({.threads = 1, .isa = {}})));
     cpu_ = backends.back()->descriptor().backend;
     RuntimeOptions options;
@@ -47,6 +50,11 @@ class FailoverTest : public ServerTest {
     // What hung goes on after all is gone: what it stands on must still be there.
     plan_->release();
     while (plan_->hanging() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+
+  // What "gpu" computes with.
+  virtual std::unique_ptr<Backend> inner() {
+    return std::move(*make_cpu_backend({.threads = 1, .isa = {}}));
   }
 
   static std::string question(int tokens, bool stream) {
@@ -89,6 +97,7 @@ class FailoverTest : public ServerTest {
   }
 
   std::shared_ptr<FaultPlan> plan_ = std::make_shared<FaultPlan>();
+  std::shared_ptr<FaultPlan> around_ = plan_;  // that faults are met by around `inner`
   std::string cpu_;
 };
 
@@ -235,6 +244,86 @@ TEST_F(FailoverTest, EndsThoughAStepHangs) {
   EXPECT_LT(std::chrono::steady_clock::now() - from, std::chrono::seconds(40));
   EXPECT_EQ(plan_->hanging(), 1);
 }
+
+#ifdef IMPETUS_HAVE_MLX
+// The faults are met inside MLX's backend, where it is MLX's turn.
+class MlxFailoverTest : public FailoverTest {
+ protected:
+  MlxFailoverTest() { around_ = std::make_shared<FaultPlan>(); }
+  std::unique_ptr<Backend> inner() override {
+    return std::move(*make_mlx_backend({.cpu = true, .fault = [plan = plan_](std::string_view at) {
+                                          if (at == "load") return;
+                                          const auto met = plan->meet(1);
+                                          if (!met.ok())
+                                            throw std::runtime_error(met.error().message);
+                                        }}));
+  }
+};
+
+TEST_F(MlxFailoverTest, AHangInsideMlx) {
+  serve(Fallback::warn, {"gpu", "cpu"});
+  HttpClient client(port_), other(port_);
+  plan_->at(12, Kind::hang);
+  client.start_post("/v1/chat/completions", question(40, true));
+  wait_for_hang();
+  EXPECT_EQ(other.get("/health").status, 200);
+  const auto all = events(client.receive().body);
+  ASSERT_GE(all.size(), 41u);
+  EXPECT_EQ(own(all[all.size() - 2]).at("devices").at("decode"), names({"gpu", cpu_}));
+  EXPECT_EQ(embed(other).status, 200);
+  EXPECT_EQ(other.post("/v1/chat/completions", question(10, false)).status, 200);
+  EXPECT_EQ(metric(other, "impetus_processors_lost_total"), 1);
+  EXPECT_EQ(plan_->hanging(), 1);
+}
+
+// Texts meet MLX's turn, which the step that hangs keeps for itself: they go elsewhere too.
+TEST_F(MlxFailoverTest, TextsBesideAHangInsideMlx) {
+  serve(Fallback::warn, {"gpu", "cpu"});
+  plan_->at(12, Kind::hang);
+  HttpClient client(port_), other(port_);
+  client.start_post("/v1/chat/completions", question(40, true));
+  wait_for_hang();
+  const auto vectors = embed(other);
+  EXPECT_EQ(vectors.status, 200) << vectors.body;
+  EXPECT_EQ(devices_of(vectors, "embeddings"), names({cpu_}));
+  EXPECT_GE(events(client.receive().body).size(), 41u);
+}
+
+// One is nobody's loss; one in every step ends who meets it twice, and after three the processor is
+// left.
+TEST_F(MlxFailoverTest, ExceptionsInsideMlx) {
+  serve(Fallback::warn, {"gpu", "cpu"});
+  HttpClient client(port_), other(port_);
+  plan_->at(12, Kind::exception);
+  client.start_post("/v1/chat/completions", question(40, true));
+  auto all = events(client.receive().body);
+  ASSERT_GE(all.size(), 41u);
+  EXPECT_EQ(own(all[all.size() - 2]).at("devices").at("decode"), names({"gpu"}));
+
+  plan_->at(12, Kind::exception, true);
+  client.start_post("/v1/chat/completions", question(40, true));
+  const auto ended = client.receive().body;
+  EXPECT_NE(ended.find("MLX failed"), std::string::npos) << ended;
+  HttpAnswer answer;
+  for (int i = 0; i < 3 && answer.status != 200; ++i) {
+    answer = other.post("/v1/chat/completions", question(10, false));
+  }
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(devices_of(answer, "decode"), names({cpu_}));
+  EXPECT_EQ(embed(other).status, 200);
+}
+
+TEST_F(MlxFailoverTest, NoMemoryInsideMlx) {
+  serve(Fallback::warn, {"gpu", "cpu"});
+  HttpClient client(port_);
+  plan_->at(12, Kind::bad_alloc);
+  client.start_post("/v1/chat/completions", question(40, true));
+  const auto all = events(client.receive().body);
+  ASSERT_GE(all.size(), 41u);
+  // Once is no reason to leave.
+  EXPECT_EQ(own(all[all.size() - 2]).at("devices").at("decode"), names({"gpu"}));
+}
+#endif
 
 }  // namespace
 }  // namespace impetus
