@@ -99,7 +99,9 @@ enum class StepPhase : uint8_t { prefill, decode };
 struct SequenceStep {
   std::span<const TokenId> tokens;  // to run now, at positions [position, position + tokens.size())
   int64_t position = 0;
-  std::span<const BlockId> blocks;  // cover positions [0, position + tokens.size())
+  // Cover positions [0, position + tokens.size()), and one more where it has its block already: an
+  // executor that runs ahead may write there.
+  std::span<const BlockId> blocks;
   StepOutput output = StepOutput::none;
   const SamplingParams* sampling = nullptr;  // REQUIRED for sample
   SamplingContext context;                   // for sample: the history before the drawn token

@@ -138,7 +138,9 @@ void Scheduler::plan(Sequence& sequence, int64_t count) {
   SequenceStep step;
   step.tokens = tokens.subspan(sequence.computed, count);
   step.position = sequence.computed;
-  step.blocks = std::span<const BlockId>(sequence.blocks).first(pool_.blocks_for(end));
+  // One position more, where its block is there: an executor may run that step ahead.
+  const int64_t covering = std::min(pool_.blocks_for(end + 1), std::ssize(sequence.blocks));
+  step.blocks = std::span<const BlockId>(sequence.blocks).first(static_cast<size_t>(covering));
   step.output = end == sequence.size() ? StepOutput::sample : StepOutput::none;
   step.sampling = &sequence.request.sampling;
   step.context.prompt = tokens.first(sequence.prompt_size());
@@ -167,6 +169,11 @@ bool Scheduler::plan_decoding(int64_t& budget) {
       }
       if (!block) break;  // it was the youngest itself
       sequence.blocks.push_back(*block);
+    }
+    // A step early, where nobody goes without for it.
+    if (pool_.blocks_for(sequence.size() + 1) > std::ssize(sequence.blocks) &&
+        pool_.available() > std::ssize(running_)) {
+      sequence.blocks.push_back(*pool_.allocate());
     }
     plan(sequence, 1);
     --budget;

@@ -148,13 +148,14 @@ class SimulatedModel final : public Executor, private KvStorage {
   void check(const SequenceStep& step, int64_t row, std::vector<int64_t>& writers) {
     const int64_t end = step.position + static_cast<int64_t>(step.tokens.size());
     if (step.tokens.empty()) return blame("a step has no tokens");
-    if (static_cast<int64_t>(step.blocks.size()) != (end + block_tokens_ - 1) / block_tokens_) {
+    const auto covered = static_cast<int64_t>(step.blocks.size()) * block_tokens_;
+    if (covered < end || covered > end + block_tokens_) {
       return blame("a step's blocks do not cover its positions");
     }
     for (const BlockId block : step.blocks) {
       if (block < 0 || block >= blocks_) return blame("a block is out of range");
     }
-    for (int64_t p = step.position; p < end; ++p) {
+    for (int64_t p = step.position; p < end + (ahead(step) ? 1 : 0); ++p) {
       int64_t& writer = writers[step.blocks[p / block_tokens_]];
       if (writer >= 0 && writer != row) return blame("two sequences write one block");
       writer = row;
@@ -170,8 +171,18 @@ class SimulatedModel final : public Executor, private KvStorage {
     if (step.context.position != end || history != end) blame("a row's history is wrong");
   }
 
+  // Whether an executor may write the next position already.
+  bool ahead(const SequenceStep& step) const {
+    const int64_t end = step.position + static_cast<int64_t>(step.tokens.size());
+    return step.output == StepOutput::sample && step.tokens.size() == 1 &&
+           static_cast<int64_t>(step.blocks.size()) * block_tokens_ > end;
+  }
+
   void spoil(const SequenceStep& step) {
     for (size_t i = 0; i < step.tokens.size(); ++i) at(step, step.position + i) = 0xdeadbeef;
+  }
+  void spoil_ahead(const SequenceStep& step) {
+    if (ahead(step)) at(step, step.position + 1) = 0xdeadbeef;
   }
 
   void run(const SequenceStep& step, SequenceResult& result) {
@@ -183,6 +194,7 @@ class SimulatedModel final : public Executor, private KvStorage {
       at(step, step.position + i) = value;
       digest = mix(digest, value);
     }
+    spoil_ahead(step);
     const auto count = static_cast<int64_t>(step.tokens.size());
     computed_total += count;
     if (step.sampling) computed[step.sampling->seed] += count;
