@@ -22,11 +22,12 @@ struct Extent {
   int64_t rows = kRowsMax;          // of a step of many
   int64_t hidden = 1024;            // of products
   int64_t attention_hidden = 1024;  // heads for sixteen threads
+  int64_t encoder_hidden = 384;     // of what encoders do beside products
   int64_t past = 2048;              // earlier positions, where attention is measured
 };
 // Less on a processor where a step of kRowsMax would take seconds, as it does on one thread without
 // vectors: it has no rates that only many rows show.
-constexpr Extent kSlow = {64, 512, 256, 512};
+constexpr Extent kSlow = {64, 512, 256, 128, 512};
 constexpr double kSlowSeconds = 1;
 
 // Weights that a token is multiplied with, of one layer and of the head.
@@ -308,8 +309,8 @@ Result<void> Measurer::measure_attention(int threads) {
 Result<void> Measurer::measure_encoder(int threads) {
   IMPETUS_TRY(const double heads_pieces, attention_of(threads, kBlock));
   IMPETUS_TRY(const double heads_whole, attention_of(threads, kRowsMax));
-  IMPETUS_TRY(Loaded loaded, encoder(2, 384, DType::f32, threads));
-  IMPETUS_TRY(Loaded more, encoder(6, 384, DType::f32, threads));
+  IMPETUS_TRY(Loaded loaded, encoder(2, extent_.encoder_hidden, DType::f32, threads));
+  IMPETUS_TRY(Loaded more, encoder(6, extent_.encoder_hidden, DType::f32, threads));
   IMPETUS_TRY(const double short_two, encode(loaded, 1, kBlock));
   IMPETUS_TRY(const double short_six, encode(more, 1, kBlock));
   IMPETUS_TRY(const double pieces, encode(loaded, extent_.rows / kBlock, kBlock));

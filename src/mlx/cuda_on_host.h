@@ -257,7 +257,7 @@ class HostKernels final : public DecodeKernels {
     if constexpr (std::is_same_v<T, U>) {
       if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
       if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
-      if (is(2, 1, 256)) return body(Form<T, U, 2, 1, 256>()), true;
+      if (is(5, 1, 256)) return body(Form<T, U, 5, 1, 256>()), true;
       if (is(1, 1, 8)) return body(Form<T, U, 1, 1, 8>()), true;
     }
     return false;

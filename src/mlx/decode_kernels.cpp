@@ -1,6 +1,7 @@
 #include "mlx/decode_kernels.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <random>
 
@@ -37,15 +38,17 @@ class CudaKernels final : public DecodeKernels {
   CudaKernels(const DecodeShape& shape, const ModelSpec& spec) : shape_(shape) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
-    epsilon_ = settle(mx::array({spec.norm_eps}, mx::Shape{1}), false);
+    // In the text: an array of one number would be read across the bus by every block.
+    const std::string epsilon =
+        fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps));
     const std::vector<std::string> inputs = {"qkv",         "keys",   "values", "plan",
-                                             "frequencies", "q_norm", "k_norm", "epsilon"};
-    const auto attend = [](const char* partial, const char* out) {
+                                             "frequencies", "q_norm", "k_norm"};
+    const auto attend = [&](const char* partial, const char* out) {
       return fmt::format(
           "impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>(qkv, "
           "const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, plan_shape[1], "
-          "frequencies, q_norm, k_norm, epsilon[0], {});",
-          partial, out);
+          "frequencies, q_norm, k_norm, {}, {});",
+          partial, epsilon, out);
     };
     attend_ = kernel("attend", inputs, {"out"}, attend("false", "out"), k_attend_text);
     attend_shares_ =
@@ -53,10 +56,12 @@ class CudaKernels final : public DecodeKernels {
     merge_ =
         kernel("merge", {"partial"}, {"out"},
                "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);", k_attend_text);
-    add_norm_ = kernel(
-        "add_norm", {"residual", "x", "weight", "epsilon"}, {"sum", "normed"},
-        "impetus::add_norm<T>(residual, x, weight, epsilon[0], residual_shape[1], sum, normed);",
-        k_add_norm_text);
+    add_norm_ =
+        kernel("add_norm", {"residual", "x", "weight"}, {"sum", "normed"},
+               fmt::format(
+                   "impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
+                   epsilon),
+               k_add_norm_text);
     dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
     attend_args_ = dims_;
     attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
@@ -70,7 +75,7 @@ class CudaKernels final : public DecodeKernels {
                    const mx::array& values, const mx::array& q_norm,
                    const mx::array& k_norm) override {
     const std::vector<mx::array> inputs = {qkv,          keys,   values, step.plan,
-                                           frequencies_, q_norm, k_norm, epsilon_};
+                                           frequencies_, q_norm, k_norm};
     const std::tuple grid{shape_.kv_heads * pieces_of(shape_) * kAttendThreads, step.rows,
                           step.shares};
     const std::tuple block{kAttendThreads, 1, 1};
@@ -88,11 +93,10 @@ class CudaKernels final : public DecodeKernels {
 
   std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
                                            const mx::array& weight) override {
-    const auto made =
-        add_norm_({residual, x, weight, epsilon_}, {residual.shape(), residual.shape()},
-                  {shape_.activations, shape_.activations},
-                  {static_cast<int>(residual.shape(0)) * kNormThreads, 1, 1}, {kNormThreads, 1, 1},
-                  {{"T", shape_.activations}}, {}, false, {});
+    const auto made = add_norm_({residual, x, weight}, {residual.shape(), residual.shape()},
+                                {shape_.activations, shape_.activations},
+                                {static_cast<int>(residual.shape(0)) * kNormThreads, 1, 1},
+                                {kNormThreads, 1, 1}, {{"T", shape_.activations}}, {}, false, {});
     return {made[0], made[1]};
   }
 
@@ -100,7 +104,7 @@ class CudaKernels final : public DecodeKernels {
   using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
 
   DecodeShape shape_;
-  mx::array frequencies_ = mx::array(0.0f), epsilon_ = mx::array(0.0f);
+  mx::array frequencies_ = mx::array(0.0f);
   mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_;
   Arguments dims_, attend_args_;
 };
@@ -133,8 +137,10 @@ AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool devi
   }
   AttendStep step;
   step.plan = mx::array(values.begin(), mx::Shape{dim(rows), dim(width)}, mx::int32);
-  // Memory that the host wrote would be read across the bus, in every layer.
-  if (device) step.plan = mx::bitwise_or(step.plan, mx::array(0));
+  // Memory that the host wrote would be read across the bus, in every layer. It is held, or the
+  // operation would take its place over.
+  step.host = step.plan;
+  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
   step.rows = static_cast<int>(rows);
   const int64_t busy = rows * shape.kv_heads * pieces_of(shape);
   const int64_t worth = (plan.length_max + kSharePositions - 1) / kSharePositions;

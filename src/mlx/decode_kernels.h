@@ -1,7 +1,7 @@
 // Kernels of our own for decode steps on CUDA, where the host's time for each of MLX's operations
 // is what a step costs: one attention for all rows over the pool's blocks, which also writes the
-// rows' keys and values, and norms joined with the sums before them. Their text: kernels/
-// decode.cuh. Includes MLX: only the sources of this folder include this.
+// rows' keys and values, and norms joined with the sums before them. Their text: kernels/*.cuh.
+// Includes MLX: only the sources of this folder include this.
 #pragma once
 
 #include <functional>
@@ -23,10 +23,11 @@ struct DecodeShape {
 // What a step's attention is launched with.
 struct AttendStep {
   mx::array plan = mx::array(0);  // i32 [rows, 1 + blocks]: position, then blocks
+  mx::array host = mx::array(0);  // what `plan` is made of, until the step has run
   int rows = 0, shares = 1;       // positions are cut into so many
 };
 
-// Where the kernels run; arrays as kernels/decode.cuh says. Lazy, as MLX's operations are.
+// Where the kernels run; arrays as kernels/*.cuh say. Lazy, as MLX's operations are.
 class DecodeKernels {
  public:
   virtual ~DecodeKernels() = default;

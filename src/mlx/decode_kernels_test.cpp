@@ -41,7 +41,7 @@ std::vector<Case> cases() {
   const mx::Dtype types[] = {mx::float32, mx::float16, mx::bfloat16};
   for (const mx::Dtype type : types) {
     for (const auto& [heads, kv_heads, dim] :
-         {std::tuple{14, 2, 64}, {3, 3, 80}, {2, 1, 256}, {1, 1, 8}, {4, 2, 16}}) {
+         {std::tuple{14, 2, 64}, {3, 3, 80}, {5, 1, 256}, {1, 1, 8}, {4, 2, 16}}) {
       made.push_back({heads, kv_heads, dim, (heads + dim) % 4 == 2, dim != 80, type, type});
     }
   }
@@ -250,7 +250,7 @@ TEST(DecodeKernels, AModelUsesThemWhereTheyAreRight) {
   EXPECT_EQ(none.own_kernels, 0);
   const auto [tokens, counters] = run(with_host_kernels());
   EXPECT_EQ(tokens, expected);
-  EXPECT_GE(counters.own_kernels, 39);
+  EXPECT_EQ(counters.own_kernels, 37);  // as many as decode
   EXPECT_GE(counters.ahead_used, 30);
   EXPECT_EQ(counters.kv_copies, 0);
   for (const int way : {0, 1, 2, 3}) {

@@ -37,6 +37,9 @@ struct Logits {
   mx::array values = mx::array(0.0f);  // [rows, vocab] f32
   mx::array best = mx::array(0);       // [rows]: the likeliest, of equal ones the smallest id
   mx::array finite = mx::array(true);  // [rows]: no infinity and no NaN
+  // i32 [rows]: `best` for the step after this one. An array of its own: MLX moves what the host
+  // reads, and a step that runs ahead might read where it was.
+  mx::array next = mx::array(0);
 };
 
 // A step whose graph is built: what it was planned as, and what will be read of it.
@@ -154,6 +157,9 @@ MlxDecoder::~MlxDecoder() {
     wait();
     layers_.clear();
     embedding_ = head_ = Matrix();
+    final_norm_ = mx::array(0.0f);
+    kernels_.reset();
+    rotary_.reset();
     kv_.reset();
     mx::clear_cache();
     return {};
@@ -279,12 +285,17 @@ void MlxDecoder::load_kernels() {
           spec_.family, error, limit);
       kernels_.reset();
     }
+    if (kernels_) warm();
   } catch (const std::exception& failure) {
     log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
               spec_.family, failure.what());
+    forget();
     kernels_.reset();
+    // Does the device itself still answer? If not, this throws, and the load says so.
+    wait();
+    mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
+    probe.eval();
   }
-  if (kernels_) warm();
 }
 
 // A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
@@ -292,7 +303,7 @@ void MlxDecoder::load_kernels() {
 void MlxDecoder::warm() {
   const TokenId token = 0;
   for (const int64_t rows : {1, 2, 4, 8, 16, 32}) {
-    if (rows > step_tokens_max_ || rows > kv_->blocks()) return;
+    if (rows > step_tokens_max_ || rows > kv_->blocks()) break;
     std::vector<BlockId> blocks(static_cast<size_t>(rows));
     std::vector<SequenceStep> batch(blocks.size());
     for (size_t r = 0; r < batch.size(); ++r) {
@@ -306,6 +317,7 @@ void MlxDecoder::warm() {
     forget();
     wait();
   }
+  own_kernels_ = 0;
 }
 
 Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const SequenceStep> batch) {
@@ -313,12 +325,17 @@ Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const Sequence
   if (batch.empty()) return std::vector<SequenceResult>{};
   auto results = entered(spec_.family, machine_->cpu, [&] { return step(batch); });
   if (!results.ok()) {
+    // A step that runs ahead still writes what it made: that goes when it has ended.
+    auto ended = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+      wait();
+      return {};
+    });
     auto cleared = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
       forget();
       kv_->recover();
       return {};
     });
-    (void)cleared.ok();
+    (void)ended.ok(), (void)cleared.ok();
   }
   return results;
 }
@@ -399,7 +416,7 @@ std::vector<SequenceResult> MlxDecoder::step(std::span<const SequenceStep> batch
 void MlxDecoder::enqueue(const std::vector<Logits>& logits) {
   std::vector<mx::array> wanted = kv_->arrays();
   for (const Logits& part : logits) {
-    wanted.insert(wanted.end(), {part.best, part.finite, part.values});
+    wanted.insert(wanted.end(), {part.best, part.finite, part.values, part.next});
   }
   in_flight_ = true;
   mx::async_eval(std::move(wanted));
@@ -417,7 +434,7 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
   }
   try {
     if (!in_flight_) enqueue(step.logits);
-    tokens_ = mx::astype(step.logits.front().best, mx::int32);
+    tokens_ = step.logits.front().next;
     build(key.steps());
     tokens_.reset();
     next_enqueued_ = attend_.has_value();
@@ -666,6 +683,7 @@ void MlxDecoder::head() {
             : mx::slice(x, {dim(first), 0}, {dim(first + part.rows), dim(spec_.hidden)});
     part.values = mx::contiguous(mx::astype(head_.apply(some), mx::float32));
     part.best = mx::argmax(part.values, -1);
+    part.next = mx::astype(part.best, mx::int32);
     part.finite = mx::all(finite_({part.values})[0], -1);
     logits_.push_back(std::move(part));
   }
