@@ -8,8 +8,8 @@
 //   attention  the difference that 2,000 earlier positions make to a step; texts of 512 tokens
 //   overhead   the same weights in few layers and in many: barriers, or launches
 //   copies     KV blocks out of the backend's storage and into it again
-// Each figure is the lower quartile of at least five steps (two, where a step takes long). REQUIRES: nothing else runs on the
-// backend.
+// Each figure is the lower quartile of at least five steps (two, where a step takes long).
+// REQUIRES: nothing else runs on the backend.
 #pragma once
 
 #include <functional>
