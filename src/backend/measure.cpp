@@ -196,10 +196,8 @@ Result<void> Measurer::settle(int threads) {
   constexpr double kAlike = 0.03, kEnough = 2;
   auto loaded = decoder(2, 1024, DType::f32, threads);
   if (!loaded.ok()) return {};  // whether that matters, the figures themselves will say
-  IMPETUS_CHECK(step(*loaded->executor, 1, kBlock, 0, StepOutput::none));
-  const auto from = Clock::now();
-  IMPETUS_CHECK(step(*loaded->executor, 1, kBlock, 0, StepOutput::none));
-  if (seconds_since(from) * kRowsMax / kBlock > kSlowSeconds) {
+  IMPETUS_TRY(const double few, chunk(*loaded, kBlock, StepOutput::none));
+  if (few * kRowsMax / kBlock > kSlowSeconds) {
     extent_ = kSlow;
     return {};
   }

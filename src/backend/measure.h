@@ -4,10 +4,10 @@
 //
 // What is timed, with T threads each:
 //   read       decode steps over f32 weights, from a working set in the caches to one far past them
-//   matrix     steps of 1 to 512 rows over each weight type the backend lists
-//   attention  the difference that 2,000 earlier positions make to a step; texts of 512 tokens
-//   overhead   the same weights in few layers and in many: barriers, or launches
-//   copies     KV blocks out of the backend's storage and into it again
+//   matrix     steps of 1 to 512 rows (64 where those would take seconds) over each weight type the
+//   backend lists attention  the difference that 2,000 earlier positions make to a step; texts of
+//   512 tokens overhead   the same weights in few layers and in many: barriers, or launches copies
+//   KV blocks out of the backend's storage and into it again
 // Each figure is the lower quartile of at least five steps (two, where a step takes long).
 // REQUIRES: nothing else runs on the backend.
 #pragma once

@@ -367,8 +367,9 @@ void add_hardware(Commands& commands) {
   auto options = std::make_shared<Options>();
   auto* app = commands.add("hardware", "Say what this machine has, and what of it may be used",
                            "impetus hardware --measure", [options] { return hardware(*options); });
-  app->add_flag("--measure", options->measure,
-                "Measure what the processors achieve (under 20 s), and keep it for planning");
+  app->add_flag(
+      "--measure", options->measure,
+      "Measure what the processors achieve (8 to 30 s each on a CPU), and keep it for planning");
   app->add_option("--device", options->devices, "Of these processors, or all (default: the best)")
       ->delimiter(',')
       ->type_name("LIST|all");

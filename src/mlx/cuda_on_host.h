@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -144,6 +143,10 @@ inline float rsqrtf(float x) {
 
 namespace impetus::mlx_backend::on_host {
 
+static_assert(mlx_backend::kAttendThreads == impetus::kAttendThreads &&
+              mlx_backend::kNormThreads == impetus::kNormThreads &&
+              mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce);
+
 // Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
 template <typename Kernel>
 void launch(Dim3 grid, unsigned threads, Kernel&& kernel) {
@@ -180,8 +183,7 @@ class HostKernels final : public DecodeKernels {
       using T = typename F::T;
       using U = typename F::U;
       const auto run = [&]<bool NEIGHBOURS, bool NORM, bool PARTIAL>(auto* to) {
-        constexpr int kGroup = F::kHeads / F::kKvHeads;
-        const unsigned pieces = (kGroup + kHeadsAtOnce - 1) / kHeadsAtOnce;
+        const auto pieces = static_cast<unsigned>(pieces_of(F::kHeads, F::kKvHeads));
         launch({F::kKvHeads * pieces, static_cast<unsigned>(step.rows),
                 static_cast<unsigned>(step.shares)},
                kAttendThreads, [&] {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "base/log.h"
 #include "mlx/kernel_texts.h"
 #include "mlx/rotary.h"
 #include "mlx/weights.h"
@@ -12,16 +13,9 @@
 namespace impetus::mlx_backend {
 namespace {
 
-// As in kernels/*.cuh.
-constexpr int kAttendThreads = 128, kNormThreads = 256, kHeadsAtOnce = 4;
 constexpr int kHeadDimMax = 256;
 // Blocks of threads that keep a large GPU busy, and positions that are worth one.
 constexpr int64_t kBlocksWanted = 1024, kSharePositions = 64, kSharesMax = 64;
-
-int pieces_of(const DecodeShape& shape) {
-  const int group = shape.heads / shape.kv_heads;
-  return (group + kHeadsAtOnce - 1) / kHeadsAtOnce;
-}
 
 mx::fast::CustomKernelFunction kernel(const std::string& name,
                                       const std::vector<std::string>& inputs,
@@ -76,8 +70,9 @@ class CudaKernels final : public DecodeKernels {
                    const mx::array& k_norm) override {
     const std::vector<mx::array> inputs = {qkv,          keys,   values, step.plan,
                                            frequencies_, q_norm, k_norm};
-    const std::tuple grid{shape_.kv_heads * pieces_of(shape_) * kAttendThreads, step.rows,
-                          step.shares};
+    const std::tuple grid{
+        shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads) * kAttendThreads, step.rows,
+        step.shares};
     const std::tuple block{kAttendThreads, 1, 1};
     const mx::Shape out{step.rows, shape_.heads * shape_.head_dim};
     if (step.shares == 1) {
@@ -142,7 +137,7 @@ AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool devi
   step.host = step.plan;
   if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
   step.rows = static_cast<int>(rows);
-  const int64_t busy = rows * shape.kv_heads * pieces_of(shape);
+  const int64_t busy = rows * shape.kv_heads * pieces_of(shape.heads, shape.kv_heads);
   const int64_t worth = (plan.length_max + kSharePositions - 1) / kSharePositions;
   step.shares =
       static_cast<int>(std::clamp(kBlocksWanted / busy, int64_t{1}, std::min(worth, kSharesMax)));
@@ -258,6 +253,29 @@ double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const Mod
 double kernels_error_limit(const DecodeShape& shape) {
   const auto is = [&](mx::Dtype type) { return shape.activations == type || shape.kv == type; };
   return is(mx::bfloat16) ? 0.05 : is(mx::float16) ? 0.01 : 1e-4;
+}
+
+std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
+                                               const DecodeShape& shape, const ModelSpec& spec) {
+  if (!kernels_take(shape, spec)) return nullptr;
+  std::unique_ptr<DecodeKernels> kernels;
+  try {
+    kernels = make(shape, spec);
+    if (!kernels) return nullptr;
+    const double error = kernels_error(*kernels, shape, spec), limit = kernels_error_limit(shape);
+    if (error <= limit) return kernels;
+    log::warn(
+        "{}: kernels for decode steps are {:.2g} off MLX's operations, more than {:.2g}; those are "
+        "used",
+        spec.family, error, limit);
+  } catch (const std::exception& failure) {
+    log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
+              spec.family, failure.what());
+    // A kernel that fails on the device may have taken it along.
+    mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
+    probe.eval();
+  }
+  return nullptr;
 }
 
 }  // namespace impetus::mlx_backend

@@ -20,6 +20,13 @@ struct DecodeShape {
   mx::Dtype activations = mx::float16, kv = mx::float16;
 };
 
+// How kernels/*.cuh are launched: as they say themselves.
+inline constexpr int kAttendThreads = 128, kNormThreads = 256, kHeadsAtOnce = 4;
+// Blocks of threads for a head of keys, each with some of its query heads.
+constexpr int pieces_of(int heads, int kv_heads) {
+  return (heads / kv_heads + kHeadsAtOnce - 1) / kHeadsAtOnce;
+}
+
 // What a step's attention is launched with.
 struct AttendStep {
   mx::array plan = mx::array(0);  // i32 [rows, 1 + blocks]: position, then blocks
@@ -56,5 +63,10 @@ AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool devi
 double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const ModelSpec& spec);
 // What the rounding of their types explains of it.
 double kernels_error_limit(const DecodeShape& shape);
+
+// The maker's kernels, if they have a form for the shape and do here what MLX's operations do; else
+// null, with a warning. Throws where the device itself no longer answers.
+std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
+                                               const DecodeShape& shape, const ModelSpec& spec);
 
 }  // namespace impetus::mlx_backend

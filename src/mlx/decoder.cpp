@@ -6,7 +6,6 @@
 
 #include "architectures/decoder_forward.h"
 #include "base/guarded.h"
-#include "base/log.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/kv_pool.h"
 #include "mlx/rotary.h"
@@ -90,7 +89,6 @@ class MlxDecoder final : public Executor {
   bool one_attention() const { return gpu_paths() && !machine_->cuda; }
   Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
   std::vector<SequenceResult> step(std::span<const SequenceStep> batch, bool look_ahead);
-  void load_kernels();
   void warm();
   void build(std::span<const SequenceStep> batch);
   mx::array normed(const mx::array& weight);
@@ -259,43 +257,18 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     gated_ = mx::compile(gated, true);
     finite_ = mx::compile(finite, true);
   }
-  if (machine_->decode_kernels) load_kernels();
-  return {};
-}
-
-// Kernels that were never seen on this machine are held against MLX's own operations first.
-void MlxDecoder::load_kernels() {
-  shape_ = {static_cast<int>(spec_.heads),
-            static_cast<int>(spec_.kv_heads),
-            static_cast<int>(spec_.head_dim),
-            spec_.rope_pairs == RopePairs::neighbours,
-            spec_.qk_norm,
-            type_,
-            kv_->type()};
-  if (!kernels_take(shape_, spec_)) return;
-  const double limit = kernels_error_limit(shape_);
-  try {
-    kernels_ = machine_->decode_kernels(shape_, spec_);
-    if (!kernels_) return;
-    const double error = kernels_error(*kernels_, shape_, spec_);
-    if (!(error <= limit)) {
-      log::warn(
-          "{}: kernels for decode steps are {:.2g} off MLX's operations, more than {:.2g}; "
-          "those are used",
-          spec_.family, error, limit);
-      kernels_.reset();
-    }
+  if (machine_->decode_kernels) {
+    shape_ = {static_cast<int>(spec_.heads),
+              static_cast<int>(spec_.kv_heads),
+              static_cast<int>(spec_.head_dim),
+              spec_.rope_pairs == RopePairs::neighbours,
+              spec_.qk_norm,
+              type_,
+              kv_->type()};
+    kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
     if (kernels_) warm();
-  } catch (const std::exception& failure) {
-    log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
-              spec_.family, failure.what());
-    forget();
-    kernels_.reset();
-    // Does the device itself still answer? If not, this throws, and the load says so.
-    wait();
-    mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
-    probe.eval();
   }
+  return {};
 }
 
 // A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
