@@ -1,11 +1,13 @@
 // Kernels' text (kernels/*.cuh) on the host, for tests on machines without a GPU: a block's threads
-// are contexts of one thread that run by turns, from barrier to barrier. Include once a program.
+// are contexts of one thread that run by turns, from barrier to barrier.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -39,7 +41,8 @@ class Block {
     done_.assign(threads, false);
     whole_ = {};
     warps_.assign((threads + 31) / 32, {});
-    values_.assign(threads, 0);
+    parcels_.assign(threads, {});
+    copies_.assign(threads, {});
     for (unsigned t = 0; t < threads; ++t) {
       if (!stacks_[t]) stacks_[t].reset(new char[kStack]);
       getcontext(&contexts_[t]);
@@ -51,25 +54,65 @@ class Block {
     for (bool any = true; any;) {
       any = false;
       const uint64_t before = progress_;
-      for (unsigned t = 0; t < threads; ++t) {
-        if (done_[t]) continue;
+      // A warp's lanes give their turn on to one another.
+      for (unsigned first = 0; first < threads; first += 32) {
+        const unsigned t = running_lane(first, first);
+        if (t == warp_end(first)) continue;
         any = true;
         thread.x = t;
         swapcontext(&scheduler_, &contexts_[t]);
       }
+      if (unlike_) throw std::logic_error("a warp's lanes are at unlike instructions");
       if (any && progress_ == before) throw std::logic_error("threads wait at unlike barriers");
     }
   }
 
-  void barrier() { wait(whole_, static_cast<unsigned>(contexts_.size())); }
+  void barrier() {
+    wait(whole_, static_cast<unsigned>(contexts_.size()), [] {});
+  }
+
+  // An instruction of a whole warp: the last lane to arrive runs it for all, over what each
+  // brought. `Lane` names the instruction.
+  template <typename Lane, typename Run>
+  void together(Lane& mine, Run&& run) {
+    static const char kind = 0;
+    const unsigned me = thread.x, first = me / 32 * 32;
+    parcels_[me] = {&mine, &kind};
+    wait(warps_[me / 32], 32, [&] {
+      Lane* lanes[32];
+      for (unsigned l = 0; l < 32; ++l) {
+        unlike_ = unlike_ || parcels_[first + l].kind != &kind;
+        lanes[l] = static_cast<Lane*>(parcels_[first + l].lane);
+      }
+      if (!unlike_) run(lanes);
+    });
+  }
 
   float exchange(float value, unsigned offset) {
-    const unsigned me = thread.x, first = me / 32 * 32;
-    values_[me] = value;
-    wait(warps_[me / 32], 32);
-    const float other = values_[first + ((me - first) ^ offset)];
-    wait(warps_[me / 32], 32);
-    return other;
+    struct Lane {
+      float value;
+      unsigned offset;
+      float other;
+    } mine{value, offset, 0};
+    together(mine, [](Lane** lanes) {
+      for (unsigned l = 0; l < 32; ++l) lanes[l]->other = lanes[l ^ lanes[l]->offset]->value;
+    });
+    return mine.other;
+  }
+
+  // Made at once or as late as may be, by turns without order; until then what is there is spoiled.
+  void copy_later(void* to, const void* from, size_t bytes) {
+    chance_ = chance_ * 1664525u + 1013904223u;
+    if (chance_ >> 31 != 0) {
+      std::memmove(to, from, bytes);
+      return;
+    }
+    std::memset(to, 0xff, bytes);
+    copies_[thread.x].push_back({to, from, bytes});
+  }
+  void make_copies() {
+    for (const Copy& copy : copies_[thread.x]) std::memmove(copy.to, copy.from, copy.bytes);
+    copies_[thread.x].clear();
   }
 
   Dim3 thread, block, grid;
@@ -79,7 +122,26 @@ class Block {
     unsigned arrived = 0;
     uint64_t generation = 0;
   };
+  struct Parcel {
+    void* lane = nullptr;
+    const void* kind = nullptr;
+  };
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
   static constexpr size_t kStack = size_t{64} << 10;
+
+  // The first lane from `from` on in the warp of `of` that has not ended, or the warp's end.
+  unsigned running_lane(unsigned from, unsigned of) const {
+    const unsigned end = warp_end(of);
+    while (from < end && done_[from]) ++from;
+    return from;
+  }
+  unsigned warp_end(unsigned of) const {
+    return std::min(of / 32 * 32 + 32, static_cast<unsigned>(contexts_.size()));
+  }
 
   static void enter() {
     Block& block = *current_;
@@ -88,16 +150,24 @@ class Block {
     ++block.progress_;
   }
 
-  void wait(Barrier& barrier, unsigned wanted) {
+  template <typename Last>
+  void wait(Barrier& barrier, unsigned wanted, Last&& last) {
     const unsigned me = thread.x;
     const uint64_t generation = barrier.generation;
     ++progress_;
     if (++barrier.arrived == wanted) {
+      last();
       barrier.arrived = 0;
       ++barrier.generation;
     }
     while (barrier.generation == generation) {
-      swapcontext(&contexts_[me], &scheduler_);
+      const unsigned next = running_lane(me + 1, me);
+      if (next < warp_end(me)) {
+        thread.x = next;
+        swapcontext(&contexts_[me], &contexts_[next]);
+      } else {
+        swapcontext(&contexts_[me], &scheduler_);
+      }
     }
     thread.x = me;
   }
@@ -107,7 +177,10 @@ class Block {
   std::vector<ucontext_t> contexts_;
   std::vector<std::unique_ptr<char[]>> stacks_;
   std::vector<bool> done_;
-  std::vector<float> values_;
+  std::vector<Parcel> parcels_;
+  std::vector<std::vector<Copy>> copies_;
+  uint32_t chance_ = 1;
+  bool unlike_ = false;
   std::vector<Barrier> warps_;
   Barrier whole_;
   uint64_t progress_ = 0;
@@ -158,6 +231,16 @@ void launch(Dim3 grid, unsigned threads, Kernel&& kernel) {
       for (block.block.x = 0; block.block.x < grid.x; ++block.block.x) block.run(threads, body);
     }
   }
+}
+
+template <typename T>
+T* data(const mx::array& array) {
+  return reinterpret_cast<T*>(const_cast<mx::array&>(array).data<std::byte>());
+}
+inline mx::array empty(const mx::Shape& shape, mx::Dtype type) {
+  size_t bytes = type.size();
+  for (const auto extent : shape) bytes *= static_cast<size_t>(extent);
+  return mx::array(mx::allocator::malloc(bytes), shape, type);
 }
 
 // The shapes and types that are compiled here.
@@ -236,16 +319,6 @@ class HostKernels final : public DecodeKernels {
     using U = U_;
     static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
   };
-
-  template <typename T>
-  static T* data(const mx::array& array) {
-    return reinterpret_cast<T*>(const_cast<mx::array&>(array).data<std::byte>());
-  }
-  static mx::array empty(const mx::Shape& shape, mx::Dtype type) {
-    size_t bytes = type.size();
-    for (const auto extent : shape) bytes *= static_cast<size_t>(extent);
-    return mx::array(mx::allocator::malloc(bytes), shape, type);
-  }
 
   template <typename T, typename U, typename Body>
   bool with_dims(Body&& body, mx::Dtype t, mx::Dtype u) {

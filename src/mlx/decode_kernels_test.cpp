@@ -233,7 +233,8 @@ MlxOptions with_host_kernels(int way) {
             auto kernels = HostKernels::make(shape, spec);
             if (way < 0 || !kernels) return kernels;
             return std::make_unique<Wrong>(std::move(kernels), way);
-          }};
+          },
+          .prefill_kernel = host_prefill()};
 }
 
 namespace {

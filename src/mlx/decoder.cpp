@@ -8,6 +8,7 @@
 #include "base/guarded.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/kv_pool.h"
+#include "mlx/prefill_kernel.h"
 #include "mlx/rotary.h"
 #include "mlx/step_plan.h"
 #include "mlx/weights.h"
@@ -71,7 +72,8 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
   DecoderCounters counters() const {
-    return {ahead_used_, ahead_dropped_, kv_->copies(), own_kernels_, borrowed_bytes_};
+    return {ahead_used_,  ahead_dropped_, kv_->copies(),
+            own_kernels_, own_prefills_,  borrowed_bytes_};
   }
 
   void embed();
@@ -90,6 +92,7 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
   std::vector<SequenceResult> step(std::span<const SequenceStep> batch, bool look_ahead);
   void warm();
+  void warm(int64_t sequences, int64_t tokens);
   void build(std::span<const SequenceStep> batch);
   mx::array normed(const mx::array& weight);
   void add(const mx::array& x, const mx::array& next_norm);
@@ -126,6 +129,7 @@ class MlxDecoder final : public Executor {
                                                                        finite_ = finite;
   std::unique_ptr<DecodeKernels> kernels_;
   DecodeShape shape_;
+  std::unique_ptr<PrefillKernel> prefill_;
   SamplerScratch sampler_;
 
   // The step that is built.
@@ -138,6 +142,8 @@ class MlxDecoder final : public Executor {
   // v, and the residual's norm, where it is made with the sum.
   std::optional<AttendStep> attend_;
   std::optional<mx::array> qkv_, normed_;
+  // Where one launch of our own attends to all sequences.
+  std::optional<PrefillStep> prefill_step_;
   std::optional<mx::array> slots_, gathered_, mask_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
   std::vector<Logits> logits_;
@@ -145,7 +151,7 @@ class MlxDecoder final : public Executor {
   // The step that runs ahead, if any: what it was built for.
   std::optional<StepKey> ahead_;
   bool in_flight_ = false, next_enqueued_ = false;
-  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0;
+  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0;
 };
 
 MlxDecoder::~MlxDecoder() {
@@ -157,6 +163,7 @@ MlxDecoder::~MlxDecoder() {
     embedding_ = head_ = Matrix();
     final_norm_ = mx::array(0.0f);
     kernels_.reset();
+    prefill_.reset();
     rotary_.reset();
     kv_.reset();
     mx::clear_cache();
@@ -266,31 +273,46 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
               type_,
               kv_->type()};
     kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
-    if (kernels_) warm();
   }
+  if (machine_->prefill_kernel) {
+    const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
+                             static_cast<int>(spec_.head_dim), true, kv_->type()};
+    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
+  }
+  warm();
   return {};
 }
 
 // A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
 // it writes of keys and values is read by nobody.
 void MlxDecoder::warm() {
-  const TokenId token = 0;
-  for (const int64_t rows : {1, 2, 4, 8, 16, 32}) {
-    if (rows > step_tokens_max_ || rows > kv_->blocks()) break;
-    std::vector<BlockId> blocks(static_cast<size_t>(rows));
-    std::vector<SequenceStep> batch(blocks.size());
-    for (size_t r = 0; r < batch.size(); ++r) {
-      blocks[r] = static_cast<BlockId>(r);
-      batch[r].tokens = {&token, 1};
-      batch[r].blocks = {&blocks[r], 1};
-      batch[r].output = StepOutput::logits_last;
-    }
-    build(batch);
-    enqueue(logits_);
-    forget();
-    wait();
+  if (kernels_) {
+    for (const int64_t sequences : {1, 2, 4, 8, 16, 32}) warm(sequences, 1);
   }
-  own_kernels_ = 0;
+  if (prefill_) {
+    for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
+  }
+  own_kernels_ = own_prefills_ = 0;
+}
+
+void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
+  if (sequences * tokens > step_tokens_max_ || sequences > kv_->blocks() ||
+      tokens > spec_.context) {
+    return;
+  }
+  const std::vector<TokenId> some(static_cast<size_t>(tokens), 0);
+  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
+  std::vector<SequenceStep> batch(blocks.size());
+  for (size_t r = 0; r < batch.size(); ++r) {
+    blocks[r] = static_cast<BlockId>(r);
+    batch[r].tokens = some;
+    batch[r].blocks = {&blocks[r], 1};
+    batch[r].output = StepOutput::logits_last;
+  }
+  build(batch);
+  enqueue(logits_);
+  forget();
+  wait();
 }
 
 Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const SequenceStep> batch) {
@@ -330,6 +352,7 @@ void MlxDecoder::forget() {
   gathered_.reset();
   mask_.reset();
   attend_.reset();
+  prefill_step_.reset();
   qkv_.reset();
   normed_.reset();
   tokens_.reset();
@@ -424,12 +447,17 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
 void MlxDecoder::build(std::span<const SequenceStep> batch) {
   plan_.make(batch, KvPool::kBlockTokens);
   attend_.reset();
+  prefill_step_.reset();
   normed_.reset();
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, !machine_->cpu);
     ++own_kernels_;
   } else {
     rotary_->begin(plan_);
+    if (prefill_ && !plan_.one_row_each) {
+      prefill_step_ = prefill_step(plan_.sequences, !machine_->cpu);
+      ++own_prefills_;
+    }
   }
   decoder_forward(spec_, *this);
 }
@@ -531,6 +559,7 @@ void MlxDecoder::narrow() {
   const mx::array rows(plan_.outputs.begin(), mx::Shape{dim(wanted)}, mx::int32);
   residual_ = mx::take(*residual_, rows, 0);
   query_ = mx::take(*query_, rows, plan_.single() ? 2 : 0);
+  if (prefill_step_) prefill_step_ = prefill_step(plan_.sequences, !machine_->cpu);
 }
 
 // Keys or values of positions [0, end), [1, kv_heads, end, head_dim]: a view where the blocks are a
@@ -603,7 +632,12 @@ void MlxDecoder::attention(int64_t index) {
     return;
   }
   mx::array out = mx::array(0.0f);
-  if (mask_ && plan_.sequences.size() == static_cast<size_t>(mask_->shape(0))) {
+  if (prefill_step_) {
+    // The pool's arrays as the writes before have made them.
+    out = prefill_->attend(*prefill_step_,
+                           plan_.single() ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
+                           kv_->keys(index), kv_->values(index));
+  } else if (mask_ && plan_.sequences.size() == static_cast<size_t>(mask_->shape(0))) {
     out = attend_batched(index);
   } else {
     std::vector<mx::array> parts;

@@ -3,6 +3,7 @@
 
 #include "architectures/encoder_forward.h"
 #include "mlx/decoder.h"
+#include "mlx/prefill_kernel.h"
 #include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
@@ -97,6 +98,9 @@ class MlxEncoder final : public Encoder {
   // Texts of unequal lengths in one attention: rows to [texts, longest], what of it is text, and
   // back.
   std::optional<mx::array> spread_, mask_, gathered_;
+  // Or by a launch of our own, as they stand.
+  std::unique_ptr<PrefillKernel> prefill_;
+  std::optional<PrefillStep> prefill_step_;
 };
 
 MlxEncoder::~MlxEncoder() {
@@ -105,6 +109,7 @@ MlxEncoder::~MlxEncoder() {
     layers_.clear();
     token_embedding_ = position_embedding_ = Matrix();
     type_embedding_.reset();
+    prefill_.reset();
     mx::clear_cache();
     return {};
   });
@@ -115,6 +120,7 @@ void MlxEncoder::forget() {
   for (auto* array : {&residual_, &q_, &k_, &v_, &attended_, &spread_, &mask_, &gathered_}) {
     array->reset();
   }
+  prefill_step_.reset();
 }
 
 Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& options,
@@ -196,6 +202,11 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
+  if (machine_->prefill_kernel) {
+    const auto heads = static_cast<int>(spec_.heads);
+    const PrefillShape shape{heads, heads, static_cast<int>(spec_.head_dim), false, type_};
+    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
+  }
   return {};
 }
 
@@ -265,6 +276,14 @@ Result<std::vector<float>> MlxEncoder::run(const EncoderBatch& batch) {
 }
 
 void MlxEncoder::plan() {
+  if (prefill_) {
+    std::vector<PlannedSequence> planned;
+    for (int64_t t = 0; t < texts(); ++t) {
+      planned.push_back({batch_.offsets[static_cast<size_t>(t)], length(t), 0, {}});
+    }
+    prefill_step_ = prefill_step(planned, !machine_->cpu);
+    return;
+  }
   longest_ = 0;
   equal_lengths_ = true;
   for (int64_t t = 0; t < texts(); ++t) {
@@ -331,7 +350,9 @@ mx::array MlxEncoder::attend(const mx::array& q, const mx::array& k, const mx::a
 }
 
 void MlxEncoder::attention(int64_t) {
-  if (spread_) {
+  if (prefill_step_) {
+    attended_ = prefill_->attend(*prefill_step_, *q_, *k_, *v_);
+  } else if (spread_) {
     const auto wide = [&](const mx::array& x) { return mx::take(x, *spread_, 0); };
     attended_ =
         mx::take(attend(wide(*q_), wide(*k_), wide(*v_), texts(), longest_, mask_), *gathered_, 0);

@@ -6,6 +6,7 @@
 #include "base/guarded.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/decoder.h"
+#include "mlx/prefill_kernel.h"
 #include "mlx/wall.h"
 
 namespace impetus {
@@ -55,11 +56,15 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     }
     machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
     machine->decode_kernels = options.decode_kernels;
+    machine->prefill_kernel = options.prefill_kernel;
     // For comparing them with MLX's operations.
     const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
     const bool unwanted = kernels != nullptr && std::string_view(kernels) == "off";
     if (machine->cuda && !machine->decode_kernels && !unwanted) {
       machine->decode_kernels = make_cuda_kernels;
+    }
+    if (machine->cuda && !machine->prefill_kernel && !unwanted) {
+      machine->prefill_kernel = make_cuda_prefill;
     }
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";

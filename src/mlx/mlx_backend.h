@@ -18,6 +18,8 @@ namespace impetus {
 namespace mlx_backend {
 class DecodeKernels;
 struct DecodeShape;
+class PrefillKernel;
+struct PrefillShape;
 }  // namespace mlx_backend
 
 struct MlxOptions {
@@ -34,6 +36,9 @@ struct MlxOptions {
   std::function<std::unique_ptr<mlx_backend::DecodeKernels>(const mlx_backend::DecodeShape& shape,
                                                             const ModelSpec& spec)>
       decode_kernels = nullptr;
+  // The same for the attention of prompts and of encoders' texts.
+  std::function<std::unique_ptr<mlx_backend::PrefillKernel>(const mlx_backend::PrefillShape& shape)>
+      prefill_kernel = nullptr;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;

@@ -5,7 +5,11 @@
 
 namespace impetus::mlx_backend {
 
-// The paths of a GPU with the kernels of decode steps, all on the host (decode_kernels_test.cpp).
+// The kernel of prompts' attention on the host (prefill_kernel_test.cpp). `way` 0 to 2: one that
+// goes wrong in one way.
+decltype(MlxOptions::prefill_kernel) host_prefill(int way = -1);
+
+// The paths of a GPU with kernels of our own, all on the host (decode_kernels_test.cpp).
 // `way` 0 to 3: with kernels that go wrong in one way.
 MlxOptions with_host_kernels(int way = -1);
 

@@ -5,9 +5,7 @@ namespace impetus {
 
 constexpr int kAttendThreads = 128;  // a block of attend and merge
 constexpr int kAttendWarps = kAttendThreads / kWarp;
-constexpr int kHeadsAtOnce = 4;    // query heads that share what is read of one head of keys
-constexpr float kLog2E = 1.44269504f;
-constexpr float kNothing = -3.40282347e38f;  // the best score of no key
+constexpr int kHeadsAtOnce = 4;  // query heads that share what is read of one head of keys
 
 // Lanes that share a key of DIM elements, eight each: a power of two.
 __device__ constexpr int lanes_of(int dim) {

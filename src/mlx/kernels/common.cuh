@@ -1,10 +1,12 @@
-// What the kernels of this folder share. They are of decode steps on CUDA, one row a sequence. MLX
-// compiles their text on the machine (decode_kernels.cpp); tests compile it for the host and run
-// its threads by turns (cuda_on_host.h). Sums in f32. T: type of activations, U: of keys and
+// What the kernels of this folder share: attention on CUDA, and what of decode steps goes with it. MLX
+// compiles their text on the machine (decode_kernels.cpp, prefill_kernel.cpp); tests compile it for
+// the host and run its threads by turns (cuda_on_host.h). Sums in f32. T: type of activations, U: of keys and
 // values.
 namespace impetus {
 
 constexpr int kWarp = 32;
+constexpr float kLog2E = 1.44269504f;
+constexpr float kNothing = -3.40282347e38f;  // the best score of no key
 
 // What a lane loads at once.
 template <typename T>

@@ -1,0 +1,192 @@
+// What kernels/fragments.cuh makes of instructions, in C++, lane by lane as the PTX ISA documents
+// their fragments; and the kernels that use it. For tests.
+#pragma once
+
+#include "mlx/cuda_on_host.h"
+#include "mlx/prefill_kernel.h"
+
+#define IMPETUS_UNROLL
+
+namespace impetus {
+
+using mlx_backend::on_host::Block;
+
+template <typename T>
+struct Fragments {
+  static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    struct Lane {
+      float* c;
+      const unsigned* a;
+      unsigned b[2];
+    } mine{c, a, {b0, b1}};
+    Block::running().together(mine, [](Lane** lanes) {
+      float a[16][16], b[16][8];
+      for (int l = 0; l < 32; ++l) {
+        const int group = l / 4, pair = l % 4 * 2;
+        for (int i = 0; i < 2; ++i) {
+          for (int r = 0; r < 4; ++r) {
+            a[group + r % 2 * 8][pair + r / 2 * 8 + i] = half_of(lanes[l]->a[r], i);
+          }
+          for (int r = 0; r < 2; ++r) b[pair + r * 8 + i][group] = half_of(lanes[l]->b[r], i);
+        }
+      }
+      for (int l = 0; l < 32; ++l) {
+        for (int i = 0; i < 4; ++i) {
+          const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
+          for (int k = 0; k < 16; ++k) lanes[l]->c[i] += a[row][k] * b[k][column];
+        }
+      }
+    });
+  }
+  static unsigned pair(float first, float second) {
+    const T both[2] = {static_cast<T>(first), static_cast<T>(second)};
+    unsigned made;
+    static_assert(sizeof(both) == sizeof(made));
+    std::memcpy(&made, both, sizeof(made));
+    return made;
+  }
+
+ private:
+  static float half_of(unsigned both, int which) {
+    T values[2];
+    std::memcpy(values, &both, sizeof(both));
+    return static_cast<float>(values[which]);
+  }
+};
+
+using Shared = char*;
+inline Shared shared(const void* at) {
+  return static_cast<char*>(const_cast<void*>(at));
+}
+inline Shared anew(Shared at) {
+  return at;
+}
+
+template <bool TRANSPOSED>
+inline void load_matrices_as(unsigned (&to)[4], Shared row) {
+  struct Lane {
+    unsigned* to;
+    const char* row;
+  } mine{to, row};
+  Block::running().together(mine, [](Lane** lanes) {
+    for (int m = 0; m < 4; ++m) {
+      uint16_t matrix[8][8];
+      for (int r = 0; r < 8; ++r) std::memcpy(matrix[r], lanes[m * 8 + r]->row, sizeof(matrix[r]));
+      for (int l = 0; l < 32; ++l) {
+        const int a = l / 4, b = l % 4 * 2;
+        const uint16_t first = TRANSPOSED ? matrix[b][a] : matrix[a][b];
+        const uint16_t second = TRANSPOSED ? matrix[b + 1][a] : matrix[a][b + 1];
+        lanes[l]->to[m] = first | static_cast<unsigned>(second) << 16;
+      }
+    }
+  });
+}
+inline void load_matrices(unsigned (&to)[4], Shared row) {
+  load_matrices_as<false>(to, row);
+}
+inline void load_transposed(unsigned (&to)[4], Shared row) {
+  load_matrices_as<true>(to, row);
+}
+
+inline void copy_async(Shared to, const void* from, bool there) {
+  static const char zeros[16] = {};
+  Block::running().copy_later(to, there ? from : zeros, sizeof(zeros));
+}
+inline void copies_done() {
+  Block::running().make_copies();
+}
+
+inline float power_of_2(float x) {
+  return std::exp2(x);
+}
+inline unsigned read_pair(const void* from) {
+  unsigned pair;
+  std::memcpy(&pair, from, sizeof(pair));
+  return pair;
+}
+inline void write_pair(void* to, unsigned pair) {
+  std::memcpy(to, &pair, sizeof(pair));
+}
+
+}  // namespace impetus
+
+#define alignas(bytes)
+#include "mlx/kernels/prefill.cuh"
+#undef alignas
+
+namespace impetus::mlx_backend::on_host {
+
+static_assert(mlx_backend::kPrefillThreads == impetus::kPrefillThreads &&
+              mlx_backend::kTileRows == impetus::kTileRows &&
+              mlx_backend::kTilePlan == impetus::kTilePlan);
+
+// The shapes and types that are compiled here.
+class HostPrefill final : public PrefillKernel {
+ public:
+  explicit HostPrefill(const PrefillShape& shape) : shape_(shape) {}
+
+  // Null where the shape is none of those.
+  static std::unique_ptr<PrefillKernel> make(const PrefillShape& shape) {
+    auto kernel = std::make_unique<HostPrefill>(shape);
+    return kernel->with([](auto) {}) ? std::move(kernel) : nullptr;
+  }
+
+  mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
+                   const mx::array& values) override {
+    std::vector<mx::array> inputs = {queries, keys, values, step.plan};
+    mx::eval(inputs);
+    mx::array out = empty({step.rows, shape_.heads * shape_.head_dim}, shape_.type);
+    with([&](auto form) {
+      using F = decltype(form);
+      using T = typename F::T;
+      launch({F::kHeads, static_cast<unsigned>(step.tiles), 1}, kPrefillThreads, [&] {
+        if (shape_.pool) {
+          impetus::prefill<T, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens, true>(
+              data<T>(inputs[0]), inputs[0].strides(0), inputs[0].strides(1), data<T>(inputs[1]),
+              data<T>(inputs[2]), static_cast<int>(keys.shape(1)), data<int>(inputs[3]),
+              data<T>(out));
+        } else {
+          impetus::prefill<T, F::kHeads, F::kKvHeads, F::kDim, 0, false>(
+              data<T>(inputs[0]), inputs[0].strides(0), F::kDim, data<T>(inputs[1]),
+              data<T>(inputs[2]), static_cast<int>(keys.shape(0)), data<int>(inputs[3]),
+              data<T>(out));
+        }
+      });
+    });
+    return out;
+  }
+
+ private:
+  template <typename T_, int HEADS, int KV_HEADS, int DIM>
+  struct Form {
+    using T = T_;
+    static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
+  };
+
+  template <typename T, typename Body>
+  bool with_dims(Body&& body, mx::Dtype type) {
+    if (shape_.type != type) return false;
+    const auto is = [&](int heads, int kv_heads, int dim) {
+      return shape_.heads == heads && shape_.kv_heads == kv_heads && shape_.head_dim == dim;
+    };
+    // Those of the conformance suite.
+    if (is(4, 2, 16)) return body(Form<T, 4, 2, 16>()), true;
+    if (is(4, 4, 16)) return body(Form<T, 4, 4, 16>()), true;
+    if (is(3, 3, 32)) return body(Form<T, 3, 3, 32>()), true;
+    // Groups of 7, 4 and 1; rows that are no power of two of pieces; tiles of fewer keys.
+    if (is(7, 1, 64)) return body(Form<T, 7, 1, 64>()), true;
+    if (is(2, 2, 80)) return body(Form<T, 2, 2, 80>()), true;
+    if (is(4, 1, 128)) return body(Form<T, 4, 1, 128>()), true;
+    if (is(2, 1, 256)) return body(Form<T, 2, 1, 256>()), true;
+    if (is(1, 1, 144)) return body(Form<T, 1, 1, 144>()), true;
+    return false;
+  }
+  template <typename Body>
+  bool with(Body&& body) {
+    return with_dims<_Float16>(body, mx::float16) || with_dims<Bf16>(body, mx::bfloat16);
+  }
+
+  PrefillShape shape_;
+};
+
+}  // namespace impetus::mlx_backend::on_host

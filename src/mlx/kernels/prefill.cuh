@@ -1,0 +1,217 @@
+// Attention of many rows a sequence: of prompts over the KV pool's blocks, and of texts over their
+// own rows. Rows of all sequences stand behind one another; tiles of them, of one sequence each, go
+// over its keys tile by tile with a running softmax. Products by tensor cores, sums in f32,
+// probabilities in T.
+namespace impetus {
+
+constexpr int kPrefillThreads = 128;  // a block of prefill
+constexpr int kTileRows = 64;         // 16 a warp: a fragment's
+// A tile's place in `plan`: its first row, its rows, the position of the first one in its sequence,
+// the positions that its rows see at most, and where in `plan` the blocks of these positions begin,
+// or (without blocks) the row of position 0.
+constexpr int kTilePlan = 5;
+
+// Grid: x over query heads, y over tiles.
+//   queries [rows, HEADS, DIM], normed and rotated, by strides of rows and heads
+//   keys, values: with BLOCK > 0 [KV_HEADS, slots, DIM], where position p is slot
+//     blocks[p / BLOCK] * BLOCK + p % BLOCK; else rows of the batch, [rows, KV_HEADS, DIM]
+//   CAUSAL: a row sees positions up to its own, else all of its text
+//   out [rows, HEADS * DIM]
+// Reads no position that a sequence does not have: others may hold anything. An infinity among its
+// own values reaches rows before it in the same tile of keys, by a weight of zero.
+// REQUIRES DIM % 16 == 0; keys and values aligned to 16 bytes, queries and their strides to 4.
+template <typename T, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool CAUSAL>
+__device__ inline void prefill(const T* queries, long long query_stride, long long head_stride,
+                               const T* keys, const T* values, int slots, const int* plan, T* out) {
+  constexpr int kKeys = DIM <= 128 ? 64 : 32;  // of a tile; more would not leave registers
+  constexpr int kPitch = DIM + 8;   // an odd number of 16 bytes: 8 rows lie in different banks
+  constexpr int kPieces = DIM / 8;  // of 16 bytes, in a row
+  constexpr int kStride = BLOCK > 0 ? DIM : KV_HEADS * DIM;  // from a position to the next
+  constexpr int kSteps = DIM / 16;
+  constexpr int kBlocks = BLOCK > 0 ? kKeys / (BLOCK > 0 ? BLOCK : 1) : 1;  // of a tile of keys
+
+  __shared__ alignas(16) unsigned short key_tile[kKeys * kPitch];
+  __shared__ alignas(16) unsigned short value_tile[kKeys * kPitch];
+  __shared__ int places[2][kBlocks];  // slots where the blocks of a tile begin, and of the next one
+
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int head = static_cast<int>(blockIdx.x);
+  const int* tile = plan + static_cast<long long>(blockIdx.y) * kTilePlan;
+  const int rows = tile[1], position = tile[2], end = tile[3], start = tile[4];
+  const long long first = tile[0];
+  const long long to_head =
+      head / (HEADS / KV_HEADS) * (BLOCK > 0 ? static_cast<long long>(slots) * DIM : DIM);
+  keys += to_head;
+  values += to_head;
+
+  // This thread's block of a tile from `base` on.
+  const auto slot_of = [&](int base) {
+    if constexpr (BLOCK > 0) {
+      const int p = base + thread * BLOCK;
+      if (thread < kBlocks && p < end) return plan[start + p / BLOCK] * BLOCK;
+    }
+    return 0;
+  };
+  const Shared key_rows = shared(key_tile), value_rows = shared(value_tile);
+  // Keys' piece `piece` of row key + more of a tile; `more` a constant where it matters.
+  const auto copy_piece = [&](Shared to, const T* from, int base, const int* blocks, int key,
+                              int more, int piece) {
+    // Zeros past the end: what lies there would spoil a sum even with no weight.
+    const bool there = key + more < end - base;
+    int row = there ? start + base + key + more : 0;
+    if constexpr (BLOCK > 0) {
+      row = blocks[key / BLOCK + more / BLOCK] + key % BLOCK + more % BLOCK;
+    }
+    copy_async(to + (key * kPitch + piece * 8) * 2 + more * kPitch * 2,
+               from + static_cast<long long>(row) * kStride + piece * 8, there);
+  };
+  const auto copy_tile = [&](Shared to, const T* from, int base, const int* blocks) {
+    if constexpr (kPrefillThreads % kPieces == 0) {
+      // `key` is less than `more` goes by: both are whole blocks and rests, none that add up to one.
+      const int key = thread / kPieces, piece = thread % kPieces;
+      IMPETUS_UNROLL
+      for (int more = 0; more < kKeys; more += kPrefillThreads / kPieces) {
+        copy_piece(to, from, base, blocks, key, more, piece);
+      }
+    } else {
+      for (int at = thread; at < kKeys * kPieces; at += kPrefillThreads) {
+        copy_piece(to, from, base, blocks, at / kPieces, 0, at % kPieces);
+      }
+    }
+  };
+
+  if (thread < kBlocks) places[0][thread] = slot_of(0);
+  __syncthreads();
+  copy_tile(key_rows, keys, 0, places[0]);
+
+  // This lane's two rows.
+  const int row0 = warp * 16 + lane / 4, row1 = row0 + 8;
+  const int column = lane % 4 * 2;
+  unsigned query[kSteps][4];
+  const T* from = queries + (first + row0) * query_stride + head * head_stride + column;
+  IMPETUS_UNROLL
+  for (int s = 0; s < kSteps; ++s) {
+    query[s][0] = row0 < rows ? read_pair(from + s * 16) : 0;
+    query[s][1] = row1 < rows ? read_pair(from + 8 * query_stride + s * 16) : 0;
+    query[s][2] = row0 < rows ? read_pair(from + s * 16 + 8) : 0;
+    query[s][3] = row1 < rows ? read_pair(from + 8 * query_stride + s * 16 + 8) : 0;
+  }
+  // Positions below these are seen, by a row and by some or all rows of this warp. Rows that are
+  // not there see zeros too, and are not written.
+  const auto sight = [&](int row) { return CAUSAL ? position + row + 1 : end; };
+  const int sight0 = sight(row0), sight1 = sight(row1);
+  const int seen_by_all = sight(warp * 16), seen_by_some = sight(warp * 16 + 15);
+  const bool works = warp * 16 < rows;
+
+  const float scale = kLog2E * rsqrtf(static_cast<float>(DIM));
+  float sums[2 * kSteps][4] = {};
+  float best0 = kNothing, best1 = kNothing, total0 = 0, total1 = 0;
+  int parity = 0;
+  for (int base = 0; base < end; base += kKeys, parity ^= 1) {
+    // A tile of keys is there, and the values before it are done with.
+    copies_done();
+    __syncthreads();
+    copy_tile(value_rows, values, base, places[parity]);
+    const int next = slot_of(base + kKeys);
+    const bool sees = works && base < seen_by_some;
+    float scores[kKeys / 8][4] = {};
+    if (sees) {
+      const Shared at =
+          anew(key_rows + ((lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 8) * 2);
+      IMPETUS_UNROLL
+      for (int s = 0; s < kSteps; ++s) {
+        IMPETUS_UNROLL
+        for (int n = 0; n < kKeys / 16; ++n) {
+          unsigned b[4];  // two fragments: of 8 keys each
+          load_matrices(b, at + (n * 16 * kPitch + s * 16) * 2);
+          Fragments<T>::multiply(scores[2 * n], query[s], b[0], b[1]);
+          Fragments<T>::multiply(scores[2 * n + 1], query[s], b[2], b[3]);
+        }
+      }
+    }
+    // The values are there, and the keys are done with.
+    if (thread < kBlocks) places[parity ^ 1][thread] = next;
+    copies_done();
+    __syncthreads();
+    if (base + kKeys < end) copy_tile(key_rows, keys, base + kKeys, places[parity ^ 1]);
+    if (!sees) continue;
+
+    if (base + kKeys > seen_by_all) {
+      IMPETUS_UNROLL
+      for (int n = 0; n < kKeys / 8; ++n) {
+        IMPETUS_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          if (base + n * 8 + column + i % 2 >= (i < 2 ? sight0 : sight1)) scores[n][i] = kNothing;
+        }
+      }
+    }
+    float most0 = best0, most1 = best1;
+    IMPETUS_UNROLL
+    for (int n = 0; n < kKeys / 8; ++n) {
+      most0 = fmaxf(most0, fmaxf(scores[n][0], scores[n][1]));
+      most1 = fmaxf(most1, fmaxf(scores[n][2], scores[n][3]));
+    }
+    IMPETUS_UNROLL
+    for (int offset = 1; offset < 4; offset *= 2) {
+      most0 = fmaxf(most0, __shfl_xor_sync(0xffffffffu, most0, offset));
+      most1 = fmaxf(most1, __shfl_xor_sync(0xffffffffu, most1, offset));
+    }
+    const float before0 = power_of_2((best0 - most0) * scale);
+    const float before1 = power_of_2((best1 - most1) * scale);
+    best0 = most0;
+    best1 = most1;
+    total0 *= before0;
+    total1 *= before1;
+    const float low0 = most0 * scale, low1 = most1 * scale;
+    IMPETUS_UNROLL
+    for (int n = 0; n < kKeys / 8; ++n) {
+      scores[n][0] = power_of_2(fmaf(scores[n][0], scale, -low0));
+      scores[n][1] = power_of_2(fmaf(scores[n][1], scale, -low0));
+      scores[n][2] = power_of_2(fmaf(scores[n][2], scale, -low1));
+      scores[n][3] = power_of_2(fmaf(scores[n][3], scale, -low1));
+      total0 += scores[n][0] + scores[n][1];
+      total1 += scores[n][2] + scores[n][3];
+    }
+    IMPETUS_UNROLL
+    for (int n = 0; n < 2 * kSteps; ++n) {
+      sums[n][0] *= before0;
+      sums[n][1] *= before0;
+      sums[n][2] *= before1;
+      sums[n][3] *= before1;
+    }
+    const Shared at = anew(value_rows + (lane % 16 * kPitch + lane / 16 * 8) * 2);
+    // What c holds of two times 8 keys is just what a takes of 16.
+    IMPETUS_UNROLL
+    for (int k = 0; k < kKeys / 16; ++k) {
+      const float(&x)[4] = scores[2 * k];
+      const float(&y)[4] = scores[2 * k + 1];
+      const unsigned a[4] = {Fragments<T>::pair(x[0], x[1]), Fragments<T>::pair(x[2], x[3]),
+                             Fragments<T>::pair(y[0], y[1]), Fragments<T>::pair(y[2], y[3])};
+      IMPETUS_UNROLL
+      for (int n = 0; n < kSteps; ++n) {
+        unsigned b[4];
+        load_transposed(b, at + (k * 16 * kPitch + n * 16) * 2);
+        Fragments<T>::multiply(sums[2 * n], a, b[0], b[1]);
+        Fragments<T>::multiply(sums[2 * n + 1], a, b[2], b[3]);
+      }
+    }
+  }
+  if (!works) return;
+  total0 = sum_over(total0, 4);
+  total1 = sum_over(total1, 4);
+  const float part0 = 1.0f / total0, part1 = 1.0f / total1;
+  T* to = out + ((first + row0) * HEADS + head) * DIM + column;
+  IMPETUS_UNROLL
+  for (int n = 0; n < 2 * kSteps; ++n) {
+    if (row0 < rows) {
+      write_pair(to + n * 8, Fragments<T>::pair(sums[n][0] * part0, sums[n][1] * part0));
+    }
+    if (row1 < rows) {
+      write_pair(to + 8 * HEADS * DIM + n * 8,
+                 Fragments<T>::pair(sums[n][2] * part1, sums[n][3] * part1));
+    }
+  }
+}
+
+}  // namespace impetus

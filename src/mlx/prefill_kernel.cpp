@@ -1,0 +1,217 @@
+#include "mlx/prefill_kernel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <tuple>
+
+#include "base/log.h"
+#include "mlx/kernel_texts.h"
+#include "mlx/weights.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+constexpr int kHeadDimMax = 256;
+
+class CudaPrefill final : public PrefillKernel {
+ public:
+  explicit CudaPrefill(const PrefillShape& shape) : shape_(shape) {
+    // MLX writes the kernel's head. Without a bound the compiler takes registers that cost a block
+    // of threads on each multiprocessor.
+    const int blocks = shape.head_dim <= 64 ? 4 : shape.head_dim <= 128 ? 3 : 2;
+    const std::string head = fmt::format(
+        "#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__({}, {})\n",
+        kPrefillThreads, blocks);
+    const char* body = shape.pool ? "impetus::prefill<T, HEADS, KV_HEADS, DIM, BLOCK, true>("
+                                    "queries, queries_strides[0], queries_strides[1], keys, "
+                                    "values, keys_shape[1], plan, out);"
+                                  : "impetus::prefill<T, HEADS, KV_HEADS, DIM, 0, false>(queries, "
+                                    "queries_strides[0], DIM, keys, values, 0, plan, out);";
+    kernel_ =
+        mx::fast::cuda_kernel(shape.pool ? "impetus_prefill" : "impetus_prefill_texts",
+                              {"queries", "keys", "values", "plan"}, {"out"}, body,
+                              std::string(k_common_text) + k_fragments_text + k_prefill_text + head,
+                              /*ensure_row_contiguous=*/false);
+    arguments_ = {{"T", shape.type},
+                  {"HEADS", shape.heads},
+                  {"KV_HEADS", shape.kv_heads},
+                  {"DIM", shape.head_dim},
+                  {"BLOCK", KvPool::kBlockTokens}};
+  }
+
+  mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
+                   const mx::array& values) override {
+    return kernel_({queries, keys, values, step.plan},
+                   {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
+                   {shape_.heads * kPrefillThreads, step.tiles, 1}, {kPrefillThreads, 1, 1},
+                   arguments_, {}, false, {})[0];
+  }
+
+ private:
+  PrefillShape shape_;
+  mx::fast::CustomKernelFunction kernel_;
+  std::vector<std::pair<std::string, mx::fast::TemplateArg>> arguments_;
+};
+
+}  // namespace
+
+bool prefill_takes(const PrefillShape& shape) {
+  return shape.head_dim % 16 == 0 && shape.head_dim <= kHeadDimMax &&
+         (shape.type == mx::float16 || shape.type == mx::bfloat16);
+}
+
+std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape) {
+  return std::make_unique<CudaPrefill>(shape);
+}
+
+PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device) {
+  constexpr int64_t kBlock = KvPool::kBlockTokens;
+  struct Tile {
+    size_t sequence;
+    int64_t first, rows, keys;
+  };
+  std::vector<Tile> tiles;
+  PrefillStep step;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const PlannedSequence& sequence = sequences[s];
+    for (int64_t first = 0; first < sequence.count; first += kTileRows) {
+      const int64_t rows = std::min<int64_t>(kTileRows, sequence.count - first);
+      const int64_t keys =
+          sequence.runs.empty() ? sequence.count : sequence.position + first + rows;
+      tiles.push_back({s, first, rows, keys});
+    }
+    step.rows += static_cast<int>(sequence.count);
+  }
+  // The longest first: a long one that begins last would run alone.
+  std::ranges::sort(tiles, std::greater<>(), [](const Tile& tile) {
+    return std::tuple(tile.keys, tile.sequence, tile.first);
+  });
+  std::vector<int32_t> values(tiles.size() * kTilePlan);
+  std::vector<int32_t> starts;
+  for (const PlannedSequence& sequence : sequences) {
+    starts.push_back(static_cast<int32_t>(
+        sequence.runs.empty() ? sequence.row : static_cast<int64_t>(values.size())));
+    // Runs begin at blocks' beginnings: they are of positions from 0 on.
+    for (const SlotRun& run : sequence.runs) {
+      for (int64_t slot = run.begin; slot < run.end; slot += kBlock) {
+        values.push_back(static_cast<int32_t>(slot / kBlock));
+      }
+    }
+  }
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const Tile& tile = tiles[t];
+    const PlannedSequence& sequence = sequences[tile.sequence];
+    int32_t* to = values.data() + t * kTilePlan;
+    to[0] = static_cast<int32_t>(sequence.row + tile.first);
+    to[1] = static_cast<int32_t>(tile.rows);
+    to[2] = static_cast<int32_t>(sequence.position + tile.first);
+    to[3] = static_cast<int32_t>(tile.keys);
+    to[4] = starts[tile.sequence];
+  }
+  step.tiles = static_cast<int>(tiles.size());
+  step.plan =
+      mx::array(values.begin(), mx::Shape{dim(static_cast<int64_t>(values.size()))}, mx::int32);
+  // As a decode step's plan: memory that the host wrote would be read across the bus.
+  step.host = step.plan;
+  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
+  return step;
+}
+
+double prefill_error(PrefillKernel& kernel, const PrefillShape& shape, bool device) {
+  constexpr int kBlock = KvPool::kBlockTokens, kBlocks = 24;
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  const auto rows_of = [&](mx::Shape extents) {
+    size_t count = 1;
+    for (const auto extent : extents) count *= static_cast<size_t>(extent);
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random);
+    return settle(mx::astype(mx::array(values.begin(), extents, mx::float32), shape.type), false);
+  };
+  // A sequence of some tiles of keys, at a position in the middle of a block; and a short one.
+  const int64_t position = shape.pool ? 55 : 0;
+  const int64_t lengths[] = {device ? 151 : shape.pool ? 20 : 70, 3};
+  const int64_t rows = lengths[0] + lengths[1];
+  std::vector<BlockId> blocks(kBlocks);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::ranges::shuffle(blocks, random);
+  std::vector<PlannedSequence> sequences = {{0, lengths[0], position, {}},
+                                            {lengths[0], lengths[1], 0, {}}};
+  if (shape.pool) {
+    sequences[0].runs =
+        runs_of(std::span(blocks).first(kBlocks - 1), 0, position + lengths[0], kBlock);
+    sequences[1].runs = runs_of(std::span(blocks).last(1), 0, lengths[1], kBlock);
+  }
+  const int width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+  const mx::array queries = rows_of({dim(rows), width});
+  const mx::Shape stored = shape.pool ? mx::Shape{shape.kv_heads, kBlocks * kBlock, shape.head_dim}
+                                      : mx::Shape{dim(rows), kv_width};
+  const mx::array keys = rows_of(stored), values = rows_of(stored);
+
+  std::vector<mx::array> expected;
+  for (const PlannedSequence& sequence : sequences) {
+    // [1, heads, n, head_dim] in f32.
+    const auto heads_of = [&](const mx::array& from, int heads) {
+      const mx::array part =
+          mx::slice(from, {dim(sequence.row), 0},
+                    {dim(sequence.row + sequence.count), heads * shape.head_dim});
+      return mx::astype(
+          mx::transpose(mx::reshape(part, {1, dim(sequence.count), heads, shape.head_dim}),
+                        {0, 2, 1, 3}),
+          mx::float32);
+    };
+    const auto all = [&](const mx::array& from) {
+      if (!shape.pool) return heads_of(from, shape.kv_heads);
+      std::vector<mx::array> parts;
+      for (const SlotRun& run : sequence.runs) {
+        parts.push_back(mx::slice(from, {0, dim(run.begin), 0},
+                                  {shape.kv_heads, dim(run.end), shape.head_dim}));
+      }
+      return mx::expand_dims(mx::astype(mx::concatenate(parts, 1), mx::float32), 0);
+    };
+    const mx::array out = mx::fast::scaled_dot_product_attention(
+        heads_of(queries, shape.heads), all(keys), all(values),
+        1.0f / std::sqrt(static_cast<float>(shape.head_dim)), shape.pool ? "causal" : "");
+    expected.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {dim(sequence.count), width}));
+  }
+  const mx::array wanted = mx::concatenate(expected, 0);
+  const mx::array in =
+      shape.pool ? mx::reshape(queries, {dim(rows), shape.heads, 1, shape.head_dim}) : queries;
+  const mx::array made =
+      mx::astype(kernel.attend(prefill_step(sequences, device), in, keys, values), mx::float32);
+  const mx::array apart =
+      mx::divide(mx::max(mx::abs(mx::subtract(made, wanted))), mx::max(mx::abs(wanted)));
+  return static_cast<double>(mx::array(apart).item<float>());
+}
+
+double prefill_error_limit(const PrefillShape& shape) {
+  return shape.type == mx::bfloat16 ? 0.05 : 0.01;
+}
+
+std::unique_ptr<PrefillKernel> checked_prefill(const PrefillMaker& make, const PrefillShape& shape,
+                                               const std::string& family, bool device) {
+  if (!prefill_takes(shape)) return nullptr;
+  try {
+    std::unique_ptr<PrefillKernel> kernel = make(shape);
+    if (!kernel) return nullptr;
+    const double error = prefill_error(*kernel, shape, device);
+    const double limit = prefill_error_limit(shape);
+    // NaN is none of the small ones.
+    if (error <= limit) return kernel;
+    log::warn(
+        "{}: the kernel for prompts' attention is {:.2g} off MLX's operations, more than {:.2g}; "
+        "those are used",
+        family, error, limit);
+  } catch (const std::exception& failure) {
+    log::warn("{}: the kernel for prompts' attention does not run here; MLX's is used: {}", family,
+              failure.what());
+    // A kernel that fails on the device may have taken it along.
+    mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
+    probe.eval();
+  }
+  return nullptr;
+}
+
+}  // namespace impetus::mlx_backend
