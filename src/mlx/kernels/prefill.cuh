@@ -54,29 +54,30 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
     return 0;
   };
   const Shared key_rows = shared(key_tile), value_rows = shared(value_tile);
-  // Keys' piece `piece` of row key + more of a tile; `more` a constant where it matters.
-  const auto copy_piece = [&](Shared to, const T* from, int base, const int* blocks, int key,
-                              int more, int piece) {
-    // Zeros past the end: what lies there would spoil a sum even with no weight.
-    const bool there = key + more < end - base;
-    int row = there ? start + base + key + more : 0;
-    if constexpr (BLOCK > 0) {
-      row = blocks[key / BLOCK + more / BLOCK] + key % BLOCK + more % BLOCK;
-    }
-    copy_async(to + (key * kPitch + piece * 8) * 2 + more * kPitch * 2,
-               from + static_cast<long long>(row) * kStride + piece * 8, there);
-  };
+  // A thread's pieces of a tile: of every kApart-th row where pieces divide threads, else any.
   const auto copy_tile = [&](Shared to, const T* from, int base, const int* blocks) {
+    const auto copy = [&](Shared to, const T* from, int row, bool there) {
+      // Zeros past the end: what lies there would spoil a sum even with no weight.
+      copy_async(to, from + (BLOCK > 0 || there ? static_cast<long long>(row) * kStride : 0),
+                 there);
+    };
     if constexpr (kPrefillThreads % kPieces == 0) {
-      // `key` is less than `more` goes by: both are whole blocks and rests, none that add up to one.
-      const int key = thread / kPieces, piece = thread % kPieces;
+      constexpr int kApart = kPrefillThreads / kPieces;
+      // Neither `key` nor `i` crosses a block's border that the other does not.
+      const int key = thread / kPieces, piece = thread % kPieces, left = end - base - key;
+      const Shared first_to = anew(to + (key * kPitch + piece * 8) * 2);
       IMPETUS_UNROLL
-      for (int more = 0; more < kKeys; more += kPrefillThreads / kPieces) {
-        copy_piece(to, from, base, blocks, key, more, piece);
+      for (int i = 0; i < kKeys; i += kApart) {
+        int row = start + base + key + i;
+        if constexpr (BLOCK > 0) row = blocks[key / BLOCK + i / BLOCK] + key % BLOCK + i % BLOCK;
+        copy(first_to + i * kPitch * 2, from + piece * 8, row, i < left);
       }
     } else {
       for (int at = thread; at < kKeys * kPieces; at += kPrefillThreads) {
-        copy_piece(to, from, base, blocks, at / kPieces, 0, at % kPieces);
+        const int key = at / kPieces, piece = at % kPieces;
+        int row = start + base + key;
+        if constexpr (BLOCK > 0) row = blocks[key / BLOCK] + key % BLOCK;
+        copy(to + (key * kPitch + piece * 8) * 2, from + piece * 8, row, base + key < end);
       }
     }
   };
@@ -97,11 +98,11 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
     query[s][2] = row0 < rows ? read_pair(from + s * 16 + 8) : 0;
     query[s][3] = row1 < rows ? read_pair(from + 8 * query_stride + s * 16 + 8) : 0;
   }
-  // Positions below these are seen, by a row and by some or all rows of this warp. Rows that are
-  // not there see zeros too, and are not written.
-  const auto sight = [&](int row) { return CAUSAL ? position + row + 1 : end; };
-  const int sight0 = sight(row0), sight1 = sight(row1);
-  const int seen_by_all = sight(warp * 16), seen_by_some = sight(warp * 16 + 15);
+  // Positions below these are seen: by all rows of this warp, by any, and by this lane's first row
+  // counted from its first column. Rows that are not there see zeros too, and are not written.
+  constexpr int kNextRow = CAUSAL ? 1 : 0;
+  const int seen_by_all = CAUSAL ? position + warp * 16 + 1 : end;
+  const int sight = seen_by_all + kNextRow * (lane / 4) - column;
   const bool works = warp * 16 < rows;
 
   const float scale = kLog2E * rsqrtf(static_cast<float>(DIM));
@@ -114,7 +115,7 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
     __syncthreads();
     copy_tile(value_rows, values, base, places[parity]);
     const int next = slot_of(base + kKeys);
-    const bool sees = works && base < seen_by_some;
+    const bool sees = works && base < seen_by_all + kNextRow * 15;
     float scores[kKeys / 8][4] = {};
     if (sees) {
       const Shared at =
@@ -138,11 +139,12 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
     if (!sees) continue;
 
     if (base + kKeys > seen_by_all) {
+      const int left = sight - base;
       IMPETUS_UNROLL
       for (int n = 0; n < kKeys / 8; ++n) {
         IMPETUS_UNROLL
         for (int i = 0; i < 4; ++i) {
-          if (base + n * 8 + column + i % 2 >= (i < 2 ? sight0 : sight1)) scores[n][i] = kNothing;
+          if (n * 8 + i % 2 >= left + kNextRow * 8 * (i / 2)) scores[n][i] = kNothing;
         }
       }
     }
