@@ -246,7 +246,9 @@ TEST(DecodeKernels, AModelUsesThemWhereTheyAreRight) {
     auto tokens = conformance::greedy(*loaded.model, {5, 6, 7}, 40);
     return std::pair(tokens, counters_of(*loaded.model));
   };
-  const auto [expected, none] = run({.run_ahead = MlxOptions::RunAhead::off, .as_gpu = true});
+  const auto [expected, none] = run({.run_ahead = MlxOptions::RunAhead::off,
+                                     .as_gpu = true,
+                                     .decode_kernels = [](auto&&...) { return nullptr; }});
   EXPECT_EQ(none.own_kernels, 0);
   const auto [tokens, counters] = run(with_host_kernels());
   EXPECT_EQ(tokens, expected);
