@@ -4,6 +4,9 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -72,9 +75,23 @@ class Block {
     return other;
   }
 
+  // What every thread of the warp gave: [32][N], until the next call.
+  template <size_t N>
+  const unsigned* gather(const std::array<unsigned, N>& mine) {
+    const unsigned me = thread.x;
+    words_.resize(values_.size() * kWordsMax);
+    static_assert(N <= kWordsMax);
+    std::ranges::copy(mine, words_.begin() + static_cast<std::ptrdiff_t>(
+                                                 me * N + me / 32 * 32 * (kWordsMax - N)));
+    wait(warps_[me / 32], 32);
+    return words_.data() + me / 32 * 32 * kWordsMax;
+  }
+  void gathered() { wait(warps_[thread.x / 32], 32); }
+
   Dim3 thread, block, grid;
 
  private:
+  static constexpr size_t kWordsMax = 8;
   struct Barrier {
     unsigned arrived = 0;
     uint64_t generation = 0;
@@ -108,6 +125,7 @@ class Block {
   std::vector<std::unique_ptr<char[]>> stacks_;
   std::vector<bool> done_;
   std::vector<float> values_;
+  std::vector<unsigned> words_;
   std::vector<Barrier> warps_;
   Barrier whole_;
   uint64_t progress_ = 0;
@@ -133,19 +151,85 @@ inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
 
+inline float __uint_as_float(unsigned bits) {
+  return std::bit_cast<float>(bits);
+}
+// Each of the selector's digits names a byte: 0 to 3 of low, 4 to 7 of high.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t all = uint64_t{high} << 32 | low;
+  unsigned made = 0;
+  for (int i = 0; i < 4; ++i) {
+    made |= static_cast<unsigned>(all >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return made;
+}
+
+namespace impetus {
+
+template <bool BF16>
+float half_of(unsigned pair, int which) {
+  const auto bits = static_cast<uint16_t>(pair >> 16 * which);
+  return BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+template <bool BF16>
+unsigned pair_of(double low, double high) {
+  const auto bits = [](double x) -> unsigned {
+    return BF16 ? f32_to_bf16(static_cast<float>(x)) : f32_to_f16(static_cast<float>(x));
+  };
+  return bits(low) | bits(high) << 16;
+}
+
+template <bool BF16>
+unsigned fma_pair(unsigned a, unsigned b, unsigned c) {
+  const auto one = [&](int i) {
+    return static_cast<double>(half_of<BF16>(a, i)) * static_cast<double>(half_of<BF16>(b, i)) +
+           static_cast<double>(half_of<BF16>(c, i));
+  };
+  return pair_of<BF16>(one(0), one(1));
+}
+
+inline unsigned bf16_pair(float low, float high) {
+  return pair_of<true>(low, high);
+}
+
+template <bool BF16>
+void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                  unsigned b1) {
+  auto& block = mlx_backend::on_host::Block::running();
+  const unsigned* all = block.gather(std::array{a0, a1, a2, a3, b0, b1});
+  const unsigned lane = block.thread.x % 32;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4, upper = i / 2, column = lane % 4 * 2 + i % 2;
+    for (unsigned t = 0; t < 4; ++t) {
+      const unsigned* a = all + (4 * row + t) * 6;
+      const unsigned* b = all + (4 * column + t) * 6 + 4;
+      for (unsigned k = 0; k < 4; ++k) {
+        const int half = static_cast<int>(k % 2);
+        sum[i] += half_of<BF16>(a[upper + k / 2 * 2], half) * half_of<BF16>(b[k / 2], half);
+      }
+    }
+  }
+  block.gathered();
+}
+
+}  // namespace impetus
+
 // MLX's memory is aligned to less on a host.
 #define alignas(bytes)
 #include "mlx/kernels/common.cuh"
 // After common.cuh.
 #include "mlx/kernels/add_norm.cuh"
 #include "mlx/kernels/attend.cuh"
+#include "mlx/kernels/few_rows.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
 
 static_assert(mlx_backend::kAttendThreads == impetus::kAttendThreads &&
               mlx_backend::kNormThreads == impetus::kNormThreads &&
-              mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce);
+              mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce &&
+              mlx_backend::kFewRowsThreads == impetus::kFewRowsThreads);
 
 // Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
 template <typename Kernel>
@@ -227,6 +311,55 @@ class HostKernels final : public DecodeKernels {
       });
     });
     return {sum, normed};
+  }
+
+  mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
+    const bool dense = matrix.bits == 0;
+    std::vector<mx::array> inputs = {mx::contiguous(x), matrix.weight};
+    if (!dense) inputs.insert(inputs.end(), {*matrix.scales, *matrix.biases});
+    mx::eval(inputs);
+    const int rows = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
+    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
+    const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
+    const int split = few_rows_split(tiles);
+    if (split != impetus::few_rows_split(tiles)) throw std::logic_error("unlike splits");
+    mx::array out = empty({rows, outputs}, x.dtype());
+    const auto run = [&]<typename T, bool BF16, int BITS, int GROUP, int TILES, bool GATED>() {
+      const auto bits_of = [&](size_t i) { return dense ? nullptr : data<uint16_t>(inputs[i]); };
+      launch({static_cast<unsigned>((tiles * split + kFewRowsWarps - 1) / kFewRowsWarps), 1, 1},
+             kFewRowsThreads, [&] {
+               impetus::few_rows<T, BF16, BITS, GROUP, TILES, GATED>(
+                   data<T>(inputs[0]), data<unsigned>(inputs[1]), bits_of(2), bits_of(3), rows,
+                   columns, outputs, data<T>(out));
+             });
+    };
+    const auto by_size = [&]<typename T, bool BF16, int BITS, int GROUP>() {
+      const auto by_gate = [&]<int TILES>() {
+        gated ? run.template operator()<T, BF16, BITS, GROUP, TILES, true>()
+              : run.template operator()<T, BF16, BITS, GROUP, TILES, false>();
+      };
+      switch (few_rows_tiles(rows)) {
+        case 1:
+          return by_gate.template operator()<1>();
+        case 2:
+          return by_gate.template operator()<2>();
+        case 4:
+          return by_gate.template operator()<4>();
+        default:
+          return by_gate.template operator()<8>();
+      }
+    };
+    const auto by_format = [&]<typename T, bool BF16>() {
+      if (dense) return by_size.template operator()<T, BF16, 16, 1>();
+      if (matrix.bits == 4 && matrix.group == 32)
+        return by_size.template operator()<T, BF16, 4, 32>();
+      if (matrix.bits == 4) return by_size.template operator()<T, BF16, 4, 64>();
+      if (matrix.group == 32) return by_size.template operator()<T, BF16, 8, 32>();
+      return by_size.template operator()<T, BF16, 8, 128>();
+    };
+    x.dtype() == mx::bfloat16 ? by_format.template operator()<Bf16, true>()
+                              : by_format.template operator()<_Float16, false>();
+    return out;
   }
 
  private:

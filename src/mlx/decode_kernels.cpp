@@ -16,15 +16,23 @@ namespace {
 constexpr int kHeadDimMax = 256;
 // Blocks of threads that keep a large GPU busy, and positions that are worth one.
 constexpr int64_t kBlocksWanted = 1024, kSharePositions = 64, kSharesMax = 64;
+// Beyond so many rows of a dense or a quantised matrix MLX's own products are faster.
+constexpr int64_t kFewRowsDense = 64, kFewRowsGrouped = 64;
+
+// The largest difference relative to the largest value; NaN where there is one.
+double apart(const mx::array& made, const mx::array& wanted) {
+  const mx::array a = mx::astype(made, mx::float32), b = mx::astype(wanted, mx::float32);
+  mx::array ratio = mx::divide(mx::max(mx::abs(mx::subtract(a, b))), mx::max(mx::abs(b)));
+  return static_cast<double>(ratio.item<float>());
+}
 
 mx::fast::CustomKernelFunction kernel(const std::string& name,
                                       const std::vector<std::string>& inputs,
                                       const std::vector<std::string>& outputs,
-                                      const std::string& body, const char* text) {
-  // Not to be made contiguous: a copy of the pool would take the writes.
-  return mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body,
-                               std::string(k_common_text) + text,
-                               /*ensure_row_contiguous=*/false);
+                                      const std::string& body, const std::string& text,
+                                      bool contiguous = false) {
+  return mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body, k_common_text + text,
+                               contiguous);
 }
 
 class CudaKernels final : public DecodeKernels {
@@ -37,6 +45,7 @@ class CudaKernels final : public DecodeKernels {
         fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps));
     const std::vector<std::string> inputs = {"qkv",         "keys",   "values", "plan",
                                              "frequencies", "q_norm", "k_norm"};
+    // Not to be made contiguous: a copy of the pool would take the writes.
     const auto attend = [&](const char* partial, const char* out) {
       return fmt::format(
           "impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>(qkv, "
@@ -56,6 +65,20 @@ class CudaKernels final : public DecodeKernels {
                    "impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
                    epsilon),
                k_add_norm_text);
+    const auto few_rows = [&](const char* weight, const char* scales, const char* biases) {
+      return fmt::format(
+          "impetus::few_rows<T, BF16, BITS, GROUP, TILES, GATED>(x, {}, {}, {}, x_shape[0], "
+          "x_shape[1], weight_shape[0] / (GATED ? 2 : 1), out);",
+          weight, scales, biases);
+    };
+    const std::string few_rows_text = std::string(k_tensor_core_text) + k_few_rows_text;
+    few_rows_ = kernel("few_rows", {"x", "weight"}, {"out"},
+                       few_rows("reinterpret_cast<const unsigned*>(weight)", "nullptr", "nullptr"),
+                       few_rows_text, true);
+    few_rows_grouped_ = kernel("few_rows_grouped", {"x", "weight", "scales", "biases"}, {"out"},
+                               few_rows("weight", "reinterpret_cast<const unsigned short*>(scales)",
+                                        "reinterpret_cast<const unsigned short*>(biases)"),
+                               few_rows_text, true);
     dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
     attend_args_ = dims_;
     attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
@@ -95,12 +118,33 @@ class CudaKernels final : public DecodeKernels {
     return {made[0], made[1]};
   }
 
+  mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
+    const int rows = static_cast<int>(x.shape(0));
+    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
+    const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
+    const int blocks = (tiles * few_rows_split(tiles) + kFewRowsWarps - 1) / kFewRowsWarps;
+    const bool dense = matrix.bits == 0;
+    const Arguments arguments = {{"T", x.dtype()},
+                                 {"BF16", x.dtype() == mx::bfloat16},
+                                 {"BITS", dense ? 16 : matrix.bits},
+                                 {"GROUP", dense ? 1 : matrix.group},
+                                 {"TILES", few_rows_tiles(rows)},
+                                 {"GATED", gated}};
+    const std::vector<mx::array> inputs =
+        dense ? std::vector{x, matrix.weight}
+              : std::vector{x, matrix.weight, *matrix.scales, *matrix.biases};
+    return (dense ? few_rows_ : few_rows_grouped_)(
+        inputs, {{rows, outputs}}, {x.dtype()}, {blocks * kFewRowsThreads, 1, 1},
+        {kFewRowsThreads, 1, 1}, arguments, {}, false, {})[0];
+  }
+
  private:
   using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
 
   DecodeShape shape_;
   mx::array frequencies_ = mx::array(0.0f);
-  mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_;
+  mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_, few_rows_,
+      few_rows_grouped_;
   Arguments dims_, attend_args_;
 };
 
@@ -112,6 +156,18 @@ bool kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
 
 std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec) {
   return std::make_unique<CudaKernels>(shape, spec);
+}
+
+bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows) {
+  if (activations != mx::float16 && activations != mx::bfloat16) return false;
+  if (matrix.bits == 0) {
+    return rows <= kFewRowsDense && matrix.weight.dtype() == activations &&
+           matrix.weight.shape(1) % 8 == 0;
+  }
+  const auto columns = matrix.scales->shape(1) * matrix.group;
+  return rows <= kFewRowsGrouped && (matrix.bits == 4 || matrix.bits == 8) &&
+         matrix.mode == "affine" && matrix.scales->dtype() == activations &&
+         matrix.group % 32 == 0 && columns % 32 == 0;
 }
 
 AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
@@ -219,9 +275,7 @@ double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const Mod
 
   double worst = 0;
   const auto compare = [&](const mx::array& made, const mx::array& wanted) {
-    const mx::array a = mx::astype(made, mx::float32), b = mx::astype(wanted, mx::float32);
-    const mx::array apart = mx::divide(mx::max(mx::abs(mx::subtract(a, b))), mx::max(mx::abs(b)));
-    const double error = static_cast<double>(mx::array(apart).item<float>());
+    const double error = apart(made, wanted);
     // NaN is the worst.
     worst = std::isnan(worst) || error <= worst ? worst : error;
   };
@@ -255,27 +309,66 @@ double kernels_error_limit(const DecodeShape& shape) {
   return is(mx::bfloat16) ? 0.05 : is(mx::float16) ? 0.01 : 1e-4;
 }
 
-std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
-                                               const DecodeShape& shape, const ModelSpec& spec) {
-  if (!kernels_take(shape, spec)) return nullptr;
-  std::unique_ptr<DecodeKernels> kernels;
+namespace {
+
+double few_rows_error(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+                      mx::Dtype activations) {
+  constexpr int kRows = 3;
+  const auto columns =
+      matrix.bits == 0 ? matrix.weight.shape(1) : matrix.scales->shape(1) * matrix.group;
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(kRows * columns));
+  for (float& value : values) value = normal(random);
+  const mx::array x = settle(
+      mx::astype(mx::array(values.begin(), mx::Shape{kRows, columns}, mx::float32), activations),
+      false);
+  Matrix plain = matrix;
+  plain.bias.reset();
+  mx::array wanted = plain.apply(x);
+  if (gated) {
+    const auto half = wanted.shape(1) / 2;
+    const mx::array gate = mx::astype(mx::slice(wanted, {0, 0}, {kRows, half}), mx::float32);
+    const mx::array up = mx::slice(wanted, {0, half}, {kRows, 2 * half});
+    wanted = mx::multiply(mx::multiply(gate, mx::sigmoid(gate)), up);
+  }
+  return apart(kernels.few_rows(x, matrix, gated), wanted);
+}
+
+// Whether what `run` finds of an error is no more than rounding; else a warning.
+template <typename Run>
+bool right(const char* what, const DecodeShape& shape, const ModelSpec& spec, Run&& run) {
   try {
-    kernels = make(shape, spec);
-    if (!kernels) return nullptr;
-    const double error = kernels_error(*kernels, shape, spec), limit = kernels_error_limit(shape);
-    if (error <= limit) return kernels;
-    log::warn(
-        "{}: kernels for decode steps are {:.2g} off MLX's operations, more than {:.2g}; those are "
-        "used",
-        spec.family, error, limit);
+    const double error = run(), limit = kernels_error_limit(shape);
+    if (error <= limit) return true;
+    log::warn("{}: {} are {:.2g} off MLX's operations, more than {:.2g}; those are used",
+              spec.family, what, error, limit);
   } catch (const std::exception& failure) {
-    log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
-              spec.family, failure.what());
+    log::warn("{}: {} do not run here; MLX's operations are used: {}", spec.family, what,
+              failure.what());
     // A kernel that fails on the device may have taken it along.
     mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
     probe.eval();
   }
-  return nullptr;
+  return false;
+}
+
+}  // namespace
+
+std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
+                                               const DecodeShape& shape, const ModelSpec& spec) {
+  if (!kernels_take(shape, spec)) return nullptr;
+  std::unique_ptr<DecodeKernels> kernels = make(shape, spec);
+  if (!kernels) return nullptr;
+  const bool good = right("kernels for decode steps", shape, spec,
+                          [&] { return kernels_error(*kernels, shape, spec); });
+  return good ? std::move(kernels) : nullptr;
+}
+
+bool few_rows_right(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+                    const DecodeShape& shape, const ModelSpec& spec) {
+  return right("kernels for products of few rows", shape, spec,
+               [&] { return few_rows_error(kernels, matrix, gated, shape.activations); });
 }
 
 }  // namespace impetus::mlx_backend
