@@ -229,7 +229,8 @@ namespace impetus::mlx_backend::on_host {
 static_assert(mlx_backend::kAttendThreads == impetus::kAttendThreads &&
               mlx_backend::kNormThreads == impetus::kNormThreads &&
               mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce &&
-              mlx_backend::kFewRowsThreads == impetus::kFewRowsThreads);
+              mlx_backend::kFewRowsThreads == impetus::kFewRowsThreads &&
+              mlx_backend::kFewRowsMax == impetus::kFewRowsMax);
 
 // Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
 template <typename Kernel>
@@ -314,9 +315,8 @@ class HostKernels final : public DecodeKernels {
   }
 
   mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
-    const bool dense = matrix.bits == 0;
-    std::vector<mx::array> inputs = {mx::contiguous(x), matrix.weight};
-    if (!dense) inputs.insert(inputs.end(), {*matrix.scales, *matrix.biases});
+    std::vector<mx::array> inputs = {mx::contiguous(x), matrix.weight, *matrix.scales,
+                                     *matrix.biases};
     mx::eval(inputs);
     const int rows = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
     const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
@@ -324,38 +324,24 @@ class HostKernels final : public DecodeKernels {
     const int split = few_rows_split(tiles);
     if (split != impetus::few_rows_split(tiles)) throw std::logic_error("unlike splits");
     mx::array out = empty({rows, outputs}, x.dtype());
-    const auto run = [&]<typename T, bool BF16, int BITS, int GROUP, int TILES, bool GATED>() {
-      const auto bits_of = [&](size_t i) { return dense ? nullptr : data<uint16_t>(inputs[i]); };
+    const auto run = [&]<typename T, bool BF16, int BITS, int GROUP, bool GATED>() {
       launch({static_cast<unsigned>((tiles * split + kFewRowsWarps - 1) / kFewRowsWarps), 1, 1},
              kFewRowsThreads, [&] {
-               impetus::few_rows<T, BF16, BITS, GROUP, TILES, GATED>(
-                   data<T>(inputs[0]), data<unsigned>(inputs[1]), bits_of(2), bits_of(3), rows,
-                   columns, outputs, data<T>(out));
+               impetus::few_rows<T, BF16, BITS, GROUP, GATED>(
+                   data<T>(inputs[0]), data<unsigned>(inputs[1]), data<uint16_t>(inputs[2]),
+                   data<uint16_t>(inputs[3]), rows, columns, outputs, data<T>(out));
              });
     };
-    const auto by_size = [&]<typename T, bool BF16, int BITS, int GROUP>() {
-      const auto by_gate = [&]<int TILES>() {
-        gated ? run.template operator()<T, BF16, BITS, GROUP, TILES, true>()
-              : run.template operator()<T, BF16, BITS, GROUP, TILES, false>();
-      };
-      switch (few_rows_tiles(rows)) {
-        case 1:
-          return by_gate.template operator()<1>();
-        case 2:
-          return by_gate.template operator()<2>();
-        case 4:
-          return by_gate.template operator()<4>();
-        default:
-          return by_gate.template operator()<8>();
-      }
+    const auto by_gate = [&]<typename T, bool BF16, int BITS, int GROUP>() {
+      gated ? run.template operator()<T, BF16, BITS, GROUP, true>()
+            : run.template operator()<T, BF16, BITS, GROUP, false>();
     };
     const auto by_format = [&]<typename T, bool BF16>() {
-      if (dense) return by_size.template operator()<T, BF16, 16, 1>();
       if (matrix.bits == 4 && matrix.group == 32)
-        return by_size.template operator()<T, BF16, 4, 32>();
-      if (matrix.bits == 4) return by_size.template operator()<T, BF16, 4, 64>();
-      if (matrix.group == 32) return by_size.template operator()<T, BF16, 8, 32>();
-      return by_size.template operator()<T, BF16, 8, 128>();
+        return by_gate.template operator()<T, BF16, 4, 32>();
+      if (matrix.bits == 4) return by_gate.template operator()<T, BF16, 4, 64>();
+      if (matrix.group == 32) return by_gate.template operator()<T, BF16, 8, 32>();
+      return by_gate.template operator()<T, BF16, 8, 128>();
     };
     x.dtype() == mx::bfloat16 ? by_format.template operator()<Bf16, true>()
                               : by_format.template operator()<_Float16, false>();

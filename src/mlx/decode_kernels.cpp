@@ -1,8 +1,10 @@
 #include "mlx/decode_kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "base/log.h"
@@ -16,8 +18,8 @@ namespace {
 constexpr int kHeadDimMax = 256;
 // Blocks of threads that keep a large GPU busy, and positions that are worth one.
 constexpr int64_t kBlocksWanted = 1024, kSharePositions = 64, kSharesMax = 64;
-// Beyond so many rows of a dense or a quantised matrix MLX's own products are faster.
-constexpr int64_t kFewRowsDense = 64, kFewRowsGrouped = 64;
+// From which on an H200 multiplies one row faster than MLX does.
+constexpr int64_t kFewRowsWeights = int64_t{1} << 24;
 
 // The largest difference relative to the largest value; NaN where there is one.
 double apart(const mx::array& made, const mx::array& wanted) {
@@ -26,59 +28,46 @@ double apart(const mx::array& made, const mx::array& wanted) {
   return static_cast<double>(ratio.item<float>());
 }
 
-mx::fast::CustomKernelFunction kernel(const std::string& name,
-                                      const std::vector<std::string>& inputs,
-                                      const std::vector<std::string>& outputs,
-                                      const std::string& body, const std::string& text,
-                                      bool contiguous = false) {
-  return mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body, k_common_text + text,
-                               contiguous);
-}
+using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
+
+// One of kernels/*.cuh.
+class Kernel {
+ public:
+  Kernel(const std::string& name, const std::vector<std::string>& inputs,
+         const std::vector<std::string>& outputs, const std::string& body, const std::string& text,
+         bool contiguous = false)
+      : make_(mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body, k_common_text + text,
+                                    contiguous)) {}
+
+  // `form`: a number of its own for each list of arguments.
+  std::vector<mx::array> operator()(const std::vector<mx::array>& inputs,
+                                    const std::vector<mx::Shape>& shapes,
+                                    const std::vector<mx::Dtype>& types, std::array<int, 3> grid,
+                                    int threads, const Arguments& arguments, int form = 0) {
+    // MLX puts the text together anew for each call: that of an earlier one serves.
+    if (launches_.size() > kLaunchesMax) launches_.clear();
+    auto& known = launches_[{grid[0], grid[1], grid[2], form}];
+    if (known) return mx::array::make_arrays(shapes, types, known, inputs);
+    auto made = make_(inputs, shapes, types, {grid[0] * threads, grid[1], grid[2]}, {threads, 1, 1},
+                      arguments, {}, false, {});
+    known = made.front().primitive_ptr();
+    return made;
+  }
+
+ private:
+  static constexpr size_t kLaunchesMax = 512;
+  mx::fast::CustomKernelFunction make_;
+  std::map<std::array<int, 4>, std::shared_ptr<mx::Primitive>> launches_;
+};
 
 class CudaKernels final : public DecodeKernels {
  public:
-  CudaKernels(const DecodeShape& shape, const ModelSpec& spec) : shape_(shape) {
+  CudaKernels(const DecodeShape& shape, const ModelSpec& spec)
+      : shape_(shape),
+        // In the text: an array of one number would be read across the bus by every block.
+        epsilon_(fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps))) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
-    // In the text: an array of one number would be read across the bus by every block.
-    const std::string epsilon =
-        fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps));
-    const std::vector<std::string> inputs = {"qkv",         "keys",   "values", "plan",
-                                             "frequencies", "q_norm", "k_norm"};
-    // Not to be made contiguous: a copy of the pool would take the writes.
-    const auto attend = [&](const char* partial, const char* out) {
-      return fmt::format(
-          "impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>(qkv, "
-          "const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, plan_shape[1], "
-          "frequencies, q_norm, k_norm, {}, {});",
-          partial, epsilon, out);
-    };
-    attend_ = kernel("attend", inputs, {"out"}, attend("false", "out"), k_attend_text);
-    attend_shares_ =
-        kernel("attend_shares", inputs, {"partial"}, attend("true", "partial"), k_attend_text);
-    merge_ =
-        kernel("merge", {"partial"}, {"out"},
-               "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);", k_attend_text);
-    add_norm_ =
-        kernel("add_norm", {"residual", "x", "weight"}, {"sum", "normed"},
-               fmt::format(
-                   "impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
-                   epsilon),
-               k_add_norm_text);
-    const auto few_rows = [&](const char* weight, const char* scales, const char* biases) {
-      return fmt::format(
-          "impetus::few_rows<T, BF16, BITS, GROUP, TILES, GATED>(x, {}, {}, {}, x_shape[0], "
-          "x_shape[1], weight_shape[0] / (GATED ? 2 : 1), out);",
-          weight, scales, biases);
-    };
-    const std::string few_rows_text = std::string(k_tensor_core_text) + k_few_rows_text;
-    few_rows_ = kernel("few_rows", {"x", "weight"}, {"out"},
-                       few_rows("reinterpret_cast<const unsigned*>(weight)", "nullptr", "nullptr"),
-                       few_rows_text, true);
-    few_rows_grouped_ = kernel("few_rows_grouped", {"x", "weight", "scales", "biases"}, {"out"},
-                               few_rows("weight", "reinterpret_cast<const unsigned short*>(scales)",
-                                        "reinterpret_cast<const unsigned short*>(biases)"),
-                               few_rows_text, true);
     dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
     attend_args_ = dims_;
     attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
@@ -93,28 +82,25 @@ class CudaKernels final : public DecodeKernels {
                    const mx::array& k_norm) override {
     const std::vector<mx::array> inputs = {qkv,          keys,   values, step.plan,
                                            frequencies_, q_norm, k_norm};
-    const std::tuple grid{
-        shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads) * kAttendThreads, step.rows,
-        step.shares};
-    const std::tuple block{kAttendThreads, 1, 1};
+    const std::array grid{shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads), step.rows,
+                          step.shares};
     const mx::Shape out{step.rows, shape_.heads * shape_.head_dim};
     if (step.shares == 1) {
-      return attend_(inputs, {out}, {shape_.activations}, grid, block, attend_args_, {}, false,
-                     {})[0];
+      return attend_(inputs, {out}, {shape_.activations}, grid, kAttendThreads, attend_args_)[0];
     }
+    const mx::Shape shares{step.rows, shape_.heads, step.shares, shape_.head_dim + 2};
     const mx::array partial =
-        attend_shares_(inputs, {{step.rows, shape_.heads, step.shares, shape_.head_dim + 2}},
-                       {mx::float32}, grid, block, attend_args_, {}, false, {})[0];
-    return merge_({partial}, {out}, {shape_.activations},
-                  {shape_.heads * kAttendThreads, step.rows, 1}, block, dims_, {}, false, {})[0];
+        attend_shares_(inputs, {shares}, {mx::float32}, grid, kAttendThreads, attend_args_)[0];
+    return merge_({partial}, {out}, {shape_.activations}, {shape_.heads, step.rows, 1},
+                  kAttendThreads, dims_)[0];
   }
 
   std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
                                            const mx::array& weight) override {
     const auto made = add_norm_({residual, x, weight}, {residual.shape(), residual.shape()},
                                 {shape_.activations, shape_.activations},
-                                {static_cast<int>(residual.shape(0)) * kNormThreads, 1, 1},
-                                {kNormThreads, 1, 1}, {{"T", shape_.activations}}, {}, false, {});
+                                {static_cast<int>(residual.shape(0)), 1, 1}, kNormThreads,
+                                {{"T", shape_.activations}});
     return {made[0], made[1]};
   }
 
@@ -123,29 +109,56 @@ class CudaKernels final : public DecodeKernels {
     const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
     const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
     const int blocks = (tiles * few_rows_split(tiles) + kFewRowsWarps - 1) / kFewRowsWarps;
-    const bool dense = matrix.bits == 0;
-    const Arguments arguments = {{"T", x.dtype()},
-                                 {"BF16", x.dtype() == mx::bfloat16},
-                                 {"BITS", dense ? 16 : matrix.bits},
-                                 {"GROUP", dense ? 1 : matrix.group},
-                                 {"TILES", few_rows_tiles(rows)},
-                                 {"GATED", gated}};
-    const std::vector<mx::array> inputs =
-        dense ? std::vector{x, matrix.weight}
-              : std::vector{x, matrix.weight, *matrix.scales, *matrix.biases};
-    return (dense ? few_rows_ : few_rows_grouped_)(
-        inputs, {{rows, outputs}}, {x.dtype()}, {blocks * kFewRowsThreads, 1, 1},
-        {kFewRowsThreads, 1, 1}, arguments, {}, false, {})[0];
+    return few_rows_({x, matrix.weight, *matrix.scales, *matrix.biases}, {{rows, outputs}},
+                     {shape_.activations}, {blocks, 1, 1}, kFewRowsThreads,
+                     {{"T", shape_.activations},
+                      {"BF16", shape_.activations == mx::bfloat16},
+                      {"BITS", matrix.bits},
+                      {"GROUP", matrix.group},
+                      {"GATED", gated}},
+                     (matrix.group * 16 + matrix.bits) * 2 + (gated ? 1 : 0))[0];
   }
 
  private:
-  using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
+  // Not made contiguous: a copy of the pool would take the writes.
+  Kernel attend_of(const char* name, const char* partial, const char* out) const {
+    return {name,
+            {"qkv", "keys", "values", "plan", "frequencies", "q_norm", "k_norm"},
+            {out},
+            fmt::format("impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>("
+                        "qkv, const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, "
+                        "plan_shape[1], frequencies, q_norm, k_norm, {}, {});",
+                        partial, epsilon_, out),
+            k_attend_text};
+  }
 
   DecodeShape shape_;
+  std::string epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
-  mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_, few_rows_,
-      few_rows_grouped_;
   Arguments dims_, attend_args_;
+  Kernel attend_ = attend_of("attend", "false", "out");
+  Kernel attend_shares_ = attend_of("attend_shares", "true", "partial");
+  Kernel merge_{"merge",
+                {"partial"},
+                {"out"},
+                "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);",
+                k_attend_text};
+  Kernel add_norm_{
+      "add_norm",
+      {"residual", "x", "weight"},
+      {"sum", "normed"},
+      fmt::format("impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
+                  epsilon_),
+      k_add_norm_text};
+  Kernel few_rows_{"few_rows",
+                   {"x", "weight", "scales", "biases"},
+                   {"out"},
+                   "impetus::few_rows<T, BF16, BITS, GROUP, GATED>(x, weight, "
+                   "reinterpret_cast<const unsigned short*>(scales), "
+                   "reinterpret_cast<const unsigned short*>(biases), x_shape[0], x_shape[1], "
+                   "weight_shape[0] / (GATED ? 2 : 1), out);",
+                   std::string(k_tensor_core_text) + k_few_rows_text,
+                   /*contiguous=*/true};
 };
 
 }  // namespace
@@ -160,14 +173,13 @@ std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const
 
 bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows) {
   if (activations != mx::float16 && activations != mx::bfloat16) return false;
-  if (matrix.bits == 0) {
-    return rows <= kFewRowsDense && matrix.weight.dtype() == activations &&
-           matrix.weight.shape(1) % 8 == 0;
+  if (rows > kFewRowsMax || (matrix.bits != 4 && matrix.bits != 8) || matrix.mode != "affine" ||
+      matrix.scales->dtype() != activations || matrix.group % 32 != 0) {
+    return false;
   }
-  const auto columns = matrix.scales->shape(1) * matrix.group;
-  return rows <= kFewRowsGrouped && (matrix.bits == 4 || matrix.bits == 8) &&
-         matrix.mode == "affine" && matrix.scales->dtype() == activations &&
-         matrix.group % 32 == 0 && columns % 32 == 0;
+  // One row of fewer weights, or of 8 bits, is as fast by MLX's kernel.
+  const int64_t columns = int64_t{matrix.scales->shape(1)} * matrix.group;
+  return rows > 1 || (matrix.bits == 4 && columns * matrix.weight.shape(0) >= kFewRowsWeights);
 }
 
 AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
@@ -314,8 +326,7 @@ namespace {
 double few_rows_error(DecodeKernels& kernels, const Matrix& matrix, bool gated,
                       mx::Dtype activations) {
   constexpr int kRows = 3;
-  const auto columns =
-      matrix.bits == 0 ? matrix.weight.shape(1) : matrix.scales->shape(1) * matrix.group;
+  const auto columns = matrix.scales->shape(1) * matrix.group;
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
   std::vector<float> values(static_cast<size_t>(kRows * columns));

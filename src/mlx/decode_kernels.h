@@ -23,7 +23,7 @@ struct DecodeShape {
 
 // How kernels/*.cuh are launched: as they say themselves.
 inline constexpr int kAttendThreads = 128, kNormThreads = 256, kHeadsAtOnce = 4;
-inline constexpr int kFewRowsWarps = 8, kFewRowsThreads = 32 * kFewRowsWarps;
+inline constexpr int kFewRowsWarps = 8, kFewRowsThreads = 32 * kFewRowsWarps, kFewRowsMax = 8;
 // Outputs of a product that a warp makes at once, and warps that share the columns of these.
 constexpr int few_rows_outputs(bool gated) {
   return gated ? 8 : 16;
@@ -32,12 +32,6 @@ constexpr int few_rows_split(int tiles) {
   int split = 1;
   while (split < kFewRowsWarps && tiles * split < 256 * kFewRowsWarps) split *= 2;
   return split;
-}
-// Rows by eight: a form each.
-constexpr int few_rows_tiles(int rows) {
-  int tiles = 1;
-  while (tiles * 8 < rows) tiles *= 2;
-  return tiles;
 }
 // Blocks of threads for a head of keys, each with some of its query heads.
 constexpr int pieces_of(int heads, int kv_heads) {
@@ -75,7 +69,7 @@ std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const
 // Whether the kernels have a form for it.
 bool kernels_take(const DecodeShape& shape, const ModelSpec& spec);
 
-// Whether `few_rows` has a form for so many rows, in the type of activations.
+// Whether `few_rows` has a form for so many rows in the type of activations, faster than MLX's.
 bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows);
 
 // The plan of a step with one row a sequence; `device`: kernels read it where they run.

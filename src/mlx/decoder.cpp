@@ -282,7 +282,7 @@ void MlxDecoder::check_few_rows() {
   std::vector<std::tuple<int, int, bool>> done;
   const auto right = [&](const Matrix& matrix, bool gated) {
     const std::tuple kind{matrix.bits, matrix.group, gated};
-    if (!few_rows_take(matrix, type_, 1) || std::ranges::count(done, kind) > 0) return true;
+    if (!few_rows_take(matrix, type_, 2) || std::ranges::count(done, kind) > 0) return true;
     done.push_back(kind);
     return few_rows_right(*kernels_, matrix, gated, shape_, spec_);
   };

@@ -1,8 +1,10 @@
-// Products of a few rows with a matrix, as decode steps make them. The weights are what there is to
-// read, so they are read once, for all rows; tensor cores leave the time to take their codes apart.
+// Products of a few rows with a quantised matrix, as decode steps make them. The weights are what there
+// is to read, so they are read once, for all rows; tensor cores leave the time to take their codes
+// apart.
 namespace impetus {
 
 constexpr int kFewRowsWarps = 8, kFewRowsThreads = kFewRowsWarps * kWarp;  // a block
+constexpr int kFewRowsMax = 8;
 
 struct alignas(16) Four {
   unsigned at[4];
@@ -15,12 +17,11 @@ __device__ constexpr int few_rows_split(int tiles) {
   return split;
 }
 
-// Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; else 2 p and
+// Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; 8: 2 p and
 // 2 p + 1. In T: scale * code + bias, each step rounded once.
 template <bool BF16, int BITS>
 __device__ inline unsigned weights_of(const Four& words, int p, unsigned short scale,
                                       unsigned short bias) {
-  if constexpr (BITS == 16) return words.at[p];
   const unsigned scales = scale * 0x10001u, biases = bias * 0x10001u;
   // A code as the last bits of a float's fraction is that float plus the code.
   constexpr unsigned kOne = BF16 ? 0x3f803f80u : 0x3c003c00u;
@@ -53,21 +54,21 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
 
 // out [rows, outputs] = x [rows, columns] times the transpose of weight [outputs, columns]; with GATED
 // weight is [2 * outputs, columns], and out = silu(first half's) * second half's. T in 16 bits.
-//   weight: T, or codes of BITS (4, 8) with scales and biases T [outputs, columns / GROUP]
-//   rows <= 8 * TILES; columns % (128 / BITS) == 0
+//   weight: codes of BITS (4, 8), scales and biases T [outputs, columns / GROUP]
+//   rows <= kFewRowsMax; columns % 32 == 0
 // Grid: x over tiles of outputs, 16 or with GATED 8, kFewRowsWarps / few_rows_split a block.
-template <typename T, bool BF16, int BITS, int GROUP, int TILES, bool GATED>
+template <typename T, bool BF16, int BITS, int GROUP, bool GATED>
 __device__ inline void few_rows(const T* x, const unsigned* weight, const unsigned short* scales,
                                 const unsigned short* biases, int rows, int columns, int outputs,
                                 T* out) {
   constexpr int kEach = 128 / BITS;  // elements of a row that a thread reads at once
   constexpr int kSlab = 4 * kEach;   // that a warp does
   constexpr int kOutputs = GATED ? 8 : 16;
-  __shared__ float sums[kFewRowsWarps][8 * TILES][16];
+  __shared__ float sums[kFewRowsWarps][kFewRowsMax][16];
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
-  // Of the fragments: weights' rows g and g + 8, x's row g; t: its elements.
+  // Of the fragments: the weights' rows g and g + 8, x's row g; t: its elements.
   const int g = lane / 4, t = lane % 4;
   const int split = few_rows_split((outputs + kOutputs - 1) / kOutputs);
   const int tiles = kFewRowsWarps / split;
@@ -87,15 +88,11 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
       if (!there[r] || at >= columns) continue;
       const long long element = row_of[r] * columns + at;
       words[r] = *reinterpret_cast<const Four*>(weight + element / (32 / BITS));
-      if constexpr (BITS == 16) continue;
       scale[r] = scales[element / GROUP];
       bias[r] = biases[element / GROUP];
     }
   };
-  float sum[TILES][4];
-  for (int m = 0; m < TILES; ++m) {
-    for (int i = 0; i < 4; ++i) sum[m][i] = 0;
-  }
+  float sum[4] = {};
   Four words[2], next_words[2];
   unsigned short scale[2], next_scale[2], bias[2], next_bias[2];
   if (begin < end) read(begin, words, scale, bias);
@@ -103,30 +100,25 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
     // The next ones are on their way while these are worked on.
     if (slab + 1 < end) read(slab + 1, next_words, next_scale, next_bias);
     const int at = slab * kSlab + t * kEach;
-    unsigned codes[2][kEach / 2];
+    Four inputs[kEach / 8];
 #pragma unroll
-    for (int p = 0; p < kEach / 2; ++p) {
-      for (int r = 0; r < 2; ++r) {
-        codes[r][p] = weights_of<BF16, BITS>(words[r], p, scale[r], bias[r]);
+    for (int i = 0; i < kEach / 8; ++i) {
+      inputs[i] = Four{};
+      if (g < rows && at < columns) {
+        inputs[i] = reinterpret_cast<const Four*>(x + static_cast<long long>(g) * columns + at)[i];
       }
     }
+    const unsigned* input = inputs[0].at;
 #pragma unroll
-    for (int m = 0; m < TILES; ++m) {
-      const int row = 8 * m + g;
-      Four inputs[kEach / 8];
-#pragma unroll
-      for (int i = 0; i < kEach / 8; ++i) {
-        inputs[i] = Four{};
-        if (row < rows && at < columns) {
-          inputs[i] = reinterpret_cast<const Four*>(x + static_cast<long long>(row) * columns + at)[i];
+    for (int p = 0; p < kEach / 2; p += 2) {
+      unsigned codes[2][2];
+      for (int r = 0; r < 2; ++r) {
+        for (int i = 0; i < 2; ++i) {
+          codes[r][i] = weights_of<BF16, BITS>(words[r], p + i, scale[r], bias[r]);
         }
       }
-      const unsigned* input = inputs[0].at;
-#pragma unroll
-      for (int p = 0; p < kEach / 2; p += 2) {
-        multiply_add<BF16>(sum[m], codes[0][p], codes[1][p], codes[0][p + 1], codes[1][p + 1],
-                           meets<BITS>(input, p), meets<BITS>(input, p + 1));
-      }
+      multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
+                         meets<BITS>(input, p), meets<BITS>(input, p + 1));
     }
     for (int r = 0; r < 2; ++r) {
       words[r] = next_words[r];
@@ -134,10 +126,7 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
       bias[r] = next_bias[r];
     }
   }
-#pragma unroll
-  for (int m = 0; m < TILES; ++m) {
-    for (int i = 0; i < 4; ++i) sums[warp][8 * m + 2 * t + i % 2][g + i / 2 * 8] = sum[m][i];
-  }
+  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
   __syncthreads();
 
   for (int i = thread; i < tiles * rows * kOutputs; i += kFewRowsThreads) {
