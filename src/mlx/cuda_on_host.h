@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -206,19 +207,93 @@ inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
 
+inline float __uint_as_float(unsigned bits) {
+  return std::bit_cast<float>(bits);
+}
+// Each of the selector's digits names a byte: 0 to 3 of low, 4 to 7 of high.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t all = uint64_t{high} << 32 | low;
+  unsigned made = 0;
+  for (int i = 0; i < 4; ++i) {
+    made |= static_cast<unsigned>(all >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return made;
+}
+
+namespace impetus {
+
+template <bool BF16>
+float half_of(unsigned pair, int which) {
+  const auto bits = static_cast<uint16_t>(pair >> 16 * which);
+  return BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+template <bool BF16>
+unsigned pair_of(double low, double high) {
+  const auto bits = [](double x) -> unsigned {
+    return BF16 ? f32_to_bf16(static_cast<float>(x)) : f32_to_f16(static_cast<float>(x));
+  };
+  return bits(low) | bits(high) << 16;
+}
+
+template <bool BF16>
+unsigned fma_pair(unsigned a, unsigned b, unsigned c) {
+  const auto one = [&](int i) {
+    return static_cast<double>(half_of<BF16>(a, i)) * static_cast<double>(half_of<BF16>(b, i)) +
+           static_cast<double>(half_of<BF16>(c, i));
+  };
+  return pair_of<BF16>(one(0), one(1));
+}
+
+inline unsigned bf16_pair(float low, float high) {
+  return pair_of<true>(low, high);
+}
+
+template <bool BF16>
+void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                  unsigned b1) {
+  struct Lane {
+    float* sum;
+    unsigned a[4], b[2];
+  } mine{sum, {a0, a1, a2, a3}, {b0, b1}};
+  mlx_backend::on_host::Block::running().together(mine, [](Lane** lanes) {
+    float a[16][16], b[16][8];
+    for (int l = 0; l < 32; ++l) {
+      const int group = l / 4, pair = l % 4 * 2;
+      for (int i = 0; i < 2; ++i) {
+        for (int r = 0; r < 4; ++r) {
+          a[group + r % 2 * 8][pair + r / 2 * 8 + i] = half_of<BF16>(lanes[l]->a[r], i);
+        }
+        for (int r = 0; r < 2; ++r) b[pair + r * 8 + i][group] = half_of<BF16>(lanes[l]->b[r], i);
+      }
+    }
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; ++k) lanes[l]->sum[i] += a[row][k] * b[k][column];
+      }
+    }
+  });
+}
+
+}  // namespace impetus
+
 // MLX's memory is aligned to less on a host.
 #define alignas(bytes)
 #include "mlx/kernels/common.cuh"
 // After common.cuh.
 #include "mlx/kernels/add_norm.cuh"
 #include "mlx/kernels/attend.cuh"
+#include "mlx/kernels/few_rows.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
 
 static_assert(mlx_backend::kAttendThreads == impetus::kAttendThreads &&
               mlx_backend::kNormThreads == impetus::kNormThreads &&
-              mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce);
+              mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce &&
+              mlx_backend::kFewRowsThreads == impetus::kFewRowsThreads &&
+              mlx_backend::kFewRowsMax == impetus::kFewRowsMax);
 
 // Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
 template <typename Kernel>
@@ -310,6 +385,40 @@ class HostKernels final : public DecodeKernels {
       });
     });
     return {sum, normed};
+  }
+
+  mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
+    std::vector<mx::array> inputs = {mx::contiguous(x), matrix.weight, *matrix.scales,
+                                     *matrix.biases};
+    mx::eval(inputs);
+    const int rows = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
+    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
+    const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
+    const int split = few_rows_split(tiles);
+    if (split != impetus::few_rows_split(tiles)) throw std::logic_error("unlike splits");
+    mx::array out = empty({rows, outputs}, x.dtype());
+    const auto run = [&]<typename T, bool BF16, int BITS, int GROUP, bool GATED>() {
+      launch({static_cast<unsigned>((tiles * split + kFewRowsWarps - 1) / kFewRowsWarps), 1, 1},
+             kFewRowsThreads, [&] {
+               impetus::few_rows<T, BF16, BITS, GROUP, GATED>(
+                   data<T>(inputs[0]), data<unsigned>(inputs[1]), data<uint16_t>(inputs[2]),
+                   data<uint16_t>(inputs[3]), rows, columns, outputs, data<T>(out));
+             });
+    };
+    const auto by_gate = [&]<typename T, bool BF16, int BITS, int GROUP>() {
+      gated ? run.template operator()<T, BF16, BITS, GROUP, true>()
+            : run.template operator()<T, BF16, BITS, GROUP, false>();
+    };
+    const auto by_format = [&]<typename T, bool BF16>() {
+      if (matrix.bits == 4 && matrix.group == 32)
+        return by_gate.template operator()<T, BF16, 4, 32>();
+      if (matrix.bits == 4) return by_gate.template operator()<T, BF16, 4, 64>();
+      if (matrix.group == 32) return by_gate.template operator()<T, BF16, 8, 32>();
+      return by_gate.template operator()<T, BF16, 8, 128>();
+    };
+    x.dtype() == mx::bfloat16 ? by_format.template operator()<Bf16, true>()
+                              : by_format.template operator()<_Float16, false>();
+    return out;
   }
 
  private:

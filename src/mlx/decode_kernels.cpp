@@ -1,12 +1,13 @@
 #include "mlx/decode_kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <random>
 
 #include "base/log.h"
-#include "mlx/kernel_texts.h"
+#include "mlx/cuda_kernel.h"
 #include "mlx/rotary.h"
 #include "mlx/weights.h"
 
@@ -16,46 +17,24 @@ namespace {
 constexpr int kHeadDimMax = 256;
 // Blocks of threads that keep a large GPU busy, and positions that are worth one.
 constexpr int64_t kBlocksWanted = 1024, kSharePositions = 64, kSharesMax = 64;
+// From which on an H200 multiplies one row faster than MLX does.
+constexpr int64_t kFewRowsWeights = int64_t{1} << 24;
 
-mx::fast::CustomKernelFunction kernel(const std::string& name,
-                                      const std::vector<std::string>& inputs,
-                                      const std::vector<std::string>& outputs,
-                                      const std::string& body, const char* text) {
-  // Not to be made contiguous: a copy of the pool would take the writes.
-  return mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body,
-                               std::string(k_common_text) + text,
-                               /*ensure_row_contiguous=*/false);
+// The largest difference relative to the largest value; NaN where there is one.
+double apart(const mx::array& made, const mx::array& wanted) {
+  const mx::array a = mx::astype(made, mx::float32), b = mx::astype(wanted, mx::float32);
+  mx::array ratio = mx::divide(mx::max(mx::abs(mx::subtract(a, b))), mx::max(mx::abs(b)));
+  return static_cast<double>(ratio.item<float>());
 }
 
 class CudaKernels final : public DecodeKernels {
  public:
-  CudaKernels(const DecodeShape& shape, const ModelSpec& spec) : shape_(shape) {
+  CudaKernels(const DecodeShape& shape, const ModelSpec& spec)
+      : shape_(shape),
+        // In the text: an array of one number would be read across the bus by every block.
+        epsilon_(fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps))) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
-    // In the text: an array of one number would be read across the bus by every block.
-    const std::string epsilon =
-        fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps));
-    const std::vector<std::string> inputs = {"qkv",         "keys",   "values", "plan",
-                                             "frequencies", "q_norm", "k_norm"};
-    const auto attend = [&](const char* partial, const char* out) {
-      return fmt::format(
-          "impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>(qkv, "
-          "const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, plan_shape[1], "
-          "frequencies, q_norm, k_norm, {}, {});",
-          partial, epsilon, out);
-    };
-    attend_ = kernel("attend", inputs, {"out"}, attend("false", "out"), k_attend_text);
-    attend_shares_ =
-        kernel("attend_shares", inputs, {"partial"}, attend("true", "partial"), k_attend_text);
-    merge_ =
-        kernel("merge", {"partial"}, {"out"},
-               "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);", k_attend_text);
-    add_norm_ =
-        kernel("add_norm", {"residual", "x", "weight"}, {"sum", "normed"},
-               fmt::format(
-                   "impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
-                   epsilon),
-               k_add_norm_text);
     dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
     attend_args_ = dims_;
     attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
@@ -70,38 +49,83 @@ class CudaKernels final : public DecodeKernels {
                    const mx::array& k_norm) override {
     const std::vector<mx::array> inputs = {qkv,          keys,   values, step.plan,
                                            frequencies_, q_norm, k_norm};
-    const std::tuple grid{
-        shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads) * kAttendThreads, step.rows,
-        step.shares};
-    const std::tuple block{kAttendThreads, 1, 1};
+    const std::array grid{shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads), step.rows,
+                          step.shares};
     const mx::Shape out{step.rows, shape_.heads * shape_.head_dim};
     if (step.shares == 1) {
-      return attend_(inputs, {out}, {shape_.activations}, grid, block, attend_args_, {}, false,
-                     {})[0];
+      return attend_(inputs, {out}, {shape_.activations}, grid, kAttendThreads, attend_args_)[0];
     }
+    const mx::Shape shares{step.rows, shape_.heads, step.shares, shape_.head_dim + 2};
     const mx::array partial =
-        attend_shares_(inputs, {{step.rows, shape_.heads, step.shares, shape_.head_dim + 2}},
-                       {mx::float32}, grid, block, attend_args_, {}, false, {})[0];
-    return merge_({partial}, {out}, {shape_.activations},
-                  {shape_.heads * kAttendThreads, step.rows, 1}, block, dims_, {}, false, {})[0];
+        attend_shares_(inputs, {shares}, {mx::float32}, grid, kAttendThreads, attend_args_)[0];
+    return merge_({partial}, {out}, {shape_.activations}, {shape_.heads, step.rows, 1},
+                  kAttendThreads, dims_)[0];
   }
 
   std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
                                            const mx::array& weight) override {
     const auto made = add_norm_({residual, x, weight}, {residual.shape(), residual.shape()},
                                 {shape_.activations, shape_.activations},
-                                {static_cast<int>(residual.shape(0)) * kNormThreads, 1, 1},
-                                {kNormThreads, 1, 1}, {{"T", shape_.activations}}, {}, false, {});
+                                {static_cast<int>(residual.shape(0)), 1, 1}, kNormThreads,
+                                {{"T", shape_.activations}});
     return {made[0], made[1]};
   }
 
+  mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
+    const int rows = static_cast<int>(x.shape(0));
+    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
+    const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
+    const int blocks = (tiles * few_rows_split(tiles) + kFewRowsWarps - 1) / kFewRowsWarps;
+    return few_rows_({x, matrix.weight, *matrix.scales, *matrix.biases}, {{rows, outputs}},
+                     {shape_.activations}, {blocks, 1, 1}, kFewRowsThreads,
+                     {{"T", shape_.activations},
+                      {"BF16", shape_.activations == mx::bfloat16},
+                      {"BITS", matrix.bits},
+                      {"GROUP", matrix.group},
+                      {"GATED", gated}},
+                     (matrix.group * 16 + matrix.bits) * 2 + (gated ? 1 : 0))[0];
+  }
+
  private:
-  using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
+  // Not made contiguous: a copy of the pool would take the writes.
+  CudaKernel attend_of(const char* name, const char* partial, const char* out) const {
+    return {name,
+            {"qkv", "keys", "values", "plan", "frequencies", "q_norm", "k_norm"},
+            {out},
+            fmt::format("impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>("
+                        "qkv, const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, "
+                        "plan_shape[1], frequencies, q_norm, k_norm, {}, {});",
+                        partial, epsilon_, out),
+            k_attend_text};
+  }
 
   DecodeShape shape_;
+  std::string epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
-  mx::fast::CustomKernelFunction attend_, attend_shares_, merge_, add_norm_;
   Arguments dims_, attend_args_;
+  CudaKernel attend_ = attend_of("attend", "false", "out");
+  CudaKernel attend_shares_ = attend_of("attend_shares", "true", "partial");
+  CudaKernel merge_{"merge",
+                    {"partial"},
+                    {"out"},
+                    "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);",
+                    k_attend_text};
+  CudaKernel add_norm_{
+      "add_norm",
+      {"residual", "x", "weight"},
+      {"sum", "normed"},
+      fmt::format("impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
+                  epsilon_),
+      k_add_norm_text};
+  CudaKernel few_rows_{"few_rows",
+                       {"x", "weight", "scales", "biases"},
+                       {"out"},
+                       "impetus::few_rows<T, BF16, BITS, GROUP, GATED>(x, weight, "
+                       "reinterpret_cast<const unsigned short*>(scales), "
+                       "reinterpret_cast<const unsigned short*>(biases), x_shape[0], x_shape[1], "
+                       "weight_shape[0] / (GATED ? 2 : 1), out);",
+                       std::string(k_tensor_core_text) + k_few_rows_text,
+                       /*contiguous=*/true};
 };
 
 }  // namespace
@@ -112,6 +136,17 @@ bool kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
 
 std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec) {
   return std::make_unique<CudaKernels>(shape, spec);
+}
+
+bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows) {
+  if (activations != mx::float16 && activations != mx::bfloat16) return false;
+  if (rows > kFewRowsMax || (matrix.bits != 4 && matrix.bits != 8) || matrix.mode != "affine" ||
+      matrix.scales->dtype() != activations || matrix.group % 32 != 0) {
+    return false;
+  }
+  // One row of fewer weights, or of 8 bits, is as fast by MLX's kernel.
+  const int64_t columns = int64_t{matrix.scales->shape(1)} * matrix.group;
+  return rows > 1 || (matrix.bits == 4 && columns * matrix.weight.shape(0) >= kFewRowsWeights);
 }
 
 AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
@@ -219,9 +254,7 @@ double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const Mod
 
   double worst = 0;
   const auto compare = [&](const mx::array& made, const mx::array& wanted) {
-    const mx::array a = mx::astype(made, mx::float32), b = mx::astype(wanted, mx::float32);
-    const mx::array apart = mx::divide(mx::max(mx::abs(mx::subtract(a, b))), mx::max(mx::abs(b)));
-    const double error = static_cast<double>(mx::array(apart).item<float>());
+    const double error = apart(made, wanted);
     // NaN is the worst.
     worst = std::isnan(worst) || error <= worst ? worst : error;
   };
@@ -255,27 +288,65 @@ double kernels_error_limit(const DecodeShape& shape) {
   return is(mx::bfloat16) ? 0.05 : is(mx::float16) ? 0.01 : 1e-4;
 }
 
-std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
-                                               const DecodeShape& shape, const ModelSpec& spec) {
-  if (!kernels_take(shape, spec)) return nullptr;
-  std::unique_ptr<DecodeKernels> kernels;
+namespace {
+
+double few_rows_error(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+                      mx::Dtype activations) {
+  constexpr int kRows = 3;
+  const auto columns = matrix.scales->shape(1) * matrix.group;
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(kRows * columns));
+  for (float& value : values) value = normal(random);
+  const mx::array x = settle(
+      mx::astype(mx::array(values.begin(), mx::Shape{kRows, columns}, mx::float32), activations),
+      false);
+  Matrix plain = matrix;
+  plain.bias.reset();
+  mx::array wanted = plain.apply(x);
+  if (gated) {
+    const auto half = wanted.shape(1) / 2;
+    const mx::array gate = mx::astype(mx::slice(wanted, {0, 0}, {kRows, half}), mx::float32);
+    const mx::array up = mx::slice(wanted, {0, half}, {kRows, 2 * half});
+    wanted = mx::multiply(mx::multiply(gate, mx::sigmoid(gate)), up);
+  }
+  return apart(kernels.few_rows(x, matrix, gated), wanted);
+}
+
+// Whether what `run` finds of an error is no more than rounding; else a warning.
+template <typename Run>
+bool right(const char* what, const DecodeShape& shape, const ModelSpec& spec, Run&& run) {
   try {
-    kernels = make(shape, spec);
-    if (!kernels) return nullptr;
-    const double error = kernels_error(*kernels, shape, spec), limit = kernels_error_limit(shape);
-    if (error <= limit) return kernels;
-    log::warn(
-        "{}: kernels for decode steps are {:.2g} off MLX's operations, more than {:.2g}; those are "
-        "used",
-        spec.family, error, limit);
+    const double error = run(), limit = kernels_error_limit(shape);
+    if (error <= limit) return true;
+    log::warn("{}: {} are {:.2g} off MLX's operations, more than {:.2g}; those are used",
+              spec.family, what, error, limit);
   } catch (const std::exception& failure) {
-    log::warn("{}: kernels for decode steps do not run here; MLX's operations are used: {}",
-              spec.family, failure.what());
+    log::warn("{}: {} do not run here; MLX's operations are used: {}", spec.family, what,
+              failure.what());
     // A kernel that fails on the device may have taken it along.
     mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
     probe.eval();
   }
-  return nullptr;
+  return false;
+}
+
+}  // namespace
+
+std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
+                                               const DecodeShape& shape, const ModelSpec& spec) {
+  if (!kernels_take(shape, spec)) return nullptr;
+  std::unique_ptr<DecodeKernels> kernels = make(shape, spec);
+  if (!kernels) return nullptr;
+  const bool good = right("kernels for decode steps", shape, spec,
+                          [&] { return kernels_error(*kernels, shape, spec); });
+  return good ? std::move(kernels) : nullptr;
+}
+
+bool few_rows_right(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+                    const DecodeShape& shape, const ModelSpec& spec) {
+  return right("kernels for products of few rows", shape, spec,
+               [&] { return few_rows_error(kernels, matrix, gated, shape.activations); });
 }
 
 }  // namespace impetus::mlx_backend

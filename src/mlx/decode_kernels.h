@@ -10,6 +10,7 @@
 
 #include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
+#include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
 
@@ -22,6 +23,16 @@ struct DecodeShape {
 
 // How kernels/*.cuh are launched: as they say themselves.
 inline constexpr int kAttendThreads = 128, kNormThreads = 256, kHeadsAtOnce = 4;
+inline constexpr int kFewRowsWarps = 8, kFewRowsThreads = 32 * kFewRowsWarps, kFewRowsMax = 8;
+// Outputs of a product that a warp makes at once, and warps that share the columns of these.
+constexpr int few_rows_outputs(bool gated) {
+  return gated ? 8 : 16;
+}
+constexpr int few_rows_split(int tiles) {
+  int split = 1;
+  while (split < kFewRowsWarps && tiles * split < 256 * kFewRowsWarps) split *= 2;
+  return split;
+}
 // Blocks of threads for a head of keys, each with some of its query heads.
 constexpr int pieces_of(int heads, int kv_heads) {
   return (heads / kv_heads + kHeadsAtOnce - 1) / kHeadsAtOnce;
@@ -46,6 +57,9 @@ class DecodeKernels {
   // residual + x, and its norm times `weight`.
   virtual std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
                                                    const mx::array& weight) = 0;
+  // x [rows, in] times a matrix that `few_rows_take` -> [rows, out], without its bias. `gated`: the
+  // matrix is a gate and what it lets through, one after another -> [rows, out / 2].
+  virtual mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) = 0;
 };
 
 using DecodeKernelMaker =
@@ -54,6 +68,9 @@ using DecodeKernelMaker =
 std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec);
 // Whether the kernels have a form for it.
 bool kernels_take(const DecodeShape& shape, const ModelSpec& spec);
+
+// Whether `few_rows` has a form for so many rows in the type of activations, faster than MLX's.
+bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows);
 
 // The plan of a step with one row a sequence; `device`: kernels read it where they run.
 AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device);
@@ -68,5 +85,8 @@ double kernels_error_limit(const DecodeShape& shape);
 // null, with a warning. Throws where the device itself no longer answers.
 std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
                                                const DecodeShape& shape, const ModelSpec& spec);
+// The same for few_rows with a matrix of the model and random rows.
+bool few_rows_right(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+                    const DecodeShape& shape, const ModelSpec& spec);
 
 }  // namespace impetus::mlx_backend

@@ -188,6 +188,65 @@ TEST(DecodeKernels, AttendAsAReferenceInDouble) {
   }
 }
 
+TEST(DecodeKernels, FewRowsAsAReferenceInDouble) {
+  std::mt19937_64 random(12);
+  const Turn turn(true);
+  const ModelSpec spec = decoder_spec("llama");
+  for (const mx::Dtype type : {mx::float16, mx::bfloat16}) {
+    auto kernels = HostKernels::make({4, 2, 16, false, false, type, type}, spec);
+    for (const auto& [bits, group] : {std::pair{4, 32}, {4, 64}, {8, 32}, {8, 128}}) {
+      for (const int rows : {1, 2, 3, 5, 8}) {
+        const bool gated = random() % 2 == 0;
+        const int columns = group * static_cast<int>(1 + random() % (rows == 3 ? 2 : 7));
+        // Many at one place: then fewer warps share a tile.
+        const int outputs = static_cast<int>(1 + random() % 70) + (rows == 3 ? 8192 : 0);
+        const int all = gated ? 2 * outputs : outputs;
+        Matrix matrix;
+        matrix.bits = bits;
+        matrix.group = group;
+        const mx::array wide = normal(random, {all, columns}, type);
+        const auto packed = mx::quantize(wide, group, bits);
+        matrix.weight = packed[0];
+        matrix.scales = packed[1];
+        matrix.biases = packed[2];
+        const mx::array values = mx::dequantize(packed[0], mx::astype(packed[1], mx::float32),
+                                                mx::astype(packed[2], mx::float32), group, bits);
+        ASSERT_EQ(few_rows_take(matrix, type, rows), rows > 1);
+        const mx::array x = normal(random, {rows, columns}, type);
+        const auto made = floats(kernels->few_rows(x, matrix, gated));
+        const auto inputs = floats(x), weights = floats(values);
+        for (int r = 0; r < rows; ++r) {
+          const auto product = [&](int output) {
+            double sum = 0, size = 0;
+            for (int c = 0; c < columns; ++c) {
+              const double one = static_cast<double>(inputs[static_cast<size_t>(r * columns + c)]) *
+                                 weights[static_cast<size_t>(output * columns + c)];
+              sum += one;
+              size += one * one;
+            }
+            return std::pair(sum, std::sqrt(size));
+          };
+          for (int o = 0; o < outputs; ++o) {
+            auto [expected, size] = product(o);
+            // Each weight's rounding moves the sum as a random walk does; then that of the result.
+            double tolerance = step_of(type) * (6 * size + std::abs(expected) + 1e-3);
+            if (gated) {
+              const auto [other, other_size] = product(o + outputs);
+              const double gate = expected / (1 + std::exp(-expected));
+              tolerance = step_of(type) * (8 * size * (std::abs(other) + 1) +
+                                           8 * other_size * (std::abs(gate) + 1) + 1e-3);
+              expected = gate * other;
+            }
+            ASSERT_NEAR(made[static_cast<size_t>(r * outputs + o)], expected, tolerance)
+                << bits << " bits, groups of " << group << ", " << rows << " rows, " << columns
+                << " columns, output " << o << (gated ? " gated" : "");
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(DecodeKernels, AgreeWithMlxAsAMachineChecksThem) {
   const Turn turn(true);
   for (const Case& one : cases()) {
@@ -216,6 +275,9 @@ class Wrong final : public DecodeKernels {
     auto made = right_->add_norm(residual, x, weight);
     if (way_ == 3) std::swap(made.first, made.second);
     return made;
+  }
+  mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
+    return right_->few_rows(x, matrix, gated);
   }
 
  private:
@@ -247,7 +309,10 @@ TEST(DecodeKernels, AModelUsesThemWhereTheyAreRight) {
     auto tokens = conformance::greedy(*loaded.model, {5, 6, 7}, 40);
     return std::pair(tokens, counters_of(*loaded.model));
   };
-  const auto [expected, none] = run({.run_ahead = MlxOptions::RunAhead::off, .as_gpu = true});
+  const auto [expected, none] =
+      run({.run_ahead = MlxOptions::RunAhead::off, .as_gpu = true, .decode_kernels = [](auto&&...) {
+             return nullptr;
+           }});
   EXPECT_EQ(none.own_kernels, 0);
   const auto [tokens, counters] = run(with_host_kernels());
   EXPECT_EQ(tokens, expected);

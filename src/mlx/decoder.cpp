@@ -91,9 +91,11 @@ class MlxDecoder final : public Executor {
   bool one_attention() const { return gpu_paths() && !machine_->cuda; }
   Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
   std::vector<SequenceResult> step(std::span<const SequenceStep> batch, bool look_ahead);
+  void check_few_rows();
   void warm();
   void warm(int64_t sequences, int64_t tokens);
   void build(std::span<const SequenceStep> batch);
+  mx::array product(const Matrix& matrix, const mx::array& x) const;
   mx::array normed(const mx::array& weight);
   void add(const mx::array& x, const mx::array& next_norm);
   void enqueue(const std::vector<Logits>& logits);
@@ -128,6 +130,7 @@ class MlxDecoder final : public Executor {
   std::function<std::vector<mx::array>(const std::vector<mx::array>&)> gated_ = gated,
                                                                        finite_ = finite;
   std::unique_ptr<DecodeKernels> kernels_;
+  bool few_rows_ = false;  // whether they multiply, too
   DecodeShape shape_;
   std::unique_ptr<PrefillKernel> prefill_;
   SamplerScratch sampler_;
@@ -273,6 +276,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
               type_,
               kv_->type()};
     kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
+    if (kernels_) check_few_rows();
   }
   if (machine_->prefill_kernel) {
     const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
@@ -281,6 +285,24 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   warm();
   return {};
+}
+
+// Each of the model's kinds of matrices once.
+void MlxDecoder::check_few_rows() {
+  std::vector<std::tuple<int, int, bool>> done;
+  const auto right = [&](const Matrix& matrix, bool gated) {
+    const std::tuple kind{matrix.bits, matrix.group, gated};
+    if (!few_rows_take(matrix, type_, 2) || std::ranges::count(done, kind) > 0) return true;
+    done.push_back(kind);
+    return few_rows_right(*kernels_, matrix, gated, shape_, spec_);
+  };
+  few_rows_ = std::ranges::all_of(layers_, [&](const Layer& layer) {
+    const Matrix& gate_up = layer.gate_up.front();
+    return std::ranges::all_of(layer.qkv, [&](const Matrix& m) { return right(m, false); }) &&
+           right(gate_up, layer.gate_up.size() == 1 && !gate_up.bias) &&
+           right(layer.output, false) && right(layer.down, false);
+  });
+  few_rows_ = few_rows_ && right(head_, false);
 }
 
 // A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
@@ -463,6 +485,12 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
 }
 
 // The residual's norm, which may have been made with the last sum.
+mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) const {
+  if (!few_rows_ || !few_rows_take(matrix, type_, x.shape(0))) return matrix.apply(x);
+  mx::array made = kernels_->few_rows(x, matrix, false);
+  return matrix.bias ? mx::add(made, *matrix.bias) : made;
+}
+
 mx::array MlxDecoder::normed(const mx::array& weight) {
   if (!normed_) return mx::fast::rms_norm(*residual_, weight, spec_.norm_eps);
   mx::array made = std::move(*normed_);
@@ -527,12 +555,13 @@ void MlxDecoder::attention_inputs(int64_t index) {
   const std::array<int64_t, 3> widths = {spec_.heads * spec_.head_dim,
                                          spec_.kv_heads * spec_.head_dim,
                                          spec_.kv_heads * spec_.head_dim};
+  const auto multiply = [this](const Matrix& m, const mx::array& rows) { return product(m, rows); };
   if (attend_) {
-    qkv_ = layer.qkv.size() == 1 ? layer.qkv.front().apply(x)
-                                 : mx::concatenate(products(layer.qkv, x, widths), 1);
+    qkv_ = layer.qkv.size() == 1 ? product(layer.qkv.front(), x)
+                                 : mx::concatenate(products(layer.qkv, x, widths, multiply), 1);
     return;
   }
-  const auto made = products(layer.qkv, x, widths);
+  const auto made = products(layer.qkv, x, widths, multiply);
   mx::array q = heads_of(made[0], spec_.heads);
   mx::array k = heads_of(made[1], spec_.kv_heads);
   mx::array v = heads_of(made[2], spec_.kv_heads);
@@ -659,7 +688,7 @@ void MlxDecoder::attention(int64_t index) {
 void MlxDecoder::attention_output(int64_t index) {
   if (plan_.idle()) return;
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  add(layer.output.apply(*attended_), layer.feed_forward_norm);
+  add(product(layer.output, *attended_), layer.feed_forward_norm);
   attended_.reset();
 }
 
@@ -668,9 +697,14 @@ void MlxDecoder::feed_forward(int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const mx::array x = normed(layer.feed_forward_norm);
   const std::array<int64_t, 2> widths = {spec_.feed_forward, spec_.feed_forward};
-  const mx::array hidden = gated_(products(layer.gate_up, x, widths))[0];
+  const auto multiply = [this](const Matrix& m, const mx::array& rows) { return product(m, rows); };
+  const Matrix& both = layer.gate_up.front();
+  const mx::array hidden =
+      few_rows_ && layer.gate_up.size() == 1 && !both.bias && few_rows_take(both, type_, x.shape(0))
+          ? kernels_->few_rows(x, both, true)
+          : gated_(products(layer.gate_up, x, widths, multiply))[0];
   const bool last = index + 1 == spec_.layers;
-  add(layer.down.apply(hidden),
+  add(product(layer.down, hidden),
       last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);
 }
 
@@ -688,7 +722,7 @@ void MlxDecoder::head() {
         part.rows == rows
             ? x
             : mx::slice(x, {dim(first), 0}, {dim(first + part.rows), dim(spec_.hidden)});
-    part.values = mx::contiguous(mx::astype(head_.apply(some), mx::float32));
+    part.values = mx::contiguous(mx::astype(product(head_, some), mx::float32));
     part.best = mx::argmax(part.values, -1);
     part.next = mx::astype(part.best, mx::int32);
     part.finite = mx::all(finite_({part.values})[0], -1);

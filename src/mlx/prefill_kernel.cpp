@@ -7,7 +7,7 @@
 #include <tuple>
 
 #include "base/log.h"
-#include "mlx/kernel_texts.h"
+#include "mlx/cuda_kernel.h"
 #include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
@@ -15,45 +15,43 @@ namespace {
 
 constexpr int kHeadDimMax = 256;
 
+// MLX writes the kernel's head. So many blocks of threads on a multiprocessor leave registers to
+// load fragments ahead of the products that wait for them (ptxas: about 150 for heads of 64, 216
+// for 128); one more block, and each load stands before its product.
+std::string bounds_of(const PrefillShape& shape) {
+  return fmt::format(
+      "#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__({}, {})\n",
+      kPrefillThreads, shape.head_dim <= 80 ? 3 : 2);
+}
+
 class CudaPrefill final : public PrefillKernel {
  public:
-  explicit CudaPrefill(const PrefillShape& shape) : shape_(shape) {
-    // MLX writes the kernel's head. So many blocks of threads on a multiprocessor leave registers
-    // to load fragments ahead of the products that wait for them (ptxas: about 150 of heads of 64,
-    // 216 of 128); one more block, and each load stands before its product.
-    const int blocks = shape.head_dim <= 80 ? 3 : 2;
-    const std::string head = fmt::format(
-        "#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__({}, {})\n",
-        kPrefillThreads, blocks);
-    const char* body = shape.pool ? "impetus::prefill<T, HEADS, KV_HEADS, DIM, BLOCK, true>("
-                                    "queries, queries_strides[0], queries_strides[1], keys, "
-                                    "values, keys_shape[1], plan, out);"
-                                  : "impetus::prefill<T, HEADS, KV_HEADS, DIM, 0, false>(queries, "
-                                    "queries_strides[0], DIM, keys, values, 0, plan, out);";
-    kernel_ =
-        mx::fast::cuda_kernel(shape.pool ? "impetus_prefill" : "impetus_prefill_texts",
-                              {"queries", "keys", "values", "plan"}, {"out"}, body,
-                              std::string(k_common_text) + k_fragments_text + k_prefill_text + head,
-                              /*ensure_row_contiguous=*/false);
-    arguments_ = {{"T", shape.type},
-                  {"HEADS", shape.heads},
-                  {"KV_HEADS", shape.kv_heads},
-                  {"DIM", shape.head_dim},
-                  {"BLOCK", KvPool::kBlockTokens}};
-  }
+  explicit CudaPrefill(const PrefillShape& shape)
+      : shape_(shape),
+        arguments_{{"T", shape.type},       {"BF16", shape.type == mx::bfloat16},
+                   {"HEADS", shape.heads},  {"KV_HEADS", shape.kv_heads},
+                   {"DIM", shape.head_dim}, {"BLOCK", KvPool::kBlockTokens}},
+        kernel_(
+            shape.pool ? "prefill" : "prefill_texts", {"queries", "keys", "values", "plan"},
+            {"out"},
+            shape.pool ? "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, BLOCK, true>("
+                         "queries, queries_strides[0], queries_strides[1], keys, values, "
+                         "keys_shape[1], plan, out);"
+                       : "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, 0, false>("
+                         "queries, queries_strides[0], DIM, keys, values, 0, plan, out);",
+            std::string(k_tensor_core_text) + k_tiles_text + k_prefill_text + bounds_of(shape)) {}
 
   mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                    const mx::array& values) override {
     return kernel_({queries, keys, values, step.plan},
                    {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
-                   {shape_.heads * kPrefillThreads, step.tiles, 1}, {kPrefillThreads, 1, 1},
-                   arguments_, {}, false, {})[0];
+                   {shape_.heads, step.tiles, 1}, kPrefillThreads, arguments_)[0];
   }
 
  private:
   PrefillShape shape_;
-  mx::fast::CustomKernelFunction kernel_;
-  std::vector<std::pair<std::string, mx::fast::TemplateArg>> arguments_;
+  Arguments arguments_;
+  CudaKernel kernel_;
 };
 
 }  // namespace

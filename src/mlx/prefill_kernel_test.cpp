@@ -6,8 +6,8 @@
 #include <numeric>
 
 #include "mlx/decoder.h"
-#include "mlx/fragments_on_host.h"
 #include "mlx/test_support.h"
+#include "mlx/tiles_on_host.h"
 #include "tests/conformance/subject.h"
 
 namespace impetus::mlx_backend {

@@ -103,10 +103,11 @@ std::optional<Matrix> joined(const std::vector<Matrix>& parts) {
   return made;
 }
 
-std::vector<mx::array> products(const std::vector<Matrix>& matrices, const mx::array& x,
-                                std::span<const int64_t> widths) {
+std::vector<mx::array> products(
+    const std::vector<Matrix>& matrices, const mx::array& x, std::span<const int64_t> widths,
+    const std::function<mx::array(const Matrix&, const mx::array&)>& multiply) {
   std::vector<mx::array> made;
-  for (const Matrix& matrix : matrices) made.push_back(matrix.apply(x));
+  for (const Matrix& matrix : matrices) made.push_back(multiply(matrix, x));
   if (made.size() == widths.size()) return made;
   const mx::array all = std::move(made.front());
   made.clear();

@@ -2,6 +2,7 @@
 // Includes MLX: only the sources of this folder include this.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -31,8 +32,10 @@ struct Matrix {
 std::optional<Matrix> joined(const std::vector<Matrix>& parts);
 
 // Products of several matrices, or of the one that they were joined to: each [n, width].
-std::vector<mx::array> products(const std::vector<Matrix>& matrices, const mx::array& x,
-                                std::span<const int64_t> widths);
+// `multiply(matrix, x)` as Matrix::apply.
+std::vector<mx::array> products(
+    const std::vector<Matrix>& matrices, const mx::array& x, std::span<const int64_t> widths,
+    const std::function<mx::array(const Matrix&, const mx::array&)>& multiply);
 
 // The type of activations for a model of these matrices: the widest of theirs, or of their scales.
 // Where all are GGUF's quantised blocks, f16 on a GPU (as their scales are) and f32 on a CPU, which

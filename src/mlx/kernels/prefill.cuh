@@ -20,7 +20,7 @@ constexpr int kTilePlan = 5;
 // Reads no position that a sequence does not have: others may hold anything. An infinity among its
 // own values reaches rows before it in the same tile of keys, by a weight of zero.
 // REQUIRES DIM % 16 == 0; keys and values aligned to 16 bytes, queries and their strides to 4.
-template <typename T, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool CAUSAL>
+template <typename T, bool BF16, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool CAUSAL>
 __device__ inline void prefill(const T* queries, long long query_stride, long long head_stride,
                                const T* keys, const T* values, int slots, const int* plan, T* out) {
   constexpr int kKeys = DIM <= 128 ? 64 : 32;  // of a tile; more would not leave registers
@@ -126,8 +126,9 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
         for (int n = 0; n < kKeys / 16; ++n) {
           unsigned b[4];  // two fragments: of 8 keys each
           load_matrices(b, at + (n * 16 * kPitch + s * 16) * 2);
-          Fragments<T>::multiply(scores[2 * n], query[s], b[0], b[1]);
-          Fragments<T>::multiply(scores[2 * n + 1], query[s], b[2], b[3]);
+          const unsigned(&a)[4] = query[s];
+          multiply_add<BF16>(scores[2 * n], a[0], a[1], a[2], a[3], b[0], b[1]);
+          multiply_add<BF16>(scores[2 * n + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
         }
       }
     }
@@ -188,14 +189,14 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
     for (int k = 0; k < kKeys / 16; ++k) {
       const float(&x)[4] = scores[2 * k];
       const float(&y)[4] = scores[2 * k + 1];
-      const unsigned a[4] = {Fragments<T>::pair(x[0], x[1]), Fragments<T>::pair(x[2], x[3]),
-                             Fragments<T>::pair(y[0], y[1]), Fragments<T>::pair(y[2], y[3])};
+      const unsigned a[4] = {pair<BF16>(x[0], x[1]), pair<BF16>(x[2], x[3]), pair<BF16>(y[0], y[1]),
+                             pair<BF16>(y[2], y[3])};
       IMPETUS_UNROLL
       for (int n = 0; n < kSteps; ++n) {
         unsigned b[4];
         load_transposed(b, at + (k * 16 * kPitch + n * 16) * 2);
-        Fragments<T>::multiply(sums[2 * n], a, b[0], b[1]);
-        Fragments<T>::multiply(sums[2 * n + 1], a, b[2], b[3]);
+        multiply_add<BF16>(sums[2 * n], a[0], a[1], a[2], a[3], b[0], b[1]);
+        multiply_add<BF16>(sums[2 * n + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
       }
     }
   }
@@ -207,11 +208,10 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
   IMPETUS_UNROLL
   for (int n = 0; n < 2 * kSteps; ++n) {
     if (row0 < rows) {
-      write_pair(to + n * 8, Fragments<T>::pair(sums[n][0] * part0, sums[n][1] * part0));
+      write_pair(to + n * 8, pair<BF16>(sums[n][0] * part0, sums[n][1] * part0));
     }
     if (row1 < rows) {
-      write_pair(to + 8 * HEADS * DIM + n * 8,
-                 Fragments<T>::pair(sums[n][2] * part1, sums[n][3] * part1));
+      write_pair(to + 8 * HEADS * DIM + n * 8, pair<BF16>(sums[n][2] * part1, sums[n][3] * part1));
     }
   }
 }

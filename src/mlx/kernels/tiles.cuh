@@ -1,48 +1,20 @@
-// Instructions for tiles of matrices (sm_80 and later) as functions. Fragments of a warp are as the
-// PTX ISA documents them: "Matrix Fragments for mma.m16n8k16 with floating point type", "ldmatrix",
-// "cp.async". Tests have the same functions in C++ (fragments_on_host.h).
+// Instructions that move tiles of matrices (sm_80 and later) as functions. Layouts: PTX ISA,
+// "ldmatrix", "cp.async"; what is multiplied: tensor_core.cuh. The host's forms: tiles_on_host.h.
 #define IMPETUS_UNROLL _Pragma("unroll")
 
 namespace impetus {
 
-// Fragments: a [16, 16] by rows, b [16, 8] by columns, c [16, 8]; each register of a and b holds
-// two neighbours. Of lane l with g = l / 4 and t = l % 4:
-//   a: {row g, columns 2t}, {g + 8, 2t}, {g, 2t + 8}, {g + 8, 2t + 8}
-//   b: {rows 2t, column g}, {2t + 8, g};  c: {g, 2t}, {g, 2t + 1}, {g + 8, 2t}, {g + 8, 2t + 1}
-template <typename T>
-struct Fragments;
-
-template <>
-struct Fragments<__half> {
-  // c += a b
-  __device__ static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+// Two neighbours of a fragment.
+template <bool BF16>
+__device__ inline unsigned pair(float low, float high) {
+  unsigned made;
+  if constexpr (BF16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(high), "f"(low));
   }
-  // Two neighbours of a fragment.
-  __device__ static unsigned pair(float first, float second) {
-    unsigned made;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(second), "f"(first));
-    return made;
-  }
-};
-
-template <>
-struct Fragments<__nv_bfloat16> {
-  __device__ static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
-  __device__ static unsigned pair(float first, float second) {
-    unsigned made;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(second), "f"(first));
-    return made;
-  }
-};
+  return made;
+}
 
 // Bytes in shared memory.
 using Shared = unsigned;

@@ -1,5 +1,5 @@
-// What kernels/fragments.cuh makes of instructions, in C++, lane by lane as the PTX ISA documents
-// their fragments; and the kernels that use it. For tests.
+// What kernels/tiles.cuh makes of instructions, in C++, lane by lane as the PTX ISA documents them;
+// and the kernels that use it. For tests.
 #pragma once
 
 #include "mlx/cuda_on_host.h"
@@ -11,48 +11,10 @@ namespace impetus {
 
 using mlx_backend::on_host::Block;
 
-template <typename T>
-struct Fragments {
-  static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    struct Lane {
-      float* c;
-      const unsigned* a;
-      unsigned b[2];
-    } mine{c, a, {b0, b1}};
-    Block::running().together(mine, [](Lane** lanes) {
-      float a[16][16], b[16][8];
-      for (int l = 0; l < 32; ++l) {
-        const int group = l / 4, pair = l % 4 * 2;
-        for (int i = 0; i < 2; ++i) {
-          for (int r = 0; r < 4; ++r) {
-            a[group + r % 2 * 8][pair + r / 2 * 8 + i] = half_of(lanes[l]->a[r], i);
-          }
-          for (int r = 0; r < 2; ++r) b[pair + r * 8 + i][group] = half_of(lanes[l]->b[r], i);
-        }
-      }
-      for (int l = 0; l < 32; ++l) {
-        for (int i = 0; i < 4; ++i) {
-          const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
-          for (int k = 0; k < 16; ++k) lanes[l]->c[i] += a[row][k] * b[k][column];
-        }
-      }
-    });
-  }
-  static unsigned pair(float first, float second) {
-    const T both[2] = {static_cast<T>(first), static_cast<T>(second)};
-    unsigned made;
-    static_assert(sizeof(both) == sizeof(made));
-    std::memcpy(&made, both, sizeof(made));
-    return made;
-  }
-
- private:
-  static float half_of(unsigned both, int which) {
-    T values[2];
-    std::memcpy(values, &both, sizeof(both));
-    return static_cast<float>(values[which]);
-  }
-};
+template <bool BF16>
+unsigned pair(float low, float high) {
+  return pair_of<BF16>(low, high);
+}
 
 using Shared = char*;
 inline Shared shared(const void* at) {
@@ -139,14 +101,15 @@ class HostPrefill final : public PrefillKernel {
     with([&](auto form) {
       using F = decltype(form);
       using T = typename F::T;
+      constexpr bool kBf16 = std::is_same_v<T, Bf16>;
       launch({F::kHeads, static_cast<unsigned>(step.tiles), 1}, kPrefillThreads, [&] {
         if (shape_.pool) {
-          impetus::prefill<T, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens, true>(
+          impetus::prefill<T, kBf16, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens, true>(
               data<T>(inputs[0]), inputs[0].strides(0), inputs[0].strides(1), data<T>(inputs[1]),
               data<T>(inputs[2]), static_cast<int>(keys.shape(1)), data<int>(inputs[3]),
               data<T>(out));
         } else {
-          impetus::prefill<T, F::kHeads, F::kKvHeads, F::kDim, 0, false>(
+          impetus::prefill<T, kBf16, F::kHeads, F::kKvHeads, F::kDim, 0, false>(
               data<T>(inputs[0]), inputs[0].strides(0), F::kDim, data<T>(inputs[1]),
               data<T>(inputs[2]), static_cast<int>(keys.shape(0)), data<int>(inputs[3]),
               data<T>(out));

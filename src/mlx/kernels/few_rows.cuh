@@ -1,0 +1,147 @@
+// Products of a few rows with a quantised matrix, as decode steps make them. The weights are what there
+// is to read, so they are read once, for all rows; tensor cores leave the time to take their codes
+// apart.
+namespace impetus {
+
+constexpr int kFewRowsWarps = 8, kFewRowsThreads = kFewRowsWarps * kWarp;  // a block
+constexpr int kFewRowsMax = 8;
+
+struct alignas(16) Four {
+  unsigned at[4];
+};
+
+// Warps that share the columns of a tile of outputs: 1, 2, 4 or 8, for enough blocks of threads.
+__device__ constexpr int few_rows_split(int tiles) {
+  int split = 1;
+  while (split < kFewRowsWarps && tiles * split < 256 * kFewRowsWarps) split *= 2;
+  return split;
+}
+
+// Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; 8: 2 p and
+// 2 p + 1. In T: scale * code + bias, each step rounded once.
+template <bool BF16, int BITS>
+__device__ inline unsigned weights_of(const Four& words, int p, unsigned short scale,
+                                      unsigned short bias) {
+  const unsigned scales = scale * 0x10001u, biases = bias * 0x10001u;
+  // A code as the last bits of a float's fraction is that float plus the code.
+  constexpr unsigned kOne = BF16 ? 0x3f803f80u : 0x3c003c00u;
+  constexpr unsigned kLess = BF16 ? 0xc300c300u : 0xe400e400u;  // -128, -1024
+  if constexpr (BITS == 4) {
+    const unsigned codes = words.at[p / 4] >> (4 * (p % 4));
+    const unsigned more = (codes & 0x000f000fu) | (BF16 ? 0x43004300u : 0x64006400u);
+    return fma_pair<BF16>(fma_pair<BF16>(more, kOne, kLess), scales, biases);
+  }
+  const unsigned word = words.at[p / 2], at = p % 2 * 2;
+  if constexpr (!BF16) {
+    const unsigned more = __byte_perm(word, 0x64646464u, at == 0 ? 0x5140 : 0x5342);
+    return fma_pair<BF16>(fma_pair<BF16>(more, kOne, kLess), scales, biases);
+  }
+  // bfloat16's fraction is too short for eight bits more.
+  const auto one = [&](unsigned byte) {
+    const float code = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7650 + byte)) - 8388608.0f;
+    return fmaf(code, __uint_as_float(scale * 0x10000u), __uint_as_float(bias * 0x10000u));
+  };
+  return bf16_pair(one(at), one(at + 1));
+}
+
+// The pair of x that meets pair `p` of the codes; `words`: x of the same elements in order.
+template <int BITS>
+__device__ inline unsigned meets(const unsigned* words, int p) {
+  if constexpr (BITS != 4) return words[p];
+  const int first = p / 4 * 4 + p % 4 / 2;
+  return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
+}
+
+// out [rows, outputs] = x [rows, columns] times the transpose of weight [outputs, columns]; with GATED
+// weight is [2 * outputs, columns], and out = silu(first half's) * second half's. T in 16 bits.
+//   weight: codes of BITS (4, 8), scales and biases T [outputs, columns / GROUP]
+//   rows <= kFewRowsMax; columns % 32 == 0
+// Grid: x over tiles of outputs, 16 or with GATED 8, kFewRowsWarps / few_rows_split a block.
+template <typename T, bool BF16, int BITS, int GROUP, bool GATED>
+__device__ inline void few_rows(const T* x, const unsigned* weight, const unsigned short* scales,
+                                const unsigned short* biases, int rows, int columns, int outputs,
+                                T* out) {
+  constexpr int kEach = 128 / BITS;  // elements of a row that a thread reads at once
+  constexpr int kSlab = 4 * kEach;   // that a warp does
+  constexpr int kOutputs = GATED ? 8 : 16;
+  __shared__ float sums[kFewRowsWarps][kFewRowsMax][16];
+
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp, warp = thread / kWarp;
+  // Of the fragments: the weights' rows g and g + 8, x's row g; t: its elements.
+  const int g = lane / 4, t = lane % 4;
+  const int split = few_rows_split((outputs + kOutputs - 1) / kOutputs);
+  const int tiles = kFewRowsWarps / split;
+  const int first = (static_cast<int>(blockIdx.x) * tiles + warp / split) * kOutputs;
+  const int slabs = (columns + kSlab - 1) / kSlab, each = (slabs + split - 1) / split;
+  const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
+  const int second = first + g + (GATED ? outputs : 8);
+  const bool there[2] = {first + g < outputs, (GATED ? first + g : second) < outputs};
+  const long long row_of[2] = {first + g, second};
+
+  const auto read = [&](int slab, Four (&words)[2], unsigned short (&scale)[2],
+                        unsigned short (&bias)[2]) {
+    const int at = slab * kSlab + t * kEach;
+    for (int r = 0; r < 2; ++r) {
+      words[r] = Four{};
+      scale[r] = bias[r] = 0;
+      if (!there[r] || at >= columns) continue;
+      const long long element = row_of[r] * columns + at;
+      words[r] = *reinterpret_cast<const Four*>(weight + element / (32 / BITS));
+      scale[r] = scales[element / GROUP];
+      bias[r] = biases[element / GROUP];
+    }
+  };
+  float sum[4] = {};
+  Four words[2], next_words[2];
+  unsigned short scale[2], next_scale[2], bias[2], next_bias[2];
+  if (begin < end) read(begin, words, scale, bias);
+  for (int slab = begin; slab < end; ++slab) {
+    // The next ones are on their way while these are worked on.
+    if (slab + 1 < end) read(slab + 1, next_words, next_scale, next_bias);
+    const int at = slab * kSlab + t * kEach;
+    Four inputs[kEach / 8];
+#pragma unroll
+    for (int i = 0; i < kEach / 8; ++i) {
+      inputs[i] = Four{};
+      if (g < rows && at < columns) {
+        inputs[i] = reinterpret_cast<const Four*>(x + static_cast<long long>(g) * columns + at)[i];
+      }
+    }
+    const unsigned* input = inputs[0].at;
+#pragma unroll
+    for (int p = 0; p < kEach / 2; p += 2) {
+      unsigned codes[2][2];
+      for (int r = 0; r < 2; ++r) {
+        for (int i = 0; i < 2; ++i) {
+          codes[r][i] = weights_of<BF16, BITS>(words[r], p + i, scale[r], bias[r]);
+        }
+      }
+      multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
+                         meets<BITS>(input, p), meets<BITS>(input, p + 1));
+    }
+    for (int r = 0; r < 2; ++r) {
+      words[r] = next_words[r];
+      scale[r] = next_scale[r];
+      bias[r] = next_bias[r];
+    }
+  }
+  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
+  __syncthreads();
+
+  for (int i = thread; i < tiles * rows * kOutputs; i += kFewRowsThreads) {
+    const int output = i % kOutputs, row = i / kOutputs % rows, tile = i / kOutputs / rows;
+    const int to = (static_cast<int>(blockIdx.x) * tiles + tile) * kOutputs + output;
+    if (to >= outputs) continue;
+    float whole = 0, other = 0;
+    for (int s = 0; s < split; ++s) {
+      const auto& share = sums[tile * split + s][row];
+      whole += share[output];
+      if (GATED) other += share[output + 8];
+    }
+    if (GATED) whole = whole / (1 + expf(-whole)) * other;
+    out[static_cast<long long>(row) * outputs + to] = static_cast<T>(whole);
+  }
+}
+
+}  // namespace impetus
