@@ -8,6 +8,7 @@
 #include "base/guarded.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/kv_pool.h"
+#include "mlx/padded_attention.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/rotary.h"
 #include "mlx/step_plan.h"
@@ -47,14 +48,6 @@ struct Built {
   StepPlan plan;
   std::vector<Logits> logits;
 };
-
-// Whether the likeliest token, which the device knows, is all that is wanted.
-bool greedy(const SequenceStep& step) {
-  if (step.output != StepOutput::sample || step.context.mask != nullptr) return false;
-  const SamplingParams& p = *step.sampling;
-  return (p.temperature <= 0 || p.top_k == 1) && p.logit_bias.empty() && p.top_logprobs < 0 &&
-         p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f;
-}
 
 // Executor and the Ops of decoder_forward in one: a step's state lives in the members.
 class MlxDecoder final : public Executor {
@@ -112,7 +105,6 @@ class MlxDecoder final : public Executor {
   mx::array cached(const mx::array& pool, const PlannedSequence& sequence, int64_t end) const;
   mx::array attend_one(int64_t layer, const PlannedSequence& sequence,
                        const mx::array& query) const;
-  mx::array attend_batched(int64_t layer) const;
 
   std::shared_ptr<const Machine> machine_;
   ModelSpec spec_;
@@ -147,7 +139,8 @@ class MlxDecoder final : public Executor {
   std::optional<mx::array> qkv_, normed_;
   // Where one launch of our own attends to all sequences.
   std::optional<PrefillStep> prefill_step_;
-  std::optional<mx::array> slots_, gathered_, mask_;
+  std::optional<mx::array> slots_;
+  std::optional<PaddedStep> padded_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
   std::vector<Logits> logits_;
 
@@ -371,8 +364,7 @@ void MlxDecoder::forget() {
   query_.reset();
   attended_.reset();
   slots_.reset();
-  gathered_.reset();
-  mask_.reset();
+  padded_.reset();
   attend_.reset();
   prefill_step_.reset();
   qkv_.reset();
@@ -516,29 +508,7 @@ void MlxDecoder::embed() {
   if (plan_.single() || attend_) return;
   slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   if (!one_attention() || !plan_.one_row_each) return;
-  // One attention for all. Beyond its end a shorter sequence reads its own first position again,
-  // never a slot that nobody wrote or somebody wrote infinities to: zero weight would not undo
-  // those.
-  const auto longest = static_cast<size_t>(plan_.length_max);
-  const size_t count = plan_.sequences.size();
-  std::vector<int32_t> gathered(count * longest);
-  std::vector<uint8_t> seen(count * longest, 0);
-  for (size_t s = 0; s < count; ++s) {
-    const PlannedSequence& sequence = plan_.sequences[s];
-    int32_t* to = gathered.data() + s * longest;
-    std::fill_n(seen.data() + s * longest, sequence.position + 1, uint8_t{1});
-    for (const SlotRun& run : sequence.runs) {
-      for (int64_t slot = run.begin; slot < run.end; ++slot) *to++ = static_cast<int32_t>(slot);
-    }
-    std::fill(to, gathered.data() + (s + 1) * longest,
-              static_cast<int32_t>(sequence.runs.front().begin));
-  }
-  gathered_ =
-      mx::array(gathered.begin(), mx::Shape{dim(static_cast<int64_t>(gathered.size()))}, mx::int32);
-  mask_ = mx::array(
-      seen.begin(),
-      mx::Shape{dim(static_cast<int64_t>(count)), 1, 1, dim(static_cast<int64_t>(longest))},
-      mx::bool_);
+  padded_ = padded_step(plan_);
 }
 
 // [rows, heads * head_dim] as attention takes it.
@@ -636,20 +606,6 @@ mx::array MlxDecoder::attend_one(int64_t layer, const PlannedSequence& sequence,
   return parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
 }
 
-mx::array MlxDecoder::attend_batched(int64_t layer) const {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
-  const auto count = dim(static_cast<int64_t>(plan_.sequences.size()));
-  const auto heads = dim(spec_.kv_heads), width = dim(spec_.head_dim);
-  const auto length = dim(plan_.length_max);
-  const auto gather = [&](const mx::array& pool) {
-    const mx::array taken = mx::take(pool, *gathered_, 1);
-    return mx::transpose(mx::reshape(taken, {heads, count, length, width}), {1, 0, 2, 3});
-  };
-  const mx::array out = mx::fast::scaled_dot_product_attention(
-      *query_, gather(kv_->keys(layer)), gather(kv_->values(layer)), scale, "array", *mask_);
-  return mx::reshape(out, {count, dim(spec_.heads * spec_.head_dim)});
-}
-
 void MlxDecoder::attention(int64_t index) {
   if (plan_.idle()) return;
   if (attend_) {
@@ -666,8 +622,8 @@ void MlxDecoder::attention(int64_t index) {
     out = prefill_->attend(*prefill_step_,
                            plan_.single() ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
                            kv_->keys(index), kv_->values(index));
-  } else if (mask_ && plan_.sequences.size() == static_cast<size_t>(mask_->shape(0))) {
-    out = attend_batched(index);
+  } else if (padded_ && plan_.sequences.size() == static_cast<size_t>(padded_->seen.shape(0))) {
+    out = attend_padded(*padded_, *query_, kv_->keys(index), kv_->values(index));
   } else {
     std::vector<mx::array> parts;
     for (const PlannedSequence& sequence : plan_.sequences) {

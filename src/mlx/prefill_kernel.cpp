@@ -45,7 +45,7 @@ class CudaPrefill final : public PrefillKernel {
                    const mx::array& values) override {
     return kernel_({queries, keys, values, step.plan},
                    {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
-                   {shape_.heads, step.tiles, 1}, kPrefillThreads, arguments_)[0];
+                   {shape_.heads * step.tiles, 1, 1}, kPrefillThreads, arguments_)[0];
   }
 
  private:

@@ -64,6 +64,13 @@ Result<void> check_batch(const ModelSpec& spec, int32_t blocks, int32_t block_to
   return {};
 }
 
+bool greedy(const SequenceStep& step) {
+  if (step.output != StepOutput::sample || step.context.mask != nullptr) return false;
+  const SamplingParams& p = *step.sampling;
+  return (p.temperature <= 0 || p.top_k == 1) && p.logit_bias.empty() && p.top_logprobs < 0 &&
+         p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f;
+}
+
 void StepPlan::make(std::span<const SequenceStep> batch, int32_t block_tokens) {
   *this = StepPlan();
   single_ = batch.size() == 1;

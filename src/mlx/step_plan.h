@@ -22,6 +22,9 @@ std::vector<SlotRun> runs_of(std::span<const BlockId> blocks, int64_t begin, int
 Result<void> check_batch(const ModelSpec& spec, int32_t blocks, int32_t block_tokens,
                          int64_t step_tokens_max, std::span<const SequenceStep> batch);
 
+// Whether the likeliest token, which the device knows, is all that is wanted.
+bool greedy(const SequenceStep& step);
+
 // Consecutive rows of one sequence.
 struct PlannedSequence {
   int64_t row = 0, count = 0, position = 0;  // `position` of its first row

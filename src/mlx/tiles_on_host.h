@@ -102,7 +102,7 @@ class HostPrefill final : public PrefillKernel {
       using F = decltype(form);
       using T = typename F::T;
       constexpr bool kBf16 = std::is_same_v<T, Bf16>;
-      launch({F::kHeads, static_cast<unsigned>(step.tiles), 1}, kPrefillThreads, [&] {
+      launch({F::kHeads * static_cast<unsigned>(step.tiles), 1, 1}, kPrefillThreads, [&] {
         if (shape_.pool) {
           impetus::prefill<T, kBf16, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens, true>(
               data<T>(inputs[0]), inputs[0].strides(0), inputs[0].strides(1), data<T>(inputs[1]),

@@ -11,7 +11,7 @@ constexpr int kTileRows = 64;         // 16 a warp: a fragment's
 // or (without blocks) the row of position 0.
 constexpr int kTilePlan = 5;
 
-// Grid: x over query heads, y over tiles.
+// Grid: x over tiles and, within each, query heads: those of a head of keys read it together.
 //   queries [rows, HEADS, DIM], normed and rotated, by strides of rows and heads
 //   keys, values: with BLOCK > 0 [KV_HEADS, slots, DIM], where position p is slot
 //     blocks[p / BLOCK] * BLOCK + p % BLOCK; else rows of the batch, [rows, KV_HEADS, DIM]
@@ -36,8 +36,8 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
-  const int head = static_cast<int>(blockIdx.x);
-  const int* tile = plan + static_cast<long long>(blockIdx.y) * kTilePlan;
+  const int head = static_cast<int>(blockIdx.x) % HEADS;
+  const int* tile = plan + static_cast<int>(blockIdx.x) / HEADS * kTilePlan;
   const int rows = tile[1], position = tile[2], end = tile[3], start = tile[4];
   const long long first = tile[0];
   const long long to_head =
