@@ -46,6 +46,8 @@ struct BackendDescriptor {
   // It computes as another processor would, which is not here. Its speed says nothing, so that it
   // is neither measured nor chosen by a plan: only by its name.
   bool emulated = false;
+  // Steps are enqueued and run while the host goes on, as on a GPU.
+  bool enqueues = false;
   // A row's result does not depend on its batch, bit for bit.
   bool batch_invariant = true;
 };

@@ -267,6 +267,7 @@ Result<Encoded> FakeEncoder::encode(const EncoderBatch& batch) {
 FakeBackend::FakeBackend(FakeOptions options)
     : options_(std::move(options)), descriptor_(fake_descriptor(options_.name)) {
   descriptor_.emulated = options_.emulated;
+  descriptor_.enqueues = options_.enqueues;
 }
 
 Result<std::unique_ptr<Executor>> FakeBackend::load_decoder(const ModelSpec& spec, const WeightSet&,

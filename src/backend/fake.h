@@ -70,6 +70,7 @@ struct FakeOptions {
   std::chrono::microseconds step_time{0};  // each call sleeps this long
   std::string name = "fake";               // of device and backend
   bool emulated = false;                   // the backend says that it is
+  bool enqueues = false;                   // the same
   std::shared_ptr<FaultPlan> faults = {};  // what its steps meet; may be shared
 };
 

@@ -86,7 +86,8 @@ class Measurer {
 
   // The lower quartile of the times of what `once` does; an error ends it.
   Result<double> time(const std::function<Result<void>()>& once) const;
-  Result<double> decode(Loaded& loaded, int64_t rows) const;  // rows sequences, a token each
+  // rows sequences, a token each, one step after another
+  Result<double> decode(Loaded& loaded, int64_t rows) const;
   // rows / 16 sequences of 16
   Result<double> chunk(Loaded& loaded, int64_t rows, StepOutput output) const;
   Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
@@ -99,9 +100,19 @@ class Measurer {
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads);
   Result<void> measure_encoder(int threads);
+  Result<void> measure_encoder_attention(int threads);
+  // Where steps are enqueued: whole layers in place of products, and of what is beside them.
+  Result<void> measure_layers(DType type);
+  Result<void> measure_encoder_layers(DType type);
+  Result<void> measure_step();
   Result<double> attention_of(int threads, int64_t length);
   Result<void> measure_copies();
 
+  // That most encoders are published in.
+  DType encoder_type() const {
+    return std::ranges::count(backend_.descriptor().weights, DType::f16) > 0 ? DType::f16
+                                                                             : DType::f32;
+  }
   const Overhead& overhead(int threads) const {
     return *std::ranges::find_if(profile_.overhead, [&](const Overhead& o) {
       return o.threads == threads && o.shape == ShapeClass::decode;
@@ -162,7 +173,36 @@ Result<void> step(Executor& executor, int64_t sequences, int64_t length, int64_t
 }
 
 Result<double> Measurer::decode(Loaded& loaded, int64_t rows) const {
-  return time([&] { return step(*loaded.executor, rows, 1, 0, StepOutput::sample); });
+  // The tokens that were drawn, at the positions that follow, as the engine goes on: a backend may
+  // have begun with the next step. Few positions, so that attention is next to nothing.
+  constexpr int64_t kPositions = 2 * kBlock;
+  Executor& executor = *loaded.executor;
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  const int64_t each = std::clamp<int64_t>(executor.kv().blocks() / rows, 1,
+                                           kPositions / executor.kv().block_tokens());
+  std::vector<BlockId> blocks(static_cast<size_t>(each * rows));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<TokenId> tokens(static_cast<size_t>(rows), 1);
+  int64_t position = 0;
+  return time([&]() -> Result<void> {
+    std::vector<SequenceStep> batch(static_cast<size_t>(rows));
+    for (size_t s = 0; s < batch.size(); ++s) {
+      const auto own = static_cast<size_t>(each);
+      batch[s].tokens = {&tokens[s], 1};
+      batch[s].position = position;
+      batch[s].blocks = std::span(blocks).subspan(s * own, own);
+      batch[s].output = StepOutput::sample;
+      batch[s].sampling = &greedy;
+      batch[s].context.position = position + 1;
+    }
+    IMPETUS_TRY(const auto results, executor.execute(batch));
+    for (size_t s = 0; s < results.size(); ++s) {
+      tokens[s] = results[s].token.ok() ? results[s].token->id : 1;
+    }
+    position = (position + 1) % (each * executor.kv().block_tokens());
+    return {};
+  });
 }
 
 Result<double> Measurer::chunk(Loaded& loaded, int64_t rows, StepOutput output) const {
@@ -188,7 +228,7 @@ Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) c
 
 // One layer of many heads over the same tokens, in texts of `length`.
 Result<double> Measurer::attention_of(int threads, int64_t length) {
-  IMPETUS_TRY(Loaded loaded, encoder(1, extent_.attention_hidden, DType::f32, threads));
+  IMPETUS_TRY(Loaded loaded, encoder(1, extent_.attention_hidden, encoder_type(), threads));
   return encode(loaded, kRowsMax / length, length);
 }
 
@@ -284,7 +324,9 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
 }
 
 Result<void> Measurer::measure_attention(int threads) {
-  IMPETUS_TRY(Loaded loaded, decoder(3, 512, DType::q8_0, threads, kContext));
+  // Few heads leave a GPU idle.
+  const int64_t hidden = backend_.descriptor().enqueues ? 2048 : 512;
+  IMPETUS_TRY(Loaded loaded, decoder(3, hidden, DType::q8_0, threads, kContext));
   // The positions before: written for real, or every read would hit one page of zeros.
   for (int64_t position = 0; position < extent_.past + kRowsMax / 2; position += kRowsMax / 2) {
     const int64_t count = std::min(kRowsMax / 2, kContext - position);
@@ -304,26 +346,32 @@ Result<void> Measurer::measure_attention(int threads) {
   return rate(ShapeClass::prefill, 128);
 }
 
-Result<void> Measurer::measure_encoder(int threads) {
+Result<void> Measurer::measure_encoder_attention(int threads) {
   IMPETUS_TRY(const double heads_pieces, attention_of(threads, kBlock));
   IMPETUS_TRY(const double heads_whole, attention_of(threads, kRowsMax));
-  IMPETUS_TRY(Loaded loaded, encoder(2, extent_.encoder_hidden, DType::f32, threads));
-  IMPETUS_TRY(Loaded more, encoder(6, extent_.encoder_hidden, DType::f32, threads));
+  const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
+  const double ops = 4.0 * static_cast<double>(extent_.attention_hidden) * pairs;
+  profile_.attention.push_back(
+      {ShapeClass::encoder, threads, ops / std::max(heads_whole - heads_pieces, heads_whole / 20)});
+  return {};
+}
+
+Result<void> Measurer::measure_encoder(int threads) {
+  IMPETUS_CHECK(measure_encoder_attention(threads));
+  const DType type = encoder_type();
+  IMPETUS_TRY(Loaded loaded, encoder(2, extent_.encoder_hidden, type, threads));
+  IMPETUS_TRY(Loaded more, encoder(6, extent_.encoder_hidden, type, threads));
   IMPETUS_TRY(const double short_two, encode(loaded, 1, kBlock));
   IMPETUS_TRY(const double short_six, encode(more, 1, kBlock));
   IMPETUS_TRY(const double pieces, encode(loaded, extent_.rows / kBlock, kBlock));
   const ModelSpec& spec = loaded.spec();
   const auto layers = static_cast<double>(spec.layers);
-  const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
-  const double ops = 4.0 * static_cast<double>(extent_.attention_hidden) * pairs;
-  profile_.attention.push_back(
-      {ShapeClass::encoder, threads, ops / std::max(heads_whole - heads_pieces, heads_whole / 20)});
 
   Overhead cost{ShapeClass::encoder, threads, 0, 0, 0};
   const auto rate = [&](int64_t rows) {
     double nearest = 1;
     for (const MatrixRate& known : profile_.matrix) {
-      if (known.weights == DType::f32 && known.threads == threads && known.rows <= rows) {
+      if (known.weights == type && known.threads == threads && known.rows <= rows) {
         nearest = known.ops_per_second;
       }
     }
@@ -339,6 +387,81 @@ Result<void> Measurer::measure_encoder(int threads) {
       0.0, (pieces - cost.step_seconds - layers * (cost.layer_seconds + products(extent_.rows))) /
                (layers * static_cast<double>(extent_.rows * spec.hidden)));
   profile_.overhead.push_back(cost);
+  return {};
+}
+
+constexpr std::array<int64_t, 4> kWidths = {512, 1024, 2048, 4096};
+// Of which a part is timed, beside what a step costs: many, where they are small.
+int64_t layers_of(int64_t hidden) {
+  return hidden < 2048 ? 6 : hidden < 4096 ? 4 : 3;
+}
+
+// The same layers twice and six times.
+Result<void> Measurer::measure_step() {
+  const DType type = DType::f16;
+  IMPETUS_TRY(Loaded two, decoder(2, kWidths.front(), type, 1));
+  IMPETUS_TRY(Loaded six, decoder(6, kWidths.front(), type, 1));
+  IMPETUS_TRY(const double few, decode(two, 1));
+  IMPETUS_TRY(const double many, decode(six, 1));
+  profile_.overhead.push_back({ShapeClass::decode, 1, std::max(0.0, few - (many - few) / 2), 0, 0});
+  auto two_texts = encoder(2, extent_.encoder_hidden, type, 1);
+  if (!two_texts.ok()) return {};
+  IMPETUS_TRY(Loaded six_texts, encoder(6, extent_.encoder_hidden, type, 1));
+  IMPETUS_TRY(const double few_texts, encode(*two_texts, 1, kBlock));
+  IMPETUS_TRY(const double many_texts, encode(six_texts, 1, kBlock));
+  profile_.overhead.push_back(
+      {ShapeClass::encoder, 1, std::max(0.0, few_texts - (many_texts - few_texts) / 2), 0, 0});
+  return {};
+}
+
+Result<void> Measurer::measure_layers(DType type) {
+  const double beside = overhead(1).step_seconds;
+  for (const int64_t hidden : kWidths) {
+    const int64_t layers = layers_of(hidden);
+    if (!fits(bytes_of_parameters(layers * hidden * hidden * 43 / 4, type))) break;
+    auto loaded = decoder(layers, hidden, type, 1, 64 * kBlock);
+    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
+    if (!loaded.ok()) return std::move(loaded).error();
+    const ModelSpec& spec = loaded->spec();
+    const int64_t parameters = layer_parameters(spec);
+    const auto add = [&](ShapeClass shape, int64_t rows, double seconds, double count) {
+      profile_.layers.push_back(
+          {shape, type, rows, parameters, std::max(seconds / 2, seconds - beside) / count});
+    };
+    for (const int64_t rows : {1, 4, 16, 64}) {
+      IMPETUS_TRY(const double seconds, decode(*loaded, rows));
+      add(ShapeClass::decode, rows, seconds, static_cast<double>(layers));
+    }
+    for (const int64_t rows : {16, 128, 512}) {
+      IMPETUS_TRY(const double seconds,
+                  time([&] { return step(*loaded->executor, 1, rows, 0, StepOutput::none); }));
+      // The last layer makes keys and values only.
+      const double part = static_cast<double>(spec.hidden * 2 * spec.kv_heads * spec.head_dim) /
+                          static_cast<double>(parameters);
+      add(ShapeClass::prefill, rows, seconds, static_cast<double>(layers - 1) + part);
+    }
+  }
+  return {};
+}
+
+Result<void> Measurer::measure_encoder_layers(DType type) {
+  double beside = 0;
+  for (const Overhead& cost : profile_.overhead) {
+    if (cost.shape == ShapeClass::encoder) beside = cost.step_seconds;
+  }
+  for (const int64_t hidden : {384, 768, 1536}) {
+    constexpr int64_t kLayers = 6;
+    if (!fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type))) break;
+    auto loaded = encoder(kLayers, hidden, type, 1);
+    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
+    if (!loaded.ok()) return std::move(loaded).error();
+    for (const int64_t rows : {16, 128, 512}) {
+      const int64_t length = std::min(rows, kLayerTextTokens);
+      IMPETUS_TRY(const double seconds, encode(*loaded, rows / length, length));
+      profile_.layers.push_back({ShapeClass::encoder, type, rows, layer_parameters(loaded->spec()),
+                                 std::max(seconds / 2, seconds - beside) / kLayers});
+    }
+  }
   return {};
 }
 
@@ -376,6 +499,30 @@ Result<DeviceProfile> Measurer::run() {
   if (threads.empty()) {
     for (int t = 1; t < descriptor.threads; t *= 2) threads.push_back(t);
     threads.push_back(descriptor.threads);
+  }
+  if (descriptor.enqueues) {
+    planned_ = static_cast<double>(2 * descriptor.weights.size() + 4);
+    tell("steps");
+    IMPETUS_CHECK(measure_step());
+    tell("reading");
+    IMPETUS_CHECK(measure_read(1));
+    tell("attention");
+    IMPETUS_CHECK(measure_attention(1));
+    tell("attention of texts");
+    if (auto texts = measure_encoder_attention(1); !texts.ok()) {
+      if (texts.error().code != ErrorCode::unsupported) return std::move(texts).error();
+    }
+    for (const DType type : descriptor.weights) {
+      // Plans take the figures of q4_0 and q8_0 for it (planner/model_cost.h).
+      if (type == DType::grouped) continue;
+      tell(fmt::format("layers of {}", to_string(type)));
+      IMPETUS_CHECK(measure_layers(type));
+      if (type == DType::q8_0 || type == DType::q4_0) continue;
+      tell(fmt::format("texts in {}", to_string(type)));
+      IMPETUS_CHECK(measure_encoder_layers(type));
+    }
+    IMPETUS_CHECK(measure_copies());
+    return std::move(profile_);
   }
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};

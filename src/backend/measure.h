@@ -3,11 +3,15 @@
 // products.
 //
 // What is timed, with T threads each:
-//   read       decode steps over f32 weights, from a working set in the caches to one far past them
-//   matrix     steps of 1 to 512 rows (64 where those would take seconds) over each weight type the
-//   backend lists attention  the difference that 2,000 earlier positions make to a step; texts of
-//   512 tokens overhead   the same weights in few layers and in many: barriers, or launches copies
-//   KV blocks out of the backend's storage and into it again
+//
+// - read: decode steps over f32 weights, from a working set in the caches to one far past them
+// - matrix: steps of 1 to 512 rows (64 where those would take seconds) over each weight type that
+//   the backend lists
+// - overhead: the same weights in few layers and in many: barriers
+// - layers, in place of these two where steps are enqueued: layers of four widths
+// - attention: the difference that 2,000 earlier positions make to a step; texts of 512 tokens
+// - copies: KV blocks out of the backend's storage and into it again
+//
 // Each figure is the lower quartile of at least five steps (two, where a step takes long).
 // REQUIRES: nothing else runs on the backend.
 #pragma once

@@ -3,6 +3,7 @@
 #include "backend/measure.h"
 
 #include <cmath>
+#include <set>
 
 #include <gtest/gtest.h>
 
@@ -55,6 +56,38 @@ TEST(Measure, EveryFigureIsThereAndFinite) {
   EXPECT_EQ(ledger.used_bytes(), 0) << "what was loaded is given back";
 }
 
+TEST(Measure, LayersWhereStepsAreEnqueued) {
+  FakeOptions options = fake(std::chrono::microseconds(20));
+  options.enqueues = true;
+  FakeBackend backend(options);
+  MemoryLedger ledger(int64_t{2} << 30);
+  double last = -1;
+  MeasureOptions with = quick();
+  with.progress = [&](const std::string&, double share) {
+    EXPECT_GT(share, last);
+    EXPECT_LE(share, 1);
+    last = share;
+  };
+  const auto profile = measure_backend(backend, ledger, with);
+  ASSERT_TRUE(profile.ok()) << profile.error().message;
+  EXPECT_TRUE(profile->matrix.empty());
+  EXPECT_FALSE(profile->read.empty() || profile->attention.empty());
+  for (const ShapeClass shape : {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder}) {
+    std::set<int64_t> sizes;
+    for (const LayerTime& time : profile->layers) {
+      if (time.shape != shape) continue;
+      EXPECT_GT(time.seconds, 0);
+      EXPECT_LT(time.seconds, 0.1);
+      sizes.insert(time.parameters);
+    }
+    EXPECT_GE(sizes.size(), 3u) << to_string(shape);
+  }
+  EXPECT_EQ(ledger.used_bytes(), 0);
+  const auto back = profile_from_json(to_json(*profile));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(json::serialize(to_json(*back)), json::serialize(to_json(*profile)));
+}
+
 TEST(Measure, NoMemoryIsAnError) {
   FakeBackend backend(fake(std::chrono::microseconds(0)));
   MemoryLedger ledger(1 << 20);
@@ -101,6 +134,12 @@ TEST(Profile, RefusesWhatIsNoProfile) {
   broken("read", "none");
   broken("read", json::array{});
   broken("matrix", json::array{});
+  broken("layers", "none");
+  broken("layers", json::array{json::object{{"shape", "decode"},
+                                            {"weights", "f32"},
+                                            {"rows", 1},
+                                            {"parameters", 0},
+                                            {"seconds", 1}}});
   broken("read", json::array{json::object{
                      {"threads", 4294967297}, {"working_set_bytes", 1}, {"bytes_per_second", 1}}});
   broken("copy_seconds", -1);

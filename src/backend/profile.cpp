@@ -92,8 +92,14 @@ std::string_view to_string(ShapeClass shape) {
   return "";
 }
 
+int64_t attention_within(ShapeClass shape, int64_t rows) {
+  if (shape == ShapeClass::decode) return 0;
+  if (shape == ShapeClass::prefill) return rows * (rows + 1) / 2;
+  return rows * std::min(rows, kLayerTextTokens);
+}
+
 json::object to_json(const DeviceProfile& profile) {
-  json::array read, matrix, attention, overhead;
+  json::array read, matrix, layers, attention, overhead;
   for (const ReadRate& rate : profile.read) {
     read.push_back(json::object{{"threads", rate.threads},
                                 {"working_set_bytes", rate.working_set_bytes},
@@ -104,6 +110,13 @@ json::object to_json(const DeviceProfile& profile) {
                                   {"rows", rate.rows},
                                   {"threads", rate.threads},
                                   {"ops_per_second", rate.ops_per_second}});
+  }
+  for (const LayerTime& time : profile.layers) {
+    layers.push_back(json::object{{"shape", to_string(time.shape)},
+                                  {"weights", to_string(time.weights)},
+                                  {"rows", time.rows},
+                                  {"parameters", time.parameters},
+                                  {"seconds", time.seconds}});
   }
   for (const AttentionRate& rate : profile.attention) {
     attention.push_back(json::object{{"shape", to_string(rate.shape)},
@@ -123,6 +136,7 @@ json::object to_json(const DeviceProfile& profile) {
           {"measured", profile.measured},
           {"read", std::move(read)},
           {"matrix", std::move(matrix)},
+          {"layers", std::move(layers)},
           {"attention", std::move(attention)},
           {"overhead", std::move(overhead)},
           {"copy_bytes_per_second", profile.copy_bytes_per_second},
@@ -150,6 +164,11 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
     profile.matrix.push_back({r.one_of("weights", kTypes), r.integer("rows", 1), r.threads(),
                               r.number("ops_per_second")});
   });
+  reader.list("layers", [&](Reader& r) {
+    profile.layers.push_back({r.one_of("shape", kShapes), r.one_of("weights", kTypes),
+                              r.integer("rows", 1), r.integer("parameters", 1),
+                              r.number("seconds")});
+  });
   reader.list("attention", [&](Reader& r) {
     profile.attention.push_back(
         {r.one_of("shape", kShapes), r.threads(), r.number("ops_per_second")});
@@ -163,7 +182,9 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
   profile.limit_bytes_per_second = reader.number("limit_bytes_per_second");
   profile.limit_ops_per_second = reader.number("limit_ops_per_second");
   if (profile.read.empty()) reader.fail("'read' is empty");
-  if (profile.matrix.empty()) reader.fail("'matrix' is empty");
+  if (profile.matrix.empty() && profile.layers.empty()) {
+    reader.fail("'matrix' and 'layers' are empty");
+  }
   if (reader.failure()) return *reader.failure();
   return profile;
 }

@@ -35,6 +35,20 @@ struct ReadRate {
   double bytes_per_second = 0;
 };
 
+// What a layer takes where steps are enqueued: launches run beside the work, and small products
+// leave the processor idle, so that no rate and no cost say it. Products, elementwise work and
+// attention among the rows themselves (attention_within).
+struct LayerTime {
+  ShapeClass shape = ShapeClass::decode;
+  DType weights = DType::f32;
+  int64_t rows = 1;        // decode: a sequence each; prefill: one sequence's first; encoder: texts
+  int64_t parameters = 0;  // of the layer
+  double seconds = 0;
+};
+inline constexpr int64_t kLayerTextTokens = 128;  // of each text, where so many rows are measured
+// Query rows times keys that each sees, in the times above.
+int64_t attention_within(ShapeClass shape, int64_t rows);
+
 struct AttentionRate {
   ShapeClass shape = ShapeClass::decode;
   int threads = 1;
@@ -57,6 +71,7 @@ struct DeviceProfile {
   bool measured = false;
   std::vector<ReadRate> read;
   std::vector<MatrixRate> matrix;
+  std::vector<LayerTime> layers;  // where there are any, they stand for `matrix`
   std::vector<AttentionRate> attention;
   std::vector<Overhead> overhead;
   // KV out of this device's memory or into it, by KvStorage; 0: shared with the host, no copy.
@@ -67,7 +82,7 @@ struct DeviceProfile {
   double limit_ops_per_second = 0;  // of the fastest type
 
   // Nobody measured or estimated it: nothing can be predicted from it.
-  bool empty() const { return read.empty() && matrix.empty(); }
+  bool empty() const { return read.empty() && matrix.empty() && layers.empty(); }
 };
 
 json::object to_json(const DeviceProfile& profile);

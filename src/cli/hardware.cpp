@@ -233,13 +233,29 @@ void print_profile(const DeviceProfile& profile) {
       return 0.0;
     });
   }
-  row("a layer, beside its work", "us", [&](int count) {
-    for (const Overhead& cost : profile.overhead) {
-      if (cost.threads == count && cost.shape == ShapeClass::decode)
-        return cost.layer_seconds * 1e6;
+  // Those of a model of about a billion weights; --json has all.
+  for (const LayerTime& time : profile.layers) {
+    const bool encoder = time.shape == ShapeClass::encoder;
+    if (encoder ? time.parameters > 10'000'000 || time.parameters < 5'000'000
+                : time.parameters > 100'000'000 || time.parameters < 20'000'000) {
+      continue;
     }
-    return 0.0;
-  });
+    if (time.rows == 4 || (time.rows == 16 && time.shape != ShapeClass::decode)) continue;
+    section.line(
+        fmt::format("{:<28}{:>9.3g}  us",
+                    fmt::format("{} layer, {:.0f} M {}, {} row{}", to_string(time.shape),
+                                static_cast<double>(time.parameters) * 1e-6,
+                                to_string(time.weights), time.rows, time.rows == 1 ? "" : "s"),
+                    time.seconds * 1e6));
+  }
+  if (profile.layers.empty())
+    row("a layer, beside its work", "us", [&](int count) {
+      for (const Overhead& cost : profile.overhead) {
+        if (cost.threads == count && cost.shape == ShapeClass::decode)
+          return cost.layer_seconds * 1e6;
+      }
+      return 0.0;
+    });
   if (profile.copy_bytes_per_second > 0) {
     section.line(
         fmt::format("{:<28}{:>9.3g}  GB/s", "KV out or in", profile.copy_bytes_per_second * 1e-9));

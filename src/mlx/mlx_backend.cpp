@@ -74,6 +74,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
                           DType::q8_0, DType::q4_0, DType::grouped};
     descriptor.kv = {DType::f32, DType::f16, DType::bf16};
     descriptor.threads = 1;
+    descriptor.enqueues = !machine->cpu;
     // BLAS and MLX's kernels are chosen by the shape of the whole batch.
     descriptor.batch_invariant = false;
     return std::unique_ptr<Backend>(std::make_unique<MlxBackend>(std::move(machine)));

@@ -45,6 +45,55 @@ const PhasePlan& placement(const Plan& plan, Phase phase, size_t model = 0) {
   return found ? *found : none;
 }
 
+// Where steps are enqueued: what was measured is predicted, and what lies between lies between.
+TEST(Predict, WholeLayersAsMeasured) {
+  DeviceProfile profile;
+  profile.read = {{1, 1 << 30, 1e12}};
+  profile.overhead = {{ShapeClass::decode, 1, 1e-4, 0, 0}, {ShapeClass::encoder, 1, 2e-4, 0, 0}};
+  profile.attention = {{ShapeClass::decode, 1, 1e12}, {ShapeClass::encoder, 1, 1e13}};
+  ModelCost model = decoder("chat", DType::q8_0);
+  model.head = {};
+  const int64_t layer = model.layer_weights.front().parameters / model.layers;
+  const auto add = [&](ShapeClass shape, DType type, int64_t rows, int64_t size, double seconds) {
+    profile.layers.push_back({shape, type, rows, size, seconds});
+  };
+  add(ShapeClass::decode, DType::q8_0, 1, layer / 4, 5e-5);
+  add(ShapeClass::decode, DType::q8_0, 1, layer, 8e-5);
+  add(ShapeClass::decode, DType::q8_0, 16, layer / 4, 6e-5);
+  add(ShapeClass::decode, DType::q8_0, 16, layer, 16e-5);
+  add(ShapeClass::prefill, DType::q8_0, 512, layer, 1e-3);
+  const Predictor predictor(profile, model, 1);
+  const auto layers = static_cast<double>(model.layers);
+  EXPECT_NEAR(predictor.decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5, 1e-9);
+  EXPECT_NEAR(predictor.decode(16, 0, DType::f16).seconds, 1e-4 + layers * 16e-5, 1e-9);
+  EXPECT_NEAR(predictor.decode(4, 0, DType::f16).seconds, 1e-4 + layers * std::sqrt(128.0) * 1e-5,
+              1e-9);
+  EXPECT_NEAR(predictor.decode(32, 0, DType::f16).seconds, 1e-4 + layers * 32e-5, 1e-9);
+  // A prompt's own attention is in its time, that to earlier positions is not.
+  EXPECT_NEAR(predictor.prefill(512, 0, 512, DType::f16).seconds, 1e-4 + layers * 1e-3, 1e-9);
+  EXPECT_NEAR(predictor.prefill(512, 100, 512, DType::f16).seconds,
+              1e-4 + layers * (1e-3 + 4.0 * 2048 * 512 * 100 / 1e12), 1e-9);
+  // Half the size between, four times the size beyond, an eighth of it: as the smallest.
+  ModelCost other = model;
+  const auto decode_of = [&](double size) {
+    other.layer_weights = {
+        {DType::q8_0, static_cast<int64_t>(static_cast<double>(layer * model.layers) * size)}};
+    return (Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds - 1e-4) / layers;
+  };
+  EXPECT_NEAR(decode_of(0.5), std::sqrt(5e-5 * 8e-5), 1e-9);
+  EXPECT_NEAR(decode_of(4), 32e-5, 1e-9);
+  EXPECT_NEAR(decode_of(0.125), 5e-5, 1e-9);
+  // Two types: each its part. A type without times: the nearest with some.
+  other.layer_weights = {{DType::q8_0, layer * model.layers / 2},
+                         {DType::q4_0, layer * model.layers / 2}};
+  EXPECT_NEAR(Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5,
+              1e-9);
+  // Limits hold.
+  profile.limit_bytes_per_second = 1e10;
+  EXPECT_NEAR(Predictor(profile, model, 1).decode(1, 0, DType::f16).seconds,
+              static_cast<double>(model.weight_bytes()) / 1e10, 1e-6);
+}
+
 TEST(Plan, DecodesWhereReadingIsFastest) {
   PlanMachine machine{
       "two",

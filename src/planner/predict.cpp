@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 
 namespace impetus {
@@ -145,7 +146,84 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
   return best != nullptr ? *best : none;
 }
 
+// Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest
+// rows, in proportion beyond the largest and the most.
+double Predictor::layer_seconds(ShapeClass shape, DType type, int64_t rows,
+                                int64_t parameters) const {
+  const auto shapes = shape == ShapeClass::encoder
+                          ? std::vector{shape, ShapeClass::prefill}
+                          : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
+  for (const ShapeClass like : shapes) {
+    for (const DType of : stand_ins(type)) {
+      std::map<int64_t, std::map<double, double>> by_rows;
+      for (const LayerTime& time : profile_.layers) {
+        if (time.shape != like || time.weights != of || time.seconds <= 0) continue;
+        by_rows[time.rows][std::log(static_cast<double>(time.parameters))] = std::log(time.seconds);
+      }
+      if (by_rows.empty()) continue;
+      const auto at = [](const std::map<double, double>& points, double x) {
+        const auto above = points.lower_bound(x);
+        if (above == points.begin()) return above->second;
+        const auto& [x0, y0] = *std::prev(above);
+        if (above == points.end()) return y0 + x - x0;
+        return y0 + (above->second - y0) * (x - x0) / (above->first - x0);
+      };
+      std::map<double, double> at_size;
+      for (const auto& [count, points] : by_rows) {
+        at_size[std::log(static_cast<double>(count))] =
+            at(points, std::log(static_cast<double>(parameters)));
+      }
+      return std::exp(at(at_size, std::log(static_cast<double>(rows))));
+    }
+  }
+  return 0;
+}
+
+PhaseTime Predictor::layered(const StepShape& shape) const {
+  double seconds = overhead(shape.shape).step_seconds, ops = 0;
+  const auto bytes_of = [](const WeightGroup& group) {
+    return static_cast<double>(group.parameters / block_elements(group.type) *
+                               block_bytes(group.type));
+  };
+  double bytes = 0, parameters = 0;
+  for (const WeightGroup& group : model_.layer_weights) {
+    parameters += static_cast<double>(group.parameters);
+  }
+  const auto a_layer = static_cast<int64_t>(parameters) / std::max<int64_t>(1, model_.layers);
+  for (const WeightGroup& group : model_.layer_weights) {
+    // Of several types each takes its part of the layers.
+    const double layers = static_cast<double>(group.parameters) / static_cast<double>(a_layer);
+    seconds += layers * layer_seconds(shape.shape, group.type, shape.rows, a_layer);
+    bytes += bytes_of(group);
+    ops += 2.0 * static_cast<double>(group.parameters * shape.rows);
+  }
+  if (shape.outputs > 0 && model_.head.parameters > 0) {
+    seconds +=
+        layer_seconds(ShapeClass::decode, model_.head.type, shape.outputs, model_.head.parameters);
+    bytes += bytes_of(model_.head);
+    ops += 2.0 * static_cast<double>(model_.head.parameters * shape.outputs);
+  }
+  // What the layers' times do not have: earlier positions; longer or shorter texts.
+  const double others = static_cast<double>(
+      shape.visible_keys - std::min(shape.visible_keys, attention_within(shape.shape, shape.rows)));
+  const double attention_ops =
+      4.0 * static_cast<double>(model_.heads * model_.head_dim * model_.layers) * others;
+  seconds += attention_ops / attention_rate(shape.shape, 1);
+  if (model_.kind == ModelKind::decoder) {
+    bytes += static_cast<double>(shape.keys_read * model_.kv_token_bytes(shape.kv));
+  }
+  ops += attention_ops;
+  if (profile_.limit_bytes_per_second > 0) {
+    seconds = std::max(seconds, bytes / profile_.limit_bytes_per_second);
+  }
+  if (profile_.limit_ops_per_second > 0) {
+    seconds = std::max(seconds, ops / profile_.limit_ops_per_second);
+  }
+  return {seconds, bytes / read_rate(static_cast<int64_t>(bytes)) > seconds / 2};
+}
+
 PhaseTime Predictor::step(const StepShape& shape) const {
+  if (!profile_.layers.empty()) return layered(shape);
   const Overhead& cost = overhead(shape.shape);
   const auto layers = static_cast<double>(model_.layers);
   const auto rows = static_cast<double>(shape.rows);

@@ -44,6 +44,8 @@ class Predictor {
   int threads() const { return threads_; }
 
  private:
+  PhaseTime layered(const StepShape& shape) const;
+  double layer_seconds(ShapeClass shape, DType type, int64_t rows, int64_t parameters) const;
   double compute_rate(DType type, int64_t rows) const;
   double read_rate(int64_t working_set_bytes) const;
   double attention_rate(ShapeClass shape, double items) const;
