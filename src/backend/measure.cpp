@@ -91,6 +91,7 @@ class Measurer {
   // rows / 16 sequences of 16
   Result<double> chunk(Loaded& loaded, int64_t rows, StepOutput output) const;
   Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
+  Result<double> prompt(Loaded& loaded, int64_t rows) const;            // of one sequence
   Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const;
 
   // Works until two stretches are equally fast: clocks rise, and a virtual machine gets its memory.
@@ -118,6 +119,10 @@ class Measurer {
       return o.threads == threads && o.shape == ShapeClass::decode;
     });
   }
+  double step_seconds(ShapeClass shape) const {
+    const auto found = std::ranges::find(profile_.overhead, shape, &Overhead::shape);
+    return found == profile_.overhead.end() ? 0 : found->step_seconds;
+  }
   bool fits(int64_t bytes) const {
     return bytes * 2 + (int64_t{64} << 20) < ledger_.capacity_bytes() - ledger_.used_bytes();
   }
@@ -142,10 +147,13 @@ Result<double> Measurer::time(const std::function<Result<void>()>& once) const {
     // A slow processor gets fewer steps, never fewer than two.
   } while ((times.size() < 5 && seconds_since(start) < 10 * options_.step_budget_seconds) ||
            times.size() < 2 || seconds_since(start) < options_.step_budget_seconds);
-  // Not the median: what other programs take now and then is no part of this processor's speed.
-  const auto quartile = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 4);
-  std::nth_element(times.begin(), quartile, times.end());
-  return *quartile;
+  // Not the median: what other programs take now and then is no part of this processor's speed. The
+  // median where steps are enqueued, since the host's own pace is part of it.
+  const bool enqueues = backend_.descriptor().enqueues;
+  const auto middle =
+      times.begin() + static_cast<std::ptrdiff_t>(times.size() / (enqueues ? 2 : 4));
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
 }
 
 // Runs `sequences` sequences of `length` tokens each from position `past` on.
@@ -214,6 +222,10 @@ Result<double> Measurer::chunk(Loaded& loaded, int64_t rows, StepOutput output) 
 
 Result<double> Measurer::at(Loaded& loaded, int64_t rows, int64_t past) const {
   return time([&] { return step(*loaded.executor, 1, rows, past, StepOutput::logits_last); });
+}
+
+Result<double> Measurer::prompt(Loaded& loaded, int64_t rows) const {
+  return time([&] { return step(*loaded.executor, 1, rows, 0, StepOutput::sample); });
 }
 
 Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) const {
@@ -404,6 +416,11 @@ Result<void> Measurer::measure_step() {
   IMPETUS_TRY(const double few, decode(two, 1));
   IMPETUS_TRY(const double many, decode(six, 1));
   profile_.overhead.push_back({ShapeClass::decode, 1, std::max(0.0, few - (many - few) / 2), 0, 0});
+  // Prompts: the last layer runs whole for one row only, so one and five do.
+  IMPETUS_TRY(const double few_rows, prompt(two, 128));
+  IMPETUS_TRY(const double many_rows, prompt(six, 128));
+  profile_.overhead.push_back(
+      {ShapeClass::prefill, 1, std::max(0.0, few_rows - (many_rows - few_rows) / 4), 0, 0});
   auto two_texts = encoder(2, extent_.encoder_hidden, type, 1);
   if (!two_texts.ok()) return {};
   IMPETUS_TRY(Loaded six_texts, encoder(6, extent_.encoder_hidden, type, 1));
@@ -415,7 +432,6 @@ Result<void> Measurer::measure_step() {
 }
 
 Result<void> Measurer::measure_layers(DType type) {
-  const double beside = overhead(1).step_seconds;
   for (const int64_t hidden : kWidths) {
     const int64_t layers = layers_of(hidden);
     if (!fits(bytes_of_parameters(layers * hidden * hidden * 43 / 4, type))) break;
@@ -425,6 +441,7 @@ Result<void> Measurer::measure_layers(DType type) {
     const ModelSpec& spec = loaded->spec();
     const int64_t parameters = layer_parameters(spec);
     const auto add = [&](ShapeClass shape, int64_t rows, double seconds, double count) {
+      const double beside = step_seconds(shape);
       profile_.layers.push_back(
           {shape, type, rows, parameters, std::max(seconds / 2, seconds - beside) / count});
     };
@@ -433,9 +450,8 @@ Result<void> Measurer::measure_layers(DType type) {
       add(ShapeClass::decode, rows, seconds, static_cast<double>(layers));
     }
     for (const int64_t rows : {16, 128, 512}) {
-      IMPETUS_TRY(const double seconds,
-                  time([&] { return step(*loaded->executor, 1, rows, 0, StepOutput::none); }));
-      // The last layer makes keys and values only.
+      IMPETUS_TRY(const double seconds, prompt(*loaded, rows));
+      // The last layer makes keys and values; what else it does is of one row.
       const double part = static_cast<double>(spec.hidden * 2 * spec.kv_heads * spec.head_dim) /
                           static_cast<double>(parameters);
       add(ShapeClass::prefill, rows, seconds, static_cast<double>(layers - 1) + part);
@@ -445,10 +461,7 @@ Result<void> Measurer::measure_layers(DType type) {
 }
 
 Result<void> Measurer::measure_encoder_layers(DType type) {
-  double beside = 0;
-  for (const Overhead& cost : profile_.overhead) {
-    if (cost.shape == ShapeClass::encoder) beside = cost.step_seconds;
-  }
+  const double beside = step_seconds(ShapeClass::encoder);
   for (const int64_t hidden : {384, 768, 1536}) {
     constexpr int64_t kLayers = 6;
     if (!fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type))) break;

@@ -12,7 +12,8 @@
 // - attention: the difference that 2,000 earlier positions make to a step; texts of 512 tokens
 // - copies: KV blocks out of the backend's storage and into it again
 //
-// Each figure is the lower quartile of at least five steps (two, where a step takes long).
+// Each figure is the lower quartile of at least five steps (two, where a step takes long), or their
+// median where steps are enqueued.
 // REQUIRES: nothing else runs on the backend.
 #pragma once
 

@@ -57,7 +57,7 @@ struct AttentionRate {
 
 // What a step costs beside products and attention.
 struct Overhead {
-  ShapeClass shape = ShapeClass::decode;  // decode stands for prefill too
+  ShapeClass shape = ShapeClass::decode;  // stands for prefill, where that has none
   int threads = 1;
   double step_seconds = 0;       // once
   double layer_seconds = 0;      // a layer: barriers on a CPU, launches on a GPU

@@ -255,7 +255,9 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   borrowed_bytes_ = loader.borrowed_bytes();
   machine_->may_fail("load");
-  rotary_ = std::make_unique<Rotary>(spec_, gpu_paths());
+  // MLX's kernel on CUDA is launched with too many threads where heads are small and rows many.
+  const bool fused = gpu_paths() && (!machine_->cuda || spec_.head_dim >= 32);
+  rotary_ = std::make_unique<Rotary>(spec_, fused);
   if (Wall::get().has_gpu() && !machine_->cpu) {
     gated_ = mx::compile(gated, true);
     finite_ = mx::compile(finite, true);

@@ -135,15 +135,20 @@ double Predictor::attention_rate(ShapeClass shape, double items) const {
 
 const Overhead& Predictor::overhead(ShapeClass shape) const {
   static const Overhead none;
-  const bool encoder = shape == ShapeClass::encoder;
-  const Overhead* best = nullptr;
-  for (const Overhead& cost : profile_.overhead) {
-    if ((cost.shape == ShapeClass::encoder) != encoder) continue;
-    if (best == nullptr || std::abs(cost.threads - threads_) < std::abs(best->threads - threads_)) {
-      best = &cost;
+  // Decode's stands for prefill where that has none.
+  const auto others = shape == ShapeClass::prefill ? ShapeClass::decode : shape;
+  for (const ShapeClass wanted : {shape, others}) {
+    const Overhead* best = nullptr;
+    for (const Overhead& cost : profile_.overhead) {
+      if (cost.shape != wanted) continue;
+      if (best == nullptr ||
+          std::abs(cost.threads - threads_) < std::abs(best->threads - threads_)) {
+        best = &cost;
+      }
     }
+    if (best != nullptr) return *best;
   }
-  return best != nullptr ? *best : none;
+  return none;
 }
 
 // Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest

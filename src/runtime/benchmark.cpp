@@ -56,8 +56,21 @@ struct Benchmark::State {
 
   Result<void> decoder_step();
   Result<void> encoder_step();
+  // Tokens after the prompt, in this round.
+  int64_t generated() const {
+    constexpr int64_t kWarmUp = 8;
+    return warming ? std::min(options.generate, kWarmUp) : options.generate;
+  }
   void end_round() {
-    ++rounds;
+    if (warming) {
+      warming = false;
+      first.clear();
+      second.clear();
+    } else {
+      ++rounds;
+      in_rounds += took;
+    }
+    took = 0;
     at = 0;
     seconds = 0;
   }
@@ -69,7 +82,9 @@ struct Benchmark::State {
   std::vector<int32_t> offsets;  // encoders
   SamplingParams greedy;
 
+  bool warming = options.warm_up;
   int rounds = 0;
+  double took = 0, in_rounds = 0;  // seconds of this round, of those that count
   int64_t at = 0;      // positions of this round that have run; encoders: of its two batches
   double seconds = 0;  // of the present phase
   TokenId next = 0;
@@ -94,7 +109,9 @@ Result<void> Benchmark::State::decoder_step() {
   step.context.position = at + count;
   const auto start = Clock::now();
   IMPETUS_TRY(auto results, executor.execute({&step, 1}));
-  seconds += seconds_since(start);
+  const double step_seconds = seconds_since(start);
+  seconds += step_seconds;
+  took += step_seconds;
   SequenceResult& result = results.front();
   if (result.ran_on != nullptr) {
     Devices ran;
@@ -110,8 +127,8 @@ Result<void> Benchmark::State::decoder_step() {
     first.push_back(static_cast<double>(options.prompt) / seconds);
     seconds = 0;
   }
-  if (at == options.prompt + options.generate) {
-    if (options.generate > 0) second.push_back(static_cast<double>(options.generate) / seconds);
+  if (at == options.prompt + generated()) {
+    if (options.generate > 0) second.push_back(static_cast<double>(generated()) / seconds);
     end_round();
   }
   return {};
@@ -127,13 +144,14 @@ Result<void> Benchmark::State::encoder_step() {
       whole ? std::span<const int32_t>(offsets) : std::span<const int32_t>(offsets).first(2);
   const auto start = Clock::now();
   IMPETUS_TRY(const Encoded encoded, model.encoder->encode(batch));
-  const double took = seconds_since(start);
+  const double text_seconds = seconds_since(start);
+  took += text_seconds;
   for (const BackendDescriptor* one : encoded.ran_on) devices.add({.embeddings = {one->backend}});
   if (whole) {
-    first.push_back(static_cast<double>(tokens.size()) / took);
+    first.push_back(static_cast<double>(tokens.size()) / text_seconds);
     at = 1;
   } else {
-    second.push_back(took * 1e3);
+    second.push_back(text_seconds * 1e3);
     end_round();
   }
   return {};
@@ -168,7 +186,10 @@ Result<Benchmark> Benchmark::create(Model& model, const BenchmarkOptions& option
 }
 
 bool Benchmark::done() const {
-  return state_->rounds >= state_->options.repeat;
+  constexpr int kRoundsMax = 50;
+  const BenchmarkOptions& options = state_->options;
+  return state_->rounds >= options.repeat &&
+         (state_->in_rounds >= options.seconds || state_->rounds >= kRoundsMax);
 }
 int Benchmark::rounds_done() const {
   return state_->rounds;

@@ -15,6 +15,9 @@ struct BenchmarkOptions {
   int64_t prompt = 512;   // tokens; for encoders the tokens of a text, at most the model's
   int64_t generate = 64;  // tokens after the prompt
   int repeat = 3;
+  // A round first that does not count: kernels are compiled, pages come, clocks rise.
+  bool warm_up = false;
+  double seconds = 0;  // more rounds, 50 at most, until they have taken as long
 };
 
 struct Spread {
