@@ -343,10 +343,20 @@ std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
   return good ? std::move(kernels) : nullptr;
 }
 
-bool few_rows_right(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+bool few_rows_right(DecodeKernels& kernels,
+                    std::span<const std::pair<const Matrix*, bool>> matrices,
                     const DecodeShape& shape, const ModelSpec& spec) {
-  return right("kernels for products of few rows", shape, spec,
-               [&] { return few_rows_error(kernels, matrix, gated, shape.activations); });
+  std::vector<std::tuple<int, int, bool>> done;
+  return std::ranges::all_of(matrices, [&](const auto& one) {
+    const auto& [matrix, gated] = one;
+    const std::tuple kind{matrix->bits, matrix->group, gated};
+    if (!few_rows_take(*matrix, shape.activations, 2) || std::ranges::count(done, kind) > 0) {
+      return true;
+    }
+    done.push_back(kind);
+    return right("kernels for products of few rows", shape, spec,
+                 [&] { return few_rows_error(kernels, *matrix, gated, shape.activations); });
+  });
 }
 
 }  // namespace impetus::mlx_backend

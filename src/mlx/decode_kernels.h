@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "mlx/kv_pool.h"
@@ -85,8 +86,10 @@ double kernels_error_limit(const DecodeShape& shape);
 // null, with a warning. Throws where the device itself no longer answers.
 std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
                                                const DecodeShape& shape, const ModelSpec& spec);
-// The same for few_rows with a matrix of the model and random rows.
-bool few_rows_right(DecodeKernels& kernels, const Matrix& matrix, bool gated,
+// The same for few_rows with matrices of the model, each kind of them once, and random rows. True
+// with a matrix: it is a gate and what it lets through.
+bool few_rows_right(DecodeKernels& kernels,
+                    std::span<const std::pair<const Matrix*, bool>> matrices,
                     const DecodeShape& shape, const ModelSpec& spec);
 
 }  // namespace impetus::mlx_backend

@@ -282,22 +282,15 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   return {};
 }
 
-// Each of the model's kinds of matrices once.
 void MlxDecoder::check_few_rows() {
-  std::vector<std::tuple<int, int, bool>> done;
-  const auto right = [&](const Matrix& matrix, bool gated) {
-    const std::tuple kind{matrix.bits, matrix.group, gated};
-    if (!few_rows_take(matrix, type_, 2) || std::ranges::count(done, kind) > 0) return true;
-    done.push_back(kind);
-    return few_rows_right(*kernels_, matrix, gated, shape_, spec_);
-  };
-  few_rows_ = std::ranges::all_of(layers_, [&](const Layer& layer) {
+  std::vector<std::pair<const Matrix*, bool>> matrices = {{&head_, false}};
+  for (const Layer& layer : layers_) {
+    for (const Matrix& matrix : layer.qkv) matrices.emplace_back(&matrix, false);
     const Matrix& gate_up = layer.gate_up.front();
-    return std::ranges::all_of(layer.qkv, [&](const Matrix& m) { return right(m, false); }) &&
-           right(gate_up, layer.gate_up.size() == 1 && !gate_up.bias) &&
-           right(layer.output, false) && right(layer.down, false);
-  });
-  few_rows_ = few_rows_ && right(head_, false);
+    matrices.emplace_back(&gate_up, layer.gate_up.size() == 1 && !gate_up.bias);
+    matrices.insert(matrices.end(), {{&layer.output, false}, {&layer.down, false}});
+  }
+  few_rows_ = few_rows_right(*kernels_, matrices, shape_, spec_);
 }
 
 // A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
