@@ -99,7 +99,7 @@ class Measurer {
   Result<void> measure_overhead(int threads);
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
-  Result<void> measure_attention(int threads);
+  Result<void> measure_attention(int threads, int64_t hidden = 512);
   Result<void> measure_encoder(int threads);
   Result<void> measure_encoder_attention(int threads);
   // Where steps are enqueued: whole layers in place of products, and of what is beside them.
@@ -344,9 +344,7 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
   return {};
 }
 
-Result<void> Measurer::measure_attention(int threads) {
-  // Few heads leave a GPU idle.
-  const int64_t hidden = backend_.descriptor().enqueues ? 2048 : 512;
+Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
   IMPETUS_TRY(Loaded loaded, decoder(3, hidden, DType::q8_0, threads, kContext));
   // The positions before: written for real, or every read would hit one page of zeros.
   for (int64_t position = 0; position < extent_.past + kRowsMax / 2; position += kRowsMax / 2) {
@@ -431,7 +429,8 @@ Result<void> Measurer::measure_step() {
   profile_.overhead.push_back(
       {ShapeClass::prefill, 1, std::max(0.0, few_rows - (many_rows - few_rows) / 4), 0, 0});
   auto two_texts = encoder(2, extent_.encoder_hidden, type, 1);
-  if (!two_texts.ok()) return {};
+  if (!two_texts.ok() && two_texts.error().code == ErrorCode::unsupported) return {};
+  if (!two_texts.ok()) return std::move(two_texts).error();
   IMPETUS_TRY(Loaded six_texts, encoder(6, extent_.encoder_hidden, type, 1));
   IMPETUS_TRY(const double few_texts, encode(*two_texts, 1, kBlock));
   IMPETUS_TRY(const double many_texts, encode(six_texts, 1, kBlock));
@@ -444,10 +443,8 @@ Result<void> Measurer::measure_layers(DType type) {
   for (const int64_t hidden : kWidths) {
     const int64_t layers = layers_of(hidden);
     if (!fits(bytes_of_parameters(layers * hidden * hidden * 43 / 4, type))) break;
-    auto loaded = decoder(layers, hidden, type, 1, 64 * 4 * kBlock);
-    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
-    if (!loaded.ok()) return std::move(loaded).error();
-    const ModelSpec& spec = loaded->spec();
+    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, type, 1, 64 * 4 * kBlock));
+    const ModelSpec& spec = loaded.spec();
     const int64_t parameters = layer_parameters(spec);
     const auto add = [&](ShapeClass shape, int64_t rows, double seconds, double count) {
       const double beside = step_seconds(shape);
@@ -455,11 +452,11 @@ Result<void> Measurer::measure_layers(DType type) {
           {shape, type, rows, parameters, std::max(seconds / 2, seconds - beside) / count});
     };
     for (const int64_t rows : {1, 4, 16, 64}) {
-      IMPETUS_TRY(const double seconds, decode(*loaded, rows));
+      IMPETUS_TRY(const double seconds, decode(loaded, rows));
       add(ShapeClass::decode, rows, seconds, static_cast<double>(layers));
     }
     for (const int64_t rows : {16, 128, 512}) {
-      IMPETUS_TRY(const double seconds, prompt(*loaded, rows));
+      IMPETUS_TRY(const double seconds, prompt(loaded, rows));
       // The last layer makes keys and values; what else it does is of one row.
       const double part = static_cast<double>(spec.hidden * 2 * spec.kv_heads * spec.head_dim) /
                           static_cast<double>(parameters);
@@ -474,13 +471,11 @@ Result<void> Measurer::measure_encoder_layers(DType type) {
   for (const int64_t hidden : {384, 768, 1536}) {
     constexpr int64_t kLayers = 6;
     if (!fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type))) break;
-    auto loaded = encoder(kLayers, hidden, type, 1);
-    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
-    if (!loaded.ok()) return std::move(loaded).error();
+    IMPETUS_TRY(Loaded loaded, encoder(kLayers, hidden, type, 1));
     for (const int64_t rows : {16, 128, 512}) {
       const int64_t length = std::min(rows, kLayerTextTokens);
-      IMPETUS_TRY(const double seconds, encode(*loaded, rows / length, length));
-      profile_.layers.push_back({ShapeClass::encoder, type, rows, layer_parameters(loaded->spec()),
+      IMPETUS_TRY(const double seconds, encode(loaded, rows / length, length));
+      profile_.layers.push_back({ShapeClass::encoder, type, rows, layer_parameters(loaded.spec()),
                                  std::max(seconds / 2, seconds - beside) / kLayers});
     }
   }
@@ -528,20 +523,32 @@ Result<DeviceProfile> Measurer::run() {
     IMPETUS_CHECK(measure_step());
     tell("reading");
     IMPETUS_CHECK(measure_read(1));
+    // Its memory may be less than the ledger's: what does not fit is left out.
+    const auto as_far = [](Result<void> measured) -> Result<void> {
+      if (measured.ok() || measured.error().code == ErrorCode::unsupported ||
+          measured.error().code == ErrorCode::insufficient_memory) {
+        return {};
+      }
+      return measured;
+    };
     tell("attention");
-    IMPETUS_CHECK(measure_attention(1));
+    // Few heads leave a GPU idle.
+    auto wide = measure_attention(1, 2048);
+    if (!wide.ok()) IMPETUS_CHECK(as_far(measure_attention(1)));
     tell("attention of texts");
-    if (auto texts = measure_encoder_attention(1); !texts.ok()) {
-      if (texts.error().code != ErrorCode::unsupported) return std::move(texts).error();
-    }
+    IMPETUS_CHECK(as_far(measure_encoder_attention(1)));
     for (const DType type : descriptor.weights) {
       // Plans take the figures of q4_0 and q8_0 for it (planner/model_cost.h).
       if (type == DType::grouped) continue;
       tell(fmt::format("layers of {}", to_string(type)));
-      IMPETUS_CHECK(measure_layers(type));
+      IMPETUS_CHECK(as_far(measure_layers(type)));
       if (type == DType::q8_0 || type == DType::q4_0) continue;
       tell(fmt::format("texts in {}", to_string(type)));
-      IMPETUS_CHECK(measure_encoder_layers(type));
+      IMPETUS_CHECK(as_far(measure_encoder_layers(type)));
+    }
+    if (profile_.layers.empty()) {
+      return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
+                   descriptor.name);
     }
     IMPETUS_CHECK(measure_copies());
     return std::move(profile_);

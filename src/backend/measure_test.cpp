@@ -134,6 +134,9 @@ TEST(Profile, RefusesWhatIsNoProfile) {
   broken("read", "none");
   broken("read", json::array{});
   broken("matrix", json::array{});
+  json::object older = good;
+  older.erase("layers");
+  EXPECT_TRUE(profile_from_json(older).ok());
   broken("layers", "none");
   broken("layers", json::array{json::object{{"shape", "decode"},
                                             {"weights", "f32"},

@@ -92,10 +92,11 @@ std::string_view to_string(ShapeClass shape) {
   return "";
 }
 
-int64_t attention_within(ShapeClass shape, int64_t rows) {
+int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
   if (shape == ShapeClass::decode) return 0;
-  if (shape == ShapeClass::prefill) return rows * (rows + 1) / 2;
-  return rows * std::min(rows, kLayerTextTokens);
+  const int64_t each = rows / std::max<int64_t>(1, sequences);
+  if (shape == ShapeClass::prefill) return rows * (std::min(each, kLayerPromptTokens) + 1) / 2;
+  return rows * std::min(each, kLayerTextTokens);
 }
 
 json::object to_json(const DeviceProfile& profile) {
@@ -164,11 +165,16 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
     profile.matrix.push_back({r.one_of("weights", kTypes), r.integer("rows", 1), r.threads(),
                               r.number("ops_per_second")});
   });
-  reader.list("layers", [&](Reader& r) {
-    profile.layers.push_back({r.one_of("shape", kShapes), r.one_of("weights", kTypes),
-                              r.integer("rows", 1), r.integer("parameters", 1),
-                              r.number("seconds")});
-  });
+  // Of processors to which steps are enqueued alone.
+  if (value.is_object() && value.get_object().contains("layers")) {
+    reader.list("layers", [&](Reader& r) {
+      profile.layers.push_back({r.one_of("shape", kShapes), r.one_of("weights", kTypes),
+                                r.integer("rows", 1), r.integer("parameters", 1),
+                                r.number("seconds")});
+      const double seconds = profile.layers.back().seconds;
+      if (!(seconds > 0 && seconds < 3600)) r.fail("'seconds' is no time that a layer takes");
+    });
+  }
   reader.list("attention", [&](Reader& r) {
     profile.attention.push_back(
         {r.one_of("shape", kShapes), r.threads(), r.number("ops_per_second")});

@@ -45,9 +45,10 @@ struct LayerTime {
   int64_t parameters = 0;  // of the layer
   double seconds = 0;
 };
-inline constexpr int64_t kLayerTextTokens = 128;  // of each text, where so many rows are measured
-// Query rows times keys that each sees, in the times above.
-int64_t attention_within(ShapeClass shape, int64_t rows);
+// The longest text, and the longest prompt, in the times above.
+inline constexpr int64_t kLayerTextTokens = 128, kLayerPromptTokens = 512;
+// Query rows times keys that each sees, as far as those times have them.
+int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences);
 
 struct AttentionRate {
   ShapeClass shape = ShapeClass::decode;

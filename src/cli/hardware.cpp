@@ -248,7 +248,7 @@ void print_profile(const DeviceProfile& profile) {
                                 to_string(time.weights), time.rows, time.rows == 1 ? "" : "s"),
                     time.seconds * 1e6));
   }
-  if (profile.layers.empty())
+  if (profile.layers.empty()) {
     row("a layer, beside its work", "us", [&](int count) {
       for (const Overhead& cost : profile.overhead) {
         if (cost.threads == count && cost.shape == ShapeClass::decode)
@@ -256,6 +256,7 @@ void print_profile(const DeviceProfile& profile) {
       }
       return 0.0;
     });
+  }
   if (profile.copy_bytes_per_second > 0) {
     section.line(
         fmt::format("{:<28}{:>9.3g}  GB/s", "KV out or in", profile.copy_bytes_per_second * 1e-9));

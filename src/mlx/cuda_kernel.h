@@ -25,6 +25,8 @@ class CudaKernel {
                                     contiguous)) {}
 
   // `grid`: in blocks of `threads`. `form`: a number of its own for each list of arguments.
+  // REQUIRES: inputs of the same types and ranks in every call with a grid and form, on one stream:
+  // the text is made of them.
   std::vector<mx::array> operator()(const std::vector<mx::array>& inputs,
                                     const std::vector<mx::Shape>& shapes,
                                     const std::vector<mx::Dtype>& types, std::array<int, 3> grid,

@@ -245,8 +245,9 @@ unsigned fma_pair(unsigned a, unsigned b, unsigned c) {
   return pair_of<BF16>(one(0), one(1));
 }
 
-inline unsigned bf16_pair(float low, float high) {
-  return pair_of<true>(low, high);
+template <bool BF16>
+unsigned pair(float low, float high) {
+  return pair_of<BF16>(low, high);
 }
 
 template <bool BF16>
@@ -293,6 +294,7 @@ static_assert(mlx_backend::kAttendThreads == impetus::kAttendThreads &&
               mlx_backend::kNormThreads == impetus::kNormThreads &&
               mlx_backend::kHeadsAtOnce == impetus::kHeadsAtOnce &&
               mlx_backend::kFewRowsThreads == impetus::kFewRowsThreads &&
+              mlx_backend::kFewRowsWarps == impetus::kFewRowsWarps &&
               mlx_backend::kFewRowsMax == impetus::kFewRowsMax);
 
 // Each block of a grid by itself. A kernel's shared memory is static, so no two run at once.
@@ -393,8 +395,7 @@ class HostKernels final : public DecodeKernels {
     mx::eval(inputs);
     const int rows = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
     const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
-    const int each = few_rows_outputs(gated), tiles = (outputs + each - 1) / each;
-    const int split = few_rows_split(tiles);
+    const int tiles = few_rows_tiles(matrix, gated), split = few_rows_split(tiles);
     if (split != impetus::few_rows_split(tiles)) throw std::logic_error("unlike splits");
     mx::array out = empty({rows, outputs}, x.dtype());
     const auto run = [&]<typename T, bool BF16, int BITS, int GROUP, bool GATED>() {
@@ -410,11 +411,22 @@ class HostKernels final : public DecodeKernels {
             : run.template operator()<T, BF16, BITS, GROUP, false>();
     };
     const auto by_format = [&]<typename T, bool BF16>() {
-      if (matrix.bits == 4 && matrix.group == 32)
-        return by_gate.template operator()<T, BF16, 4, 32>();
-      if (matrix.bits == 4) return by_gate.template operator()<T, BF16, 4, 64>();
-      if (matrix.group == 32) return by_gate.template operator()<T, BF16, 8, 32>();
-      return by_gate.template operator()<T, BF16, 8, 128>();
+      switch (matrix.bits * 1000 + matrix.group) {
+        case 4032:
+          return by_gate.template operator()<T, BF16, 4, 32>();
+        case 4064:
+          return by_gate.template operator()<T, BF16, 4, 64>();
+        case 4128:
+          return by_gate.template operator()<T, BF16, 4, 128>();
+        case 8032:
+          return by_gate.template operator()<T, BF16, 8, 32>();
+        case 8064:
+          return by_gate.template operator()<T, BF16, 8, 64>();
+        case 8128:
+          return by_gate.template operator()<T, BF16, 8, 128>();
+        default:
+          throw std::logic_error("a matrix that few_rows does not take");
+      }
     };
     x.dtype() == mx::bfloat16 ? by_format.template operator()<Bf16, true>()
                               : by_format.template operator()<_Float16, false>();

@@ -1,6 +1,7 @@
 // Kernels of our own for decode steps on CUDA, where the host's time for each of MLX's operations
 // is what a step costs: one attention for all rows over the pool's blocks, which also writes the
-// rows' keys and values, and norms joined with the sums before them. Their text: kernels/*.cuh.
+// rows' keys and values; norms joined with the sums before them; products of few rows. Their text:
+// kernels/*.cuh.
 // Includes MLX: only the sources of this folder include this.
 #pragma once
 
@@ -70,6 +71,8 @@ std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const
 // Whether the kernels have a form for it.
 bool kernels_take(const DecodeShape& shape, const ModelSpec& spec);
 
+// Tiles of outputs that few_rows makes of a matrix.
+int few_rows_tiles(const Matrix& matrix, bool gated);
 // Whether `few_rows` has a form for so many rows in the type of activations, faster than MLX's.
 bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows);
 
@@ -86,8 +89,8 @@ double kernels_error_limit(const DecodeShape& shape);
 // null, with a warning. Throws where the device itself no longer answers.
 std::unique_ptr<DecodeKernels> checked_kernels(const DecodeKernelMaker& make,
                                                const DecodeShape& shape, const ModelSpec& spec);
-// The same for few_rows with matrices of the model, each kind of them once, and random rows. True
-// with a matrix: it is a gate and what it lets through.
+// Whether few_rows does what MLX's operation does with matrices of the model, each kind of them
+// once, and random rows; else a warning. True with a matrix: it is a gate and what it lets through.
 bool few_rows_right(DecodeKernels& kernels,
                     std::span<const std::pair<const Matrix*, bool>> matrices,
                     const DecodeShape& shape, const ModelSpec& spec);

@@ -194,7 +194,8 @@ TEST(DecodeKernels, FewRowsAsAReferenceInDouble) {
   const ModelSpec spec = decoder_spec("llama");
   for (const mx::Dtype type : {mx::float16, mx::bfloat16}) {
     auto kernels = HostKernels::make({4, 2, 16, false, false, type, type}, spec);
-    for (const auto& [bits, group] : {std::pair{4, 32}, {4, 64}, {8, 32}, {8, 128}}) {
+    for (const auto& [bits, group] :
+         {std::pair{4, 32}, {4, 64}, {4, 128}, {8, 32}, {8, 64}, {8, 128}}) {
       for (const int rows : {1, 2, 3, 5, 8}) {
         const bool gated = random() % 2 == 0;
         const int columns = group * static_cast<int>(1 + random() % (rows == 3 ? 2 : 7));
@@ -277,13 +278,44 @@ class Wrong final : public DecodeKernels {
     return made;
   }
   mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
-    return right_->few_rows(x, matrix, gated);
+    const mx::array made = right_->few_rows(x, matrix, gated);
+    // Of eight rows the last only.
+    return way_ == 4 && x.shape(0) == 8
+               ? mx::slice_update(made, mx::array(1.0f, x.dtype()), {7, 0}, {8, 1})
+               : made;
   }
 
  private:
   std::unique_ptr<DecodeKernels> right_;
   int way_;
 };
+
+TEST(DecodeKernels, FewRowsAreUsedWhereTheyAreRight) {
+  std::mt19937_64 random(13);
+  const Turn turn(true);
+  const ModelSpec spec = decoder_spec("llama");
+  const DecodeShape shape{4, 2, 16, false, false, mx::float16, mx::float16};
+  const auto quantised = [&](int rows, int bits) {
+    const auto packed = mx::quantize(normal(random, {rows, 64}, mx::float16), 32, bits);
+    Matrix matrix;
+    matrix.weight = packed[0];
+    matrix.scales = packed[1];
+    matrix.biases = packed[2];
+    matrix.bits = bits;
+    matrix.group = 32;
+    return matrix;
+  };
+  const Matrix four = quantised(48, 4), eight = quantised(40, 8);
+  Matrix dense;
+  dense.weight = normal(random, {48, 64}, mx::float16);
+  const std::vector<std::pair<const Matrix*, bool>> matrices = {
+      {&dense, false}, {&four, false}, {&four, true}, {&eight, false}};
+  auto kernels = HostKernels::make(shape, spec);
+  EXPECT_TRUE(few_rows_right(*kernels, matrices, shape, spec));
+  Wrong wrong(std::move(kernels), 4);
+  EXPECT_FALSE(few_rows_right(wrong, matrices, shape, spec));
+  EXPECT_TRUE(few_rows_right(wrong, std::span(matrices).first(1), shape, spec));
+}
 
 }  // namespace
 

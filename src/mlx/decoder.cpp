@@ -137,8 +137,9 @@ class MlxDecoder final : public Executor {
   // v, and the residual's norm, where it is made with the sum.
   std::optional<AttendStep> attend_;
   std::optional<mx::array> qkv_, normed_;
-  // Where one launch of our own attends to all sequences.
-  std::optional<PrefillStep> prefill_step_;
+  // Where one launch of our own attends to all sequences: the last; those before are held till the
+  // step has run.
+  std::vector<PrefillStep> prefill_steps_;
   std::optional<mx::array> slots_;
   std::optional<PaddedStep> padded_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
@@ -355,16 +356,12 @@ void MlxDecoder::wait() {
 void MlxDecoder::forget() {
   if (ahead_) ++ahead_dropped_;
   ahead_.reset();
-  residual_.reset();
-  query_.reset();
-  attended_.reset();
-  slots_.reset();
+  for (auto* array : {&residual_, &query_, &attended_, &slots_, &qkv_, &normed_, &tokens_}) {
+    array->reset();
+  }
   padded_.reset();
   attend_.reset();
-  prefill_step_.reset();
-  qkv_.reset();
-  normed_.reset();
-  tokens_.reset();
+  prefill_steps_.clear();
   logits_.clear();
   if (rotary_) rotary_->clear();
 }
@@ -456,7 +453,7 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
 void MlxDecoder::build(std::span<const SequenceStep> batch) {
   plan_.make(batch, KvPool::kBlockTokens);
   attend_.reset();
-  prefill_step_.reset();
+  prefill_steps_.clear();
   normed_.reset();
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, !machine_->cpu);
@@ -464,20 +461,20 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
   } else {
     rotary_->begin(plan_);
     if (prefill_ && !plan_.one_row_each) {
-      prefill_step_ = prefill_step(plan_.sequences, !machine_->cpu);
+      prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
       ++own_prefills_;
     }
   }
   decoder_forward(spec_, *this);
 }
 
-// The residual's norm, which may have been made with the last sum.
 mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) const {
-  if (!few_rows_ || !few_rows_take(matrix, type_, x.shape(0))) return matrix.apply(x);
+  if (!few_rows_ || !few_rows_take(matrix, x.dtype(), x.shape(0))) return matrix.apply(x);
   mx::array made = kernels_->few_rows(x, matrix, false);
   return matrix.bias ? mx::add(made, *matrix.bias) : made;
 }
 
+// The residual's norm, which may have been made with the last sum.
 mx::array MlxDecoder::normed(const mx::array& weight) {
   if (!normed_) return mx::fast::rms_norm(*residual_, weight, spec_.norm_eps);
   mx::array made = std::move(*normed_);
@@ -553,7 +550,9 @@ void MlxDecoder::narrow() {
   const mx::array rows(plan_.outputs.begin(), mx::Shape{dim(wanted)}, mx::int32);
   residual_ = mx::take(*residual_, rows, 0);
   query_ = mx::take(*query_, rows, plan_.single() ? 2 : 0);
-  if (prefill_step_) prefill_step_ = prefill_step(plan_.sequences, !machine_->cpu);
+  if (!prefill_steps_.empty()) {
+    prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
+  }
 }
 
 // Keys or values of positions [0, end), [1, kv_heads, end, head_dim]: a view where the blocks are a
@@ -612,9 +611,9 @@ void MlxDecoder::attention(int64_t index) {
     return;
   }
   mx::array out = mx::array(0.0f);
-  if (prefill_step_) {
+  if (!prefill_steps_.empty()) {
     // The pool's arrays as the writes before have made them.
-    out = prefill_->attend(*prefill_step_,
+    out = prefill_->attend(prefill_steps_.back(),
                            plan_.single() ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
                            kv_->keys(index), kv_->values(index));
   } else if (padded_ && plan_.sequences.size() == static_cast<size_t>(padded_->seen.shape(0))) {
@@ -650,10 +649,10 @@ void MlxDecoder::feed_forward(int64_t index) {
   const std::array<int64_t, 2> widths = {spec_.feed_forward, spec_.feed_forward};
   const auto multiply = [this](const Matrix& m, const mx::array& rows) { return product(m, rows); };
   const Matrix& both = layer.gate_up.front();
-  const mx::array hidden =
-      few_rows_ && layer.gate_up.size() == 1 && !both.bias && few_rows_take(both, type_, x.shape(0))
-          ? kernels_->few_rows(x, both, true)
-          : gated_(products(layer.gate_up, x, widths, multiply))[0];
+  const mx::array hidden = few_rows_ && layer.gate_up.size() == 1 && !both.bias &&
+                                   few_rows_take(both, x.dtype(), x.shape(0))
+                               ? kernels_->few_rows(x, both, true)
+                               : gated_(products(layer.gate_up, x, widths, multiply))[0];
   const bool last = index + 1 == spec_.layers;
   add(product(layer.down, hidden),
       last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);

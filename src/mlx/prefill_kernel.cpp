@@ -6,8 +6,8 @@
 #include <random>
 #include <tuple>
 
-#include "base/log.h"
 #include "mlx/cuda_kernel.h"
+#include "mlx/kernel_check.h"
 #include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
@@ -121,13 +121,8 @@ PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device
 double prefill_error(PrefillKernel& kernel, const PrefillShape& shape, bool device) {
   constexpr int kBlock = KvPool::kBlockTokens, kBlocks = 24;
   std::mt19937 random(2);
-  std::normal_distribution<float> normal;
-  const auto rows_of = [&](mx::Shape extents) {
-    size_t count = 1;
-    for (const auto extent : extents) count *= static_cast<size_t>(extent);
-    std::vector<float> values(count);
-    for (float& value : values) value = normal(random);
-    return settle(mx::astype(mx::array(values.begin(), extents, mx::float32), shape.type), false);
+  const auto rows_of = [&](const mx::Shape& extents) {
+    return random_rows(random, extents, shape.type);
   };
   // A sequence of some tiles of keys, at a position in the middle of a block; and a short one.
   const int64_t position = shape.pool ? 55 : 0;
@@ -176,13 +171,13 @@ double prefill_error(PrefillKernel& kernel, const PrefillShape& shape, bool devi
     expected.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {dim(sequence.count), width}));
   }
   const mx::array wanted = mx::concatenate(expected, 0);
-  const mx::array in =
-      shape.pool ? mx::reshape(queries, {dim(rows), shape.heads, 1, shape.head_dim}) : queries;
-  const mx::array made =
-      mx::astype(kernel.attend(prefill_step(sequences, device), in, keys, values), mx::float32);
-  const mx::array apart =
-      mx::divide(mx::max(mx::abs(mx::subtract(made, wanted))), mx::max(mx::abs(wanted)));
-  return static_cast<double>(mx::array(apart).item<float>());
+  // With the pool as a prompt's queries lie: head by head.
+  mx::array in = queries;
+  if (shape.pool) {
+    const mx::array split = mx::reshape(queries, {1, dim(rows), shape.heads, shape.head_dim});
+    in = mx::transpose(mx::contiguous(mx::transpose(split, {0, 2, 1, 3})), {2, 1, 0, 3});
+  }
+  return apart(kernel.attend(prefill_step(sequences, device), in, keys, values), wanted);
 }
 
 double prefill_error_limit(const PrefillShape& shape) {
@@ -192,25 +187,13 @@ double prefill_error_limit(const PrefillShape& shape) {
 std::unique_ptr<PrefillKernel> checked_prefill(const PrefillMaker& make, const PrefillShape& shape,
                                                const std::string& family, bool device) {
   if (!prefill_takes(shape)) return nullptr;
-  try {
-    std::unique_ptr<PrefillKernel> kernel = make(shape);
-    if (!kernel) return nullptr;
-    const double error = prefill_error(*kernel, shape, device);
-    const double limit = prefill_error_limit(shape);
-    // NaN is none of the small ones.
-    if (error <= limit) return kernel;
-    log::warn(
-        "{}: the kernel for prompts' attention is {:.2g} off MLX's operations, more than {:.2g}; "
-        "those are used",
-        family, error, limit);
-  } catch (const std::exception& failure) {
-    log::warn("{}: the kernel for prompts' attention does not run here; MLX's is used: {}", family,
-              failure.what());
-    // A kernel that fails on the device may have taken it along.
-    mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
-    probe.eval();
-  }
-  return nullptr;
+  std::unique_ptr<PrefillKernel> kernel;
+  const bool good = within(family, "the kernel for attention of prompts and texts",
+                           prefill_error_limit(shape), [&] {
+                             kernel = make(shape);
+                             return kernel ? prefill_error(*kernel, shape, device) : 0.0;
+                           });
+  return good ? std::move(kernel) : nullptr;
 }
 
 }  // namespace impetus::mlx_backend

@@ -11,11 +11,6 @@ namespace impetus {
 
 using mlx_backend::on_host::Block;
 
-template <bool BF16>
-unsigned pair(float low, float high) {
-  return pair_of<BF16>(low, high);
-}
-
 using Shared = char*;
 inline Shared shared(const void* at) {
   return static_cast<char*>(const_cast<void*>(at));

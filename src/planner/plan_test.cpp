@@ -88,6 +88,17 @@ TEST(Predict, WholeLayersAsMeasured) {
                          {DType::q4_0, layer * model.layers / 2}};
   EXPECT_NEAR(Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5,
               1e-9);
+  // No time at all: as fast as memory gives the weights, never at once.
+  DeviceProfile texts_only = profile;
+  std::erase_if(texts_only.layers,
+                [](const LayerTime& time) { return time.shape != ShapeClass::encoder; });
+  texts_only.layers.push_back({ShapeClass::encoder, DType::f32, 16, layer, 1e-4});
+  EXPECT_GE(Predictor(texts_only, model, 1).decode(1, 0, DType::f16).seconds,
+            static_cast<double>(model.weight_bytes()) / 1e12);
+  ModelCost empty = model;
+  empty.layer_weights = {{DType::q8_0, 0}};
+  EXPECT_TRUE(std::isfinite(predictor.decode(1, 0, DType::f16).seconds));
+  EXPECT_TRUE(std::isfinite(Predictor(profile, empty, 1).decode(1, 0, DType::f16).seconds));
   // Limits hold.
   profile.limit_bytes_per_second = 1e10;
   EXPECT_NEAR(Predictor(profile, model, 1).decode(1, 0, DType::f16).seconds,

@@ -153,8 +153,8 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
 
 // Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest
 // rows, in proportion beyond the largest and the most.
-double Predictor::layer_seconds(ShapeClass shape, DType type, int64_t rows,
-                                int64_t parameters) const {
+std::optional<double> Predictor::layer_seconds(ShapeClass shape, DType type, int64_t rows,
+                                               int64_t parameters) const {
   const auto shapes = shape == ShapeClass::encoder
                           ? std::vector{shape, ShapeClass::prefill}
                           : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
@@ -181,43 +181,42 @@ double Predictor::layer_seconds(ShapeClass shape, DType type, int64_t rows,
       return std::exp(at(at_size, std::log(static_cast<double>(rows))));
     }
   }
-  return 0;
+  return std::nullopt;
 }
 
 PhaseTime Predictor::layered(const StepShape& shape) const {
-  double seconds = overhead(shape.shape).step_seconds, ops = 0;
-  const auto bytes_of = [](const WeightGroup& group) {
-    return static_cast<double>(group.parameters / block_elements(group.type) *
-                               block_bytes(group.type));
+  double seconds = overhead(shape.shape).step_seconds, ops = 0, bytes = 0;
+  int64_t parameters = 0;
+  for (const WeightGroup& group : model_.layer_weights) parameters += group.parameters;
+  const int64_t a_layer = std::max<int64_t>(1, parameters / std::max<int64_t>(1, model_.layers));
+  // `layers` layers of `each` weights like the group's; where no time is known, as fast as memory.
+  const auto add = [&](const WeightGroup& group, double layers, int64_t each, ShapeClass like,
+                       int64_t rows) {
+    if (group.parameters == 0 || rows == 0) return;
+    const auto read = static_cast<double>(group.parameters / block_elements(group.type) *
+                                          block_bytes(group.type));
+    const auto a_time = layer_seconds(like, group.type, rows, each);
+    seconds += a_time ? layers * *a_time : read / read_rate(static_cast<int64_t>(read));
+    bytes += read;
+    ops += 2.0 * static_cast<double>(group.parameters) * static_cast<double>(rows);
   };
-  double bytes = 0, parameters = 0;
-  for (const WeightGroup& group : model_.layer_weights) {
-    parameters += static_cast<double>(group.parameters);
-  }
-  const auto a_layer = static_cast<int64_t>(parameters) / std::max<int64_t>(1, model_.layers);
   for (const WeightGroup& group : model_.layer_weights) {
     // Of several types each takes its part of the layers.
-    const double layers = static_cast<double>(group.parameters) / static_cast<double>(a_layer);
-    seconds += layers * layer_seconds(shape.shape, group.type, shape.rows, a_layer);
-    bytes += bytes_of(group);
-    ops += 2.0 * static_cast<double>(group.parameters * shape.rows);
+    add(group, static_cast<double>(group.parameters) / static_cast<double>(a_layer), a_layer,
+        shape.shape, shape.rows);
   }
-  if (shape.outputs > 0 && model_.head.parameters > 0) {
-    seconds +=
-        layer_seconds(ShapeClass::decode, model_.head.type, shape.outputs, model_.head.parameters);
-    bytes += bytes_of(model_.head);
-    ops += 2.0 * static_cast<double>(model_.head.parameters * shape.outputs);
-  }
-  // What the layers' times do not have: earlier positions; longer or shorter texts.
-  const double others = static_cast<double>(
-      shape.visible_keys - std::min(shape.visible_keys, attention_within(shape.shape, shape.rows)));
+  add(model_.head, 1, model_.head.parameters, ShapeClass::decode, shape.outputs);
+  // What the layers' times do not have: earlier positions, and longer texts.
+  const int64_t within = attention_within(shape.shape, shape.rows, shape.sequences);
+  const auto others =
+      static_cast<double>(shape.visible_keys - std::min(shape.visible_keys, within));
   const double attention_ops =
       4.0 * static_cast<double>(model_.heads * model_.head_dim * model_.layers) * others;
   seconds += attention_ops / attention_rate(shape.shape, 1);
+  ops += attention_ops;
   if (model_.kind == ModelKind::decoder) {
     bytes += static_cast<double>(shape.keys_read * model_.kv_token_bytes(shape.kv));
   }
-  ops += attention_ops;
   if (profile_.limit_bytes_per_second > 0) {
     seconds = std::max(seconds, bytes / profile_.limit_bytes_per_second);
   }

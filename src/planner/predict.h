@@ -7,6 +7,8 @@
 // interpolated between the profile's figures. Nothing exceeds the profile's physical limits.
 #pragma once
 
+#include <optional>
+
 #include "backend/profile.h"
 #include "planner/model_cost.h"
 
@@ -45,7 +47,8 @@ class Predictor {
 
  private:
   PhaseTime layered(const StepShape& shape) const;
-  double layer_seconds(ShapeClass shape, DType type, int64_t rows, int64_t parameters) const;
+  std::optional<double> layer_seconds(ShapeClass shape, DType type, int64_t rows,
+                                      int64_t parameters) const;
   double compute_rate(DType type, int64_t rows) const;
   double read_rate(int64_t working_set_bytes) const;
   double attention_rate(ShapeClass shape, double items) const;

@@ -33,7 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const ModelPlan& model : plan.models) {
     for (const Candidate& candidate : model.candidates) {
       must(!candidate.reason.empty());
-      must(!(candidate.predicted.seconds < 0));
+      must(candidate.predicted.seconds >= 0);  // no NaN
     }
   }
   must(!json::serialize(to_json(plan)).empty());

@@ -15,7 +15,8 @@ __device__ constexpr int lanes_of(int dim) {
 }
 
 // Attention of each row over its sequence up to itself. Grid: x over heads of keys times pieces of
-// their query heads, kHeadsAtOnce at most, y over rows, z over shares of the positions (with PARTIAL).
+// their query heads, kHeadsAtOnce at most, y over rows, z over shares of the positions (with
+// PARTIAL).
 //   qkv [rows, (HEADS + 2 * KV_HEADS) * DIM]: before norms and rotation
 //   keys, values [KV_HEADS, slots, DIM]: the row's own are written here, by the block that needs
 //     them last; no other block reads them
@@ -29,7 +30,7 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
                               const T* k_norm, float epsilon, O* out) {
   constexpr int kGroup = HEADS / KV_HEADS;
   constexpr int kPieces = (kGroup + kHeadsAtOnce - 1) / kHeadsAtOnce;
-  constexpr int kHeads = (kGroup + kPieces - 1) / kPieces;  // even pieces: 5 are 3 and 2
+  constexpr int kHeads = (kGroup + kPieces - 1) / kPieces;       // even pieces: 5 are 3 and 2
   constexpr int kLanes = lanes_of(DIM), kKeys = kWarp / kLanes;  // keys that a warp reads at once
   constexpr int kReaders = kAttendWarps * kKeys;
   constexpr int kKey = kHeads, kValue = kHeads + 1;

@@ -1,6 +1,6 @@
-// Products of a few rows with a quantised matrix, as decode steps make them. The weights are what there
-// is to read, so they are read once, for all rows; tensor cores leave the time to take their codes
-// apart.
+// Products of a few rows with a quantised matrix, as decode steps make them. The weights are what
+// there is to read, so they are read once, for all rows; tensor cores leave the time to take their
+// codes apart.
 namespace impetus {
 
 constexpr int kFewRowsWarps = 8, kFewRowsThreads = kFewRowsWarps * kWarp;  // a block
@@ -17,8 +17,8 @@ __device__ constexpr int few_rows_split(int tiles) {
   return split;
 }
 
-// Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; 8: 2 p and
-// 2 p + 1. In T: scale * code + bias, each step rounded once.
+// Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; 8: 2 p
+// and 2 p + 1. In T: scale * code + bias, each step rounded once.
 template <bool BF16, int BITS>
 __device__ inline unsigned weights_of(const Four& words, int p, unsigned short scale,
                                       unsigned short bias) {
@@ -41,7 +41,7 @@ __device__ inline unsigned weights_of(const Four& words, int p, unsigned short s
     const float code = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7650 + byte)) - 8388608.0f;
     return fmaf(code, __uint_as_float(scale * 0x10000u), __uint_as_float(bias * 0x10000u));
   };
-  return bf16_pair(one(at), one(at + 1));
+  return pair<true>(one(at), one(at + 1));
 }
 
 // The pair of x that meets pair `p` of the codes; `words`: x of the same elements in order.
@@ -52,8 +52,9 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
   return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
 }
 
-// out [rows, outputs] = x [rows, columns] times the transpose of weight [outputs, columns]; with GATED
-// weight is [2 * outputs, columns], and out = silu(first half's) * second half's. T in 16 bits.
+// out [rows, outputs] = x [rows, columns] times the transpose of weight [outputs, columns]; with
+// GATED weight is [2 * outputs, columns], and out = silu(first half's) * second half's. T in 16
+// bits.
 //   weight: codes of BITS (4, 8), scales and biases T [outputs, columns / GROUP]
 //   rows <= kFewRowsMax; columns % 32 == 0
 // Grid: x over tiles of outputs, 16 or with GATED 8, kFewRowsWarps / few_rows_split a block.
@@ -79,8 +80,8 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   const bool there[2] = {first + g < outputs, (GATED ? first + g : second) < outputs};
   const long long row_of[2] = {first + g, second};
 
-  const auto read = [&](int slab, Four (&words)[2], unsigned short (&scale)[2],
-                        unsigned short (&bias)[2]) {
+  const auto read = [&](int slab, Four(&words)[2], unsigned short(&scale)[2],
+                        unsigned short(&bias)[2]) {
     const int at = slab * kSlab + t * kEach;
     for (int r = 0; r < 2; ++r) {
       words[r] = Four{};
@@ -100,15 +101,15 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
     // The next ones are on their way while these are worked on.
     if (slab + 1 < end) read(slab + 1, next_words, next_scale, next_bias);
     const int at = slab * kSlab + t * kEach;
-    Four inputs[kEach / 8];
+    unsigned input[kEach / 2];
 #pragma unroll
     for (int i = 0; i < kEach / 8; ++i) {
-      inputs[i] = Four{};
+      Four some = {};
       if (g < rows && at < columns) {
-        inputs[i] = reinterpret_cast<const Four*>(x + static_cast<long long>(g) * columns + at)[i];
+        some = reinterpret_cast<const Four*>(x + static_cast<long long>(g) * columns + at)[i];
       }
+      for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
     }
-    const unsigned* input = inputs[0].at;
 #pragma unroll
     for (int p = 0; p < kEach / 2; p += 2) {
       unsigned codes[2][2];

@@ -4,18 +4,6 @@
 
 namespace impetus {
 
-// Two neighbours of a fragment.
-template <bool BF16>
-__device__ inline unsigned pair(float low, float high) {
-  unsigned made;
-  if constexpr (BF16) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(made) : "f"(high), "f"(low));
-  }
-  return made;
-}
-
 // Bytes in shared memory.
 using Shared = unsigned;
 __device__ inline Shared shared(const void* at) {
