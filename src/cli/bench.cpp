@@ -72,8 +72,7 @@ Result<Measured> measure(const Options& options, const ModelLocation& location, 
   const LoadOptions load = options.load.load();
   IMPETUS_TRY(Model model, load_model(location, Ladders::only(backend), Fallback::forbid, load,
                                       options.prompt + options.generate + 1, ledger));
-  const BenchmarkOptions benchmark{options.prompt, options.generate, options.repeat,
-                                   /*warm_up=*/true};
+  const BenchmarkOptions benchmark{options.prompt, options.generate, options.repeat};
   IMPETUS_TRY(Benchmark run, Benchmark::create(model, benchmark));
   Progress progress("measuring " + location.id, options.repeat);
   while (!run.done()) {

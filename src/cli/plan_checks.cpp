@@ -84,8 +84,7 @@ Result<std::vector<GridPoint>> walk_grid(const PlanOptions& options, const std::
       if (options.load.weights == "int8") cost = cost.in(DType::q8_0);
       const Predictor predictor(*way.profile, cost, way.threads);
       for (size_t p = 0; p < kPrompts.size(); ++p) {
-        IMPETUS_TRY(const BenchmarkResult result,
-                    benchmark(model, {kPrompts[p], kDecoded, 1, true}));
+        IMPETUS_TRY(const BenchmarkResult result, benchmark(model, {kPrompts[p], kDecoded, 1}));
         const auto prompt = static_cast<double>(kPrompts[p]);
         way.prefills[p][round] = prompt / result.prefill_tokens_per_second->median;
         way.decodes[p][round] = 1 / result.decode_tokens_per_second->median;
@@ -178,7 +177,6 @@ Result<std::vector<BenchmarkRecord>> verify_plan(
           model->executor ? std::min(options.prompt, model->context - generate) : options.prompt;
       run.generate = generate;
       run.repeat = 5;
-      run.warm_up = true;
       run.seconds = 1;  // on a fast processor as well
       IMPETUS_TRY(const BenchmarkResult result, benchmark(*model, run));
       for (BenchmarkRecord& record : benchmark_records(

@@ -16,7 +16,7 @@ struct BenchmarkOptions {
   int64_t generate = 64;  // tokens after the prompt
   int repeat = 3;
   // A round first that does not count: kernels are compiled, pages come, clocks rise.
-  bool warm_up = false;
+  bool warm_up = true;
   double seconds = 0;  // more rounds, 50 at most, until they have taken as long
 };
 
