@@ -85,7 +85,9 @@ class Measurer {
   }
 
   // The lower quartile of the times of what `once` does; an error ends it.
-  Result<double> time(const std::function<Result<void>()>& once) const;
+  // `between` runs after each, untimed.
+  Result<double> time(const std::function<Result<void>()>& once,
+                      const std::function<Result<void>()>& between = {}) const;
   // rows sequences, a token each, one step after another
   Result<double> decode(Loaded& loaded, int64_t rows) const;
   // rows / 16 sequences of 16
@@ -136,7 +138,8 @@ class Measurer {
   double planned_ = 1;
 };
 
-Result<double> Measurer::time(const std::function<Result<void>()>& once) const {
+Result<double> Measurer::time(const std::function<Result<void>()>& once,
+                              const std::function<Result<void>()>& between) const {
   IMPETUS_CHECK(once());  // pages, caches, clocks
   std::vector<double> times;
   const auto start = Clock::now();
@@ -144,6 +147,7 @@ Result<double> Measurer::time(const std::function<Result<void>()>& once) const {
     const auto from = Clock::now();
     IMPETUS_CHECK(once());
     times.push_back(seconds_since(from));
+    if (between) IMPETUS_CHECK(between());
     // A slow processor gets fewer steps, never fewer than two.
   } while ((times.size() < 5 && seconds_since(start) < 10 * options_.step_budget_seconds) ||
            times.size() < 2 || seconds_since(start) < options_.step_budget_seconds);
@@ -234,7 +238,10 @@ Result<double> Measurer::at(Loaded& loaded, int64_t rows, int64_t past) const {
 }
 
 Result<double> Measurer::prompt(Loaded& loaded, int64_t rows) const {
-  return time([&] { return step(*loaded.executor, 1, rows, 0, StepOutput::sample); });
+  // The token after it is fetched, or the next prompt would wait for what was begun of it.
+  Executor& executor = *loaded.executor;
+  return time([&] { return step(executor, 1, rows, 0, StepOutput::sample); },
+              [&] { return step(executor, 1, 1, rows, StepOutput::logits_last); });
 }
 
 Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) const {
