@@ -4,7 +4,8 @@
 // where products of one type take the root of the squared times to compute them and to read their
 // weights: the larger decides, and where both are alike neither hides the other whole. The
 // read rate is that of the model's working set, the compute rate that of the step's rows; both are
-// interpolated between the profile's figures. Nothing exceeds the profile's physical limits.
+// interpolated between the profile's figures. Where steps are enqueued the profile has times of
+// whole layers, which are interpolated instead. Nothing exceeds the profile's physical limits.
 #pragma once
 
 #include <optional>
