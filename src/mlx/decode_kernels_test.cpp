@@ -56,12 +56,6 @@ double step_of(mx::Dtype type) {
   return type == mx::float32 ? 6e-8 : type == mx::float16 ? 4.9e-4 : 3.9e-3;
 }
 
-std::vector<float> floats(const mx::array& array) {
-  mx::array wide = mx::astype(array, mx::float32);
-  wide.eval();
-  return {wide.data<float>(), wide.data<float>() + wide.size()};
-}
-
 mx::array normal(std::mt19937_64& random, const mx::Shape& shape, mx::Dtype type) {
   size_t count = 1;
   for (const auto extent : shape) count *= static_cast<size_t>(extent);

@@ -17,12 +17,6 @@ using on_host::HostPrefill;
 
 constexpr int kBlock = KvPool::kBlockTokens;
 
-std::vector<float> floats(const mx::array& array) {
-  mx::array wide = mx::contiguous(mx::astype(array, mx::float32));
-  wide.eval();
-  return {wide.data<float>(), wide.data<float>() + wide.size()};
-}
-
 // Numbers of a type, those at `nan` not among them.
 mx::array numbers(std::mt19937_64& random, const mx::Shape& shape, mx::Dtype type, float size,
                   const std::function<bool(size_t at)>& nan = nullptr) {

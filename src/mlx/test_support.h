@@ -1,9 +1,19 @@
 // What the tests of this folder share.
 #pragma once
 
+#include <vector>
+
 #include "mlx/mlx_backend.h"
+#include "mlx/wall.h"
 
 namespace impetus::mlx_backend {
+
+// An array's values, row by row.
+inline std::vector<float> floats(const mx::array& array) {
+  mx::array wide = mx::contiguous(mx::astype(array, mx::float32));
+  wide.eval();
+  return {wide.data<float>(), wide.data<float>() + wide.size()};
+}
 
 // The kernel of prompts' attention on the host (prefill_kernel_test.cpp). `way` 0 to 2: one that
 // goes wrong in one way.

@@ -6,6 +6,7 @@
 
 #include "cpu/cpu_backend.h"
 #include "mlx/decoder.h"
+#include "mlx/test_support.h"
 #include "tests/conformance/subject.h"
 
 namespace impetus::mlx_backend {
@@ -18,12 +19,6 @@ using conformance::load_decoder_on;
 using conformance::random_tokens;
 using testing::RandomModel;
 using testing::RandomModelBuilder;
-
-std::vector<float> floats(const mx::array& values) {
-  mx::array flat = mx::contiguous(mx::astype(values, mx::float32));
-  flat.eval();
-  return {flat.data<float>(), flat.data<float>() + flat.size()};
-}
 
 TEST(MlxWeights, RepackedBlocksHaveTheFilesValues) {
   const Turn turn(true);

@@ -7,10 +7,6 @@
 namespace impetus {
 namespace {
 
-int64_t bytes_of_group(const WeightGroup& group) {
-  return group.parameters / block_elements(group.type) * block_bytes(group.type);
-}
-
 ModelCost shape_of(std::string id, const ModelSpec& spec) {
   ModelCost cost;
   cost.id = std::move(id);
@@ -41,7 +37,7 @@ class Groups {
     const DType type = planned_type(view);
     parameters_[type] += view.shape.elements();
     names_[type_name(view)] += view.shape.elements();
-    const int64_t planned = bytes_of_group({type, view.shape.elements()});
+    const int64_t planned = WeightGroup{type, view.shape.elements()}.bytes();
     if (view.grouped != nullptr) widened_ += std::max<int64_t>(0, planned - view.bytes());
   }
   // By how much planned matrices are larger than the file's.
@@ -94,8 +90,8 @@ int64_t ModelCost::kv_token_bytes(DType kv) const {
 }
 
 int64_t ModelCost::weight_bytes() const {
-  int64_t bytes = bytes_of_group(head);
-  for (const WeightGroup& group : layer_weights) bytes += bytes_of_group(group);
+  int64_t bytes = head.bytes();
+  for (const WeightGroup& group : layer_weights) bytes += group.bytes();
   return bytes;
 }
 
@@ -157,8 +153,7 @@ ModelCost model_cost(std::string id, const ModelSpec& spec, DType type) {
   if (decoder) cost.head = {type, spec.vocab * spec.hidden};
   cost.precision = std::string(to_string(type));
   const WeightGroup embedding{type, spec.vocab * spec.hidden};
-  cost.file_bytes =
-      cost.weight_bytes() + (decoder && spec.tied_embeddings ? 0 : bytes_of_group(embedding));
+  cost.file_bytes = cost.weight_bytes() + (decoder && spec.tied_embeddings ? 0 : embedding.bytes());
   return cost;
 }
 

@@ -14,6 +14,8 @@ namespace impetus {
 struct WeightGroup {
   DType type = DType::f32;
   int64_t parameters = 0;
+
+  int64_t bytes() const { return parameters / block_elements(type) * block_bytes(type); }
 };
 
 struct ModelCost {

@@ -184,6 +184,13 @@ std::optional<double> Predictor::layer_seconds(ShapeClass shape, DType type, int
   return std::nullopt;
 }
 
+double Predictor::bounded(double seconds, double bytes, double ops) const {
+  const double memory = profile_.limit_bytes_per_second, compute = profile_.limit_ops_per_second;
+  if (memory > 0) seconds = std::max(seconds, bytes / memory);
+  if (compute > 0) seconds = std::max(seconds, ops / compute);
+  return seconds;
+}
+
 PhaseTime Predictor::layered(const StepShape& shape) const {
   double seconds = overhead(shape.shape).step_seconds, ops = 0, bytes = 0;
   int64_t parameters = 0;
@@ -193,8 +200,7 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
   const auto add = [&](const WeightGroup& group, double layers, int64_t each, ShapeClass like,
                        int64_t rows) {
     if (group.parameters == 0 || rows == 0) return;
-    const auto read = static_cast<double>(group.parameters / block_elements(group.type) *
-                                          block_bytes(group.type));
+    const auto read = static_cast<double>(group.bytes());
     const auto a_time = layer_seconds(like, group.type, rows, each);
     seconds += a_time ? layers * *a_time : read / read_rate(static_cast<int64_t>(read));
     bytes += read;
@@ -217,12 +223,7 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
   if (model_.kind == ModelKind::decoder) {
     bytes += static_cast<double>(shape.keys_read * model_.kv_token_bytes(shape.kv));
   }
-  if (profile_.limit_bytes_per_second > 0) {
-    seconds = std::max(seconds, bytes / profile_.limit_bytes_per_second);
-  }
-  if (profile_.limit_ops_per_second > 0) {
-    seconds = std::max(seconds, ops / profile_.limit_ops_per_second);
-  }
+  seconds = bounded(seconds, bytes, ops);
   return {seconds, bytes / read_rate(static_cast<int64_t>(bytes)) > seconds / 2};
 }
 
@@ -242,8 +243,7 @@ PhaseTime Predictor::step(const StepShape& shape) const {
     if (group_rows == 0 || group.parameters == 0) return;
     const double ops =
         2.0 * static_cast<double>(group.parameters) * static_cast<double>(group_rows);
-    const double bytes = static_cast<double>(group.parameters / block_elements(group.type) *
-                                             block_bytes(group.type));
+    const auto bytes = static_cast<double>(group.bytes());
     const double compute = ops / compute_rate(group.type, group_rows);
     const double memory = bytes / read;
     computing += compute;
@@ -265,12 +265,7 @@ PhaseTime Predictor::step(const StepShape& shape) const {
 
   bytes_total += static_cast<double>(kv_bytes);
   ops_total += attention_ops;
-  if (profile_.limit_bytes_per_second > 0) {
-    seconds = std::max(seconds, bytes_total / profile_.limit_bytes_per_second);
-  }
-  if (profile_.limit_ops_per_second > 0) {
-    seconds = std::max(seconds, ops_total / profile_.limit_ops_per_second);
-  }
+  seconds = bounded(seconds, bytes_total, ops_total);
   return {seconds, reading + keys > computing + attention};
 }
 

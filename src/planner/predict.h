@@ -48,6 +48,8 @@ class Predictor {
 
  private:
   PhaseTime layered(const StepShape& shape) const;
+  // No less than the profile's limits allow.
+  double bounded(double seconds, double bytes, double ops) const;
   std::optional<double> layer_seconds(ShapeClass shape, DType type, int64_t rows,
                                       int64_t parameters) const;
   double compute_rate(DType type, int64_t rows) const;

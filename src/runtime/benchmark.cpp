@@ -82,7 +82,7 @@ struct Benchmark::State {
   std::vector<int32_t> offsets;  // encoders
   SamplingParams greedy;
 
-  bool warming = options.warm_up;
+  bool warming = true;
   int rounds = 0;
   double took = 0, in_rounds = 0;  // seconds of this round, of those that count
   int64_t at = 0;      // positions of this round that have run; encoders: of its two batches

@@ -1,7 +1,8 @@
 // Measures a loaded model: what `bench`, `plan --verify` and POST /api/models/benchmark report.
 //
 // A benchmark is run step by step, so that it can stand in a device's loop beside other work: each
-// step is timed by itself, and what runs between two steps does not count.
+// step is timed by itself, and what runs between two steps does not count. Nor does a short round
+// at the beginning: kernels are compiled, pages come, clocks rise.
 #pragma once
 
 #include <memory>
@@ -15,8 +16,6 @@ struct BenchmarkOptions {
   int64_t prompt = 512;   // tokens; for encoders the tokens of a text, at most the model's
   int64_t generate = 64;  // tokens after the prompt
   int repeat = 3;
-  // A round first that does not count: kernels are compiled, pages come, clocks rise.
-  bool warm_up = true;
   double seconds = 0;  // more rounds, 50 at most, until they have taken as long
 };
 
