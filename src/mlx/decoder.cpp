@@ -11,6 +11,7 @@
 #include "mlx/padded_attention.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/rotary.h"
+#include "mlx/sequence_attention.h"
 #include "mlx/step_plan.h"
 #include "mlx/weights.h"
 
@@ -102,9 +103,6 @@ class MlxDecoder final : public Executor {
   void forget();
 
   mx::array heads_of(const mx::array& rows, int64_t heads) const;
-  mx::array cached(const mx::array& pool, const PlannedSequence& sequence, int64_t end) const;
-  mx::array attend_one(int64_t layer, const PlannedSequence& sequence,
-                       const mx::array& query) const;
 
   std::shared_ptr<const Machine> machine_;
   ModelSpec spec_;
@@ -555,51 +553,6 @@ void MlxDecoder::narrow() {
   }
 }
 
-// Keys or values of positions [0, end), [1, kv_heads, end, head_dim]: a view where the blocks are a
-// run, else a copy.
-mx::array MlxDecoder::cached(const mx::array& pool, const PlannedSequence& sequence,
-                             int64_t end) const {
-  const auto heads = dim(spec_.kv_heads), width = dim(spec_.head_dim);
-  std::vector<mx::array> parts;
-  int64_t left = end;
-  for (const SlotRun& run : sequence.runs) {
-    if (left == 0) break;
-    const int64_t count = std::min(left, run.end - run.begin);
-    parts.push_back(
-        mx::slice(pool, {0, dim(run.begin), 0}, {heads, dim(run.begin + count), width}));
-    left -= count;
-  }
-  return mx::expand_dims(parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1), 0);
-}
-
-// Consecutive rows of one sequence, query [1, heads, n, head_dim] -> [n, heads * head_dim].
-mx::array MlxDecoder::attend_one(int64_t layer, const PlannedSequence& sequence,
-                                 const mx::array& query) const {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
-  const int64_t end = sequence.position + sequence.count;
-  // Where all scores are written out, only some rows at a time.
-  const int64_t most = gpu_paths()
-                           ? sequence.count
-                           : std::max<int64_t>(1, machine_->score_elements / (spec_.heads * end));
-  std::vector<mx::array> parts;
-  for (int64_t first = 0; first < sequence.count; first += most) {
-    const int64_t count = std::min(most, sequence.count - first);
-    const int64_t seen = sequence.position + first + count;
-    const mx::array keys = cached(kv_->keys(layer), sequence, seen);
-    const mx::array values = cached(kv_->values(layer), sequence, seen);
-    const mx::array part =
-        count == sequence.count
-            ? query
-            : mx::slice(query, {0, 0, dim(first), 0},
-                        {1, dim(spec_.heads), dim(first + count), dim(spec_.head_dim)});
-    const mx::array out = mx::fast::scaled_dot_product_attention(part, keys, values, scale,
-                                                                 count > 1 ? "causal" : "");
-    parts.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
-                                {dim(count), dim(spec_.heads * spec_.head_dim)}));
-  }
-  return parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
-}
-
 void MlxDecoder::attention(int64_t index) {
   if (plan_.idle()) return;
   if (attend_) {
@@ -619,18 +572,9 @@ void MlxDecoder::attention(int64_t index) {
   } else if (padded_ && plan_.sequences.size() == static_cast<size_t>(padded_->seen.shape(0))) {
     out = attend_padded(*padded_, *query_, kv_->keys(index), kv_->values(index));
   } else {
-    std::vector<mx::array> parts;
-    for (const PlannedSequence& sequence : plan_.sequences) {
-      if (plan_.single()) {
-        parts.push_back(attend_one(index, sequence, *query_));
-        continue;
-      }
-      const mx::array rows =
-          mx::slice(*query_, {dim(sequence.row), 0, 0, 0},
-                    {dim(sequence.row + sequence.count), dim(spec_.heads), 1, dim(spec_.head_dim)});
-      parts.push_back(attend_one(index, sequence, mx::transpose(rows, {2, 1, 0, 3})));
-    }
-    out = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
+    // Where all scores are written out, only some rows at a time.
+    out = attend_by_sequence(spec_, plan_, *query_, kv_->keys(index), kv_->values(index),
+                             gpu_paths() ? 0 : machine_->score_elements);
   }
   attended_ = mx::astype(out, type_);
 }
