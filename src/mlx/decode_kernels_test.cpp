@@ -322,7 +322,8 @@ MlxOptions with_host_kernels(int way) {
             if (way < 0 || !kernels) return kernels;
             return std::make_unique<Wrong>(std::move(kernels), way);
           },
-          .prefill_kernel = host_prefill()};
+          .prefill_kernel = host_prefill(),
+          .row_kernels = host_rows()};
 }
 
 namespace {

@@ -11,6 +11,7 @@
 #include "mlx/padded_attention.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/rotary.h"
+#include "mlx/row_kernels.h"
 #include "mlx/sequence_attention.h"
 #include "mlx/step_plan.h"
 #include "mlx/weights.h"
@@ -24,6 +25,14 @@ struct Layer {
   std::vector<Matrix> qkv, gate_up;  // each by itself, or joined to one
   Matrix output, down;
 };
+
+// Any array where there is no norm: kernels do not look at it.
+const mx::array& q_norm(const Layer& layer) {
+  return layer.q_norm ? *layer.q_norm : layer.attention_norm;
+}
+const mx::array& k_norm(const Layer& layer) {
+  return layer.k_norm ? *layer.k_norm : layer.attention_norm;
+}
 
 std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
   return {mx::multiply(mx::multiply(inputs[0], mx::sigmoid(inputs[0])), inputs[1])};
@@ -66,8 +75,8 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
   DecoderCounters counters() const {
-    return {ahead_used_,  ahead_dropped_, kv_->copies(),
-            own_kernels_, own_prefills_,  borrowed_bytes_};
+    return {ahead_used_,   ahead_dropped_, kv_->copies(),  own_kernels_,
+            own_prefills_, own_places_,    borrowed_bytes_};
   }
 
   void embed();
@@ -123,6 +132,7 @@ class MlxDecoder final : public Executor {
   bool few_rows_ = false;  // whether they multiply, too
   DecodeShape shape_;
   std::unique_ptr<PrefillKernel> prefill_;
+  std::unique_ptr<RowKernels> rows_;
   SamplerScratch sampler_;
 
   // The step that is built.
@@ -138,6 +148,10 @@ class MlxDecoder final : public Executor {
   // Where one launch of our own attends to all sequences: the last; those before are held till the
   // step has run.
   std::vector<PrefillStep> prefill_steps_;
+  // Where kernels of our own run a prompt's rows, too; and the last queries, where no row's logits
+  // are wanted: what must be made for keys and values to be written.
+  std::optional<PlaceStep> place_;
+  std::optional<mx::array> placed_;
   std::optional<mx::array> slots_;
   std::optional<PaddedStep> padded_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
@@ -146,7 +160,7 @@ class MlxDecoder final : public Executor {
   // The step that runs ahead, if any: what it was built for.
   std::optional<StepKey> ahead_;
   bool in_flight_ = false, next_enqueued_ = false;
-  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0;
+  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0, own_places_ = 0;
 };
 
 MlxDecoder::~MlxDecoder() {
@@ -159,6 +173,7 @@ MlxDecoder::~MlxDecoder() {
     final_norm_ = mx::array(0.0f);
     kernels_.reset();
     prefill_.reset();
+    rows_.reset();
     rotary_.reset();
     kv_.reset();
     mx::clear_cache();
@@ -271,6 +286,9 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
               kv_->type()};
     kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
     if (kernels_) check_few_rows();
+    if (machine_->row_kernels) {
+      rows_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
+    }
   }
   if (machine_->prefill_kernel) {
     const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
@@ -301,7 +319,7 @@ void MlxDecoder::warm() {
   if (prefill_) {
     for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
   }
-  own_kernels_ = own_prefills_ = 0;
+  own_kernels_ = own_prefills_ = own_places_ = 0;
 }
 
 void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
@@ -354,12 +372,14 @@ void MlxDecoder::wait() {
 void MlxDecoder::forget() {
   if (ahead_) ++ahead_dropped_;
   ahead_.reset();
-  for (auto* array : {&residual_, &query_, &attended_, &slots_, &qkv_, &normed_, &tokens_}) {
+  for (auto* array :
+       {&residual_, &query_, &attended_, &slots_, &qkv_, &normed_, &tokens_, &placed_}) {
     array->reset();
   }
   padded_.reset();
   attend_.reset();
   prefill_steps_.clear();
+  place_.reset();
   logits_.clear();
   if (rotary_) rotary_->clear();
 }
@@ -452,10 +472,16 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
   plan_.make(batch, KvPool::kBlockTokens);
   attend_.reset();
   prefill_steps_.clear();
+  place_.reset();
   normed_.reset();
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, !machine_->cpu);
     ++own_kernels_;
+  } else if (kernels_ && prefill_ && rows_) {
+    place_ = place_step(plan_, !machine_->cpu);
+    prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
+    ++own_prefills_;
+    ++own_places_;
   } else {
     rotary_->begin(plan_);
     if (prefill_ && !plan_.one_row_each) {
@@ -469,7 +495,7 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
 mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) const {
   if (!few_rows_ || !few_rows_take(matrix, x.dtype(), x.shape(0))) return matrix.apply(x);
   mx::array made = kernels_->few_rows(x, matrix, false);
-  return matrix.bias ? mx::add(made, *matrix.bias) : made;
+  return matrix.bias ? mx::add(made, over_rows(*matrix.bias, x.shape(0))) : made;
 }
 
 // The residual's norm, which may have been made with the last sum.
@@ -482,7 +508,7 @@ mx::array MlxDecoder::normed(const mx::array& weight) {
 
 // Adds to the residual, whose next norm will be that of `next_norm`.
 void MlxDecoder::add(const mx::array& x, const mx::array& next_norm) {
-  if (!attend_) {
+  if (!attend_ && !place_) {
     residual_ = mx::add(*residual_, x);
     return;
   }
@@ -495,7 +521,7 @@ void MlxDecoder::embed() {
   const mx::array tokens =
       tokens_ ? *tokens_ : mx::array(plan_.tokens.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   residual_ = embedding_.rows(tokens, type_);
-  if (plan_.single() || attend_) return;
+  if (plan_.single() || attend_ || place_) return;
   slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   if (!one_attention() || !plan_.one_row_each) return;
   padded_ = padded_step(plan_);
@@ -516,9 +542,13 @@ void MlxDecoder::attention_inputs(int64_t index) {
                                          spec_.kv_heads * spec_.head_dim,
                                          spec_.kv_heads * spec_.head_dim};
   const auto multiply = [this](const Matrix& m, const mx::array& rows) { return product(m, rows); };
-  if (attend_) {
+  if (attend_ || place_) {
     qkv_ = layer.qkv.size() == 1 ? product(layer.qkv.front(), x)
                                  : mx::concatenate(products(layer.qkv, x, widths, multiply), 1);
+    if (!place_) return;
+    query_ = rows_->place(*place_, *qkv_, kv_->keys(index), kv_->values(index), q_norm(layer),
+                          k_norm(layer));
+    qkv_.reset();
     return;
   }
   const auto made = products(layer.qkv, x, widths, multiply);
@@ -544,10 +574,11 @@ void MlxDecoder::attention_inputs(int64_t index) {
 void MlxDecoder::narrow() {
   const auto all = plan_.rows(), wanted = static_cast<int64_t>(plan_.outputs.size());
   plan_.narrow();
+  if (wanted == 0 && place_) placed_ = *query_;
   if (wanted == all || wanted == 0) return;
   const mx::array rows(plan_.outputs.begin(), mx::Shape{dim(wanted)}, mx::int32);
   residual_ = mx::take(*residual_, rows, 0);
-  query_ = mx::take(*query_, rows, plan_.single() ? 2 : 0);
+  query_ = mx::take(*query_, rows, plan_.single() && !place_ ? 2 : 0);
   if (!prefill_steps_.empty()) {
     prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
   }
@@ -558,17 +589,18 @@ void MlxDecoder::attention(int64_t index) {
   if (attend_) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
     attended_ = kernels_->attend(*attend_, *qkv_, kv_->keys(index), kv_->values(index),
-                                 layer.q_norm ? *layer.q_norm : layer.attention_norm,
-                                 layer.k_norm ? *layer.k_norm : layer.attention_norm);
+                                 q_norm(layer), k_norm(layer));
     qkv_.reset();
     return;
   }
   mx::array out = mx::array(0.0f);
   if (!prefill_steps_.empty()) {
-    // The pool's arrays as the writes before have made them.
-    out = prefill_->attend(prefill_steps_.back(),
-                           plan_.single() ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
-                           kv_->keys(index), kv_->values(index));
+    // The pool's arrays as the writes before have made them: by MLX's operations, or by `place`,
+    // whose queries these are.
+    out =
+        prefill_->attend(prefill_steps_.back(),
+                         plan_.single() && !place_ ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
+                         kv_->keys(index), kv_->values(index));
   } else if (padded_ && plan_.sequences.size() == static_cast<size_t>(padded_->seen.shape(0))) {
     out = attend_padded(*padded_, *query_, kv_->keys(index), kv_->values(index));
   } else {
@@ -593,10 +625,11 @@ void MlxDecoder::feed_forward(int64_t index) {
   const std::array<int64_t, 2> widths = {spec_.feed_forward, spec_.feed_forward};
   const auto multiply = [this](const Matrix& m, const mx::array& rows) { return product(m, rows); };
   const Matrix& both = layer.gate_up.front();
-  const mx::array hidden = few_rows_ && layer.gate_up.size() == 1 && !both.bias &&
-                                   few_rows_take(both, x.dtype(), x.shape(0))
-                               ? kernels_->few_rows(x, both, true)
-                               : gated_(products(layer.gate_up, x, widths, multiply))[0];
+  const bool one = layer.gate_up.size() == 1;
+  const bool few = few_rows_ && one && !both.bias && few_rows_take(both, x.dtype(), x.shape(0));
+  const mx::array hidden = few            ? kernels_->few_rows(x, both, true)
+                           : rows_ && one ? rows_->gated(product(both, x))
+                                          : gated_(products(layer.gate_up, x, widths, multiply))[0];
   const bool last = index + 1 == spec_.layers;
   add(product(layer.down, hidden),
       last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);
@@ -637,7 +670,11 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
     }
   }
   machine_->may_fail("step");
-  if (step.logits.empty()) mx::eval(kv_->arrays());
+  if (step.logits.empty()) {
+    std::vector<mx::array> written = kv_->arrays();
+    if (placed_) written.push_back(*std::exchange(placed_, std::nullopt));
+    mx::eval(std::move(written));
+  }
   for (Logits& part : step.logits) {
     bool all_greedy = true;
     for (int64_t i = 0; i < part.rows; ++i) {

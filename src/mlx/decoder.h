@@ -20,6 +20,7 @@ struct Machine {
   std::function<void(std::string_view)> fault;
   decltype(MlxOptions::decode_kernels) decode_kernels;  // none: MLX's operations alone
   decltype(MlxOptions::prefill_kernel) prefill_kernel;  // the same
+  decltype(MlxOptions::row_kernels) row_kernels;        // the same
 
   void may_fail(std::string_view where) const {
     if (fault) fault(where);
@@ -41,6 +42,7 @@ struct DecoderCounters {
   int64_t kv_copies = 0;
   int64_t own_kernels = 0;     // steps that ran by DecodeKernels
   int64_t own_prefills = 0;    // steps whose attention was PrefillKernel's
+  int64_t own_places = 0;      // of these, whose rows were RowKernels', too
   int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped
 };
 DecoderCounters counters_of(const Executor& executor);

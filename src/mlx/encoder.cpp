@@ -4,6 +4,7 @@
 #include "architectures/encoder_forward.h"
 #include "mlx/decoder.h"
 #include "mlx/prefill_kernel.h"
+#include "mlx/row_kernels.h"
 #include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
@@ -36,7 +37,8 @@ struct LayerNorm {
 };
 
 struct Layer {
-  Matrix q, k, v, output, up, down;
+  std::vector<Matrix> qkv;  // each by itself, or joined to one
+  Matrix output, up, down;
   LayerNorm attention_norm, output_norm;
 };
 
@@ -75,6 +77,12 @@ class MlxEncoder final : public Encoder {
   mx::array norm(const mx::array& x, const LayerNorm& weights) const {
     return mx::fast::layer_norm(x, weights.weight, weights.bias, spec_.norm_eps);
   }
+  // The residual with what is added to it, normed.
+  void add(const mx::array& x, const LayerNorm& weights) {
+    residual_ = row_kernels_
+                    ? row_kernels_->add_layer_norm(*residual_, x, weights.weight, weights.bias)
+                    : norm(mx::add(*residual_, x), weights);
+  }
   mx::array attend(const mx::array& q, const mx::array& k, const mx::array& v, int64_t texts,
                    int64_t longest, const std::optional<mx::array>& mask) const;
 
@@ -94,12 +102,14 @@ class MlxEncoder final : public Encoder {
   std::vector<float>* results_ = nullptr;
   int64_t longest_ = 0;
   bool equal_lengths_ = false;
-  std::optional<mx::array> residual_, q_, k_, v_, attended_;
+  // With kernels of our own qkv_ stands for q_, k_ and v_.
+  std::optional<mx::array> residual_, qkv_, q_, k_, v_, attended_;
   // Texts of unequal lengths in one attention: rows to [texts, longest], what of it is text, and
   // back.
   std::optional<mx::array> spread_, mask_, gathered_;
   // Or by a launch of our own, as they stand.
   std::unique_ptr<PrefillKernel> prefill_;
+  std::unique_ptr<RowKernels> row_kernels_;
   std::optional<PrefillStep> prefill_step_;
 };
 
@@ -110,6 +120,7 @@ MlxEncoder::~MlxEncoder() {
     token_embedding_ = position_embedding_ = Matrix();
     type_embedding_.reset();
     prefill_.reset();
+    row_kernels_.reset();
     mx::clear_cache();
     return {};
   });
@@ -117,7 +128,7 @@ MlxEncoder::~MlxEncoder() {
 }
 
 void MlxEncoder::forget() {
-  for (auto* array : {&residual_, &q_, &k_, &v_, &attended_, &spread_, &mask_, &gathered_}) {
+  for (auto* array : {&residual_, &qkv_, &q_, &k_, &v_, &attended_, &spread_, &mask_, &gathered_}) {
     array->reset();
   }
   prefill_step_.reset();
@@ -185,28 +196,35 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
     IMPETUS_TRY(type_embedding_, loader.table(*tensors.type_embedding));
   }
   embedding_norm_ = norm_of(tensors.embedding_norm);
+  const auto heads = static_cast<int>(spec_.heads), head_dim = static_cast<int>(spec_.head_dim);
+  if (machine_->prefill_kernel) {
+    const PrefillShape shape{heads, heads, head_dim, false, type_};
+    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
+  }
+  if (machine_->row_kernels) {
+    const DecodeShape shape{heads, heads, head_dim, false, false, type_, type_};
+    row_kernels_ = checked_row_kernels(machine_->row_kernels, shape, spec_);
+  }
   layers_.resize(tensors.layers.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     const EncoderWeights::Layer& from = tensors.layers[i];
     Layer& to = layers_[i];
     to.attention_norm = norm_of(from.attention_norm);
     to.output_norm = norm_of(from.output_norm);
-    for (const auto& [matrix, linear] : {std::pair{&to.q, &from.q},
-                                         {&to.k, &from.k},
-                                         {&to.v, &from.v},
-                                         {&to.output, &from.output},
-                                         {&to.up, &from.up},
-                                         {&to.down, &from.down}}) {
-      IMPETUS_TRY(*matrix, loader.matrix(*linear));
+    for (const Linear* linear : {&from.q, &from.k, &from.v}) {
+      IMPETUS_TRY(Matrix matrix, loader.matrix(*linear));
+      to.qkv.push_back(std::move(matrix));
     }
+    // Elsewhere they stay where the file is mapped.
+    if (prefill_) {
+      if (auto whole = joined(to.qkv)) to.qkv = {std::move(*whole)};
+    }
+    IMPETUS_TRY(to.output, loader.matrix(from.output));
+    IMPETUS_TRY(to.up, loader.matrix(from.up));
+    IMPETUS_TRY(to.down, loader.matrix(from.down));
   }
   machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
-  if (machine_->prefill_kernel) {
-    const auto heads = static_cast<int>(spec_.heads);
-    const PrefillShape shape{heads, heads, static_cast<int>(spec_.head_dim), false, type_};
-    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
-  }
   return {};
 }
 
@@ -328,9 +346,15 @@ void MlxEncoder::embed() {
 
 void MlxEncoder::attention_inputs(int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  q_ = layer.q.apply(*residual_);
-  k_ = layer.k.apply(*residual_);
-  v_ = layer.v.apply(*residual_);
+  std::vector<mx::array> made;
+  for (const Matrix& matrix : layer.qkv) made.push_back(matrix.apply(*residual_));
+  if (prefill_step_) {
+    qkv_ = made.size() == 1 ? made[0] : mx::concatenate(made, 1);
+    return;
+  }
+  q_ = std::move(made[0]);
+  k_ = std::move(made[1]);
+  v_ = std::move(made[2]);
 }
 
 // [texts * longest, heads * head_dim] each -> the same.
@@ -351,7 +375,7 @@ mx::array MlxEncoder::attend(const mx::array& q, const mx::array& k, const mx::a
 
 void MlxEncoder::attention(int64_t) {
   if (prefill_step_) {
-    attended_ = prefill_->attend(*prefill_step_, *q_, *k_, *v_);
+    attended_ = prefill_->attend_texts(*prefill_step_, *qkv_);
   } else if (spread_) {
     const auto wide = [&](const mx::array& x) { return mx::take(x, *spread_, 0); };
     attended_ =
@@ -370,6 +394,7 @@ void MlxEncoder::attention(int64_t) {
     }
     attended_ = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0);
   }
+  qkv_.reset();
   q_.reset();
   k_.reset();
   v_.reset();
@@ -377,14 +402,14 @@ void MlxEncoder::attention(int64_t) {
 
 void MlxEncoder::attention_output(int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  residual_ = norm(mx::add(*residual_, layer.output.apply(*attended_)), layer.attention_norm);
+  add(layer.output.apply(*attended_), layer.attention_norm);
   attended_.reset();
 }
 
 void MlxEncoder::feed_forward(int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const mx::array hidden = activation_({layer.up.apply(*residual_)})[0];
-  residual_ = norm(mx::add(*residual_, layer.down.apply(hidden)), layer.output_norm);
+  add(layer.down.apply(hidden), layer.output_norm);
 }
 
 void MlxEncoder::pool() {

@@ -7,6 +7,7 @@
 #include "mlx/decode_kernels.h"
 #include "mlx/decoder.h"
 #include "mlx/prefill_kernel.h"
+#include "mlx/row_kernels.h"
 #include "mlx/wall.h"
 
 namespace impetus {
@@ -57,6 +58,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
     machine->decode_kernels = options.decode_kernels;
     machine->prefill_kernel = options.prefill_kernel;
+    machine->row_kernels = options.row_kernels;
     // For comparing them with MLX's operations.
     const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
     const bool unwanted = kernels != nullptr && std::string_view(kernels) == "off";
@@ -65,6 +67,9 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     }
     if (machine->cuda && !machine->prefill_kernel && !unwanted) {
       machine->prefill_kernel = make_cuda_prefill;
+    }
+    if (machine->cuda && !machine->row_kernels && !unwanted) {
+      machine->row_kernels = make_cuda_row_kernels;
     }
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";

@@ -20,6 +20,7 @@ class DecodeKernels;
 struct DecodeShape;
 class PrefillKernel;
 struct PrefillShape;
+class RowKernels;
 }  // namespace mlx_backend
 
 struct MlxOptions {
@@ -39,6 +40,10 @@ struct MlxOptions {
   // The same for the attention of prompts and of encoders' texts.
   std::function<std::unique_ptr<mlx_backend::PrefillKernel>(const mlx_backend::PrefillShape& shape)>
       prefill_kernel = nullptr;
+  // The same for what prompts and texts do row by row; prompts use them where both others run.
+  std::function<std::unique_ptr<mlx_backend::RowKernels>(const mlx_backend::DecodeShape& shape,
+                                                         const ModelSpec& spec)>
+      row_kernels = nullptr;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;

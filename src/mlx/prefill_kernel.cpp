@@ -31,24 +31,34 @@ class CudaPrefill final : public PrefillKernel {
         arguments_{{"T", shape.type},       {"BF16", shape.type == mx::bfloat16},
                    {"HEADS", shape.heads},  {"KV_HEADS", shape.kv_heads},
                    {"DIM", shape.head_dim}, {"BLOCK", KvPool::kBlockTokens}},
-        kernel_(
-            shape.pool ? "prefill" : "prefill_texts", {"queries", "keys", "values", "plan"},
-            {"out"},
-            shape.pool ? "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, BLOCK, true>("
-                         "queries, queries_strides[0], queries_strides[1], keys, values, "
-                         "keys_shape[1], plan, out);"
-                       : "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, 0, false>("
-                         "queries, queries_strides[0], DIM, keys, values, 0, plan, out);",
-            std::string(k_tensor_core_text) + k_tiles_text + k_prefill_text + bounds_of(shape)) {}
+        kernel_(shape.pool ? "prefill" : "prefill_texts",
+                shape.pool ? std::vector<std::string>{"queries", "keys", "values", "plan"}
+                           : std::vector<std::string>{"qkv", "plan"},
+                {"out"},
+                shape.pool ? "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, BLOCK, true>("
+                             "queries, queries_strides[0], queries_strides[1], keys, values, "
+                             "keys_shape[1], plan, out);"
+                           : "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, 0, false>("
+                             "qkv, (HEADS + 2 * KV_HEADS) * DIM, DIM, qkv + HEADS * DIM, "
+                             "qkv + (HEADS + KV_HEADS) * DIM, 0, plan, out);",
+                std::string(k_tensor_core_text) + k_tiles_text + k_prefill_text + bounds_of(shape),
+                /*contiguous=*/!shape.pool) {}
 
   mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                    const mx::array& values) override {
-    return kernel_({queries, keys, values, step.plan},
-                   {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
-                   {shape_.heads * step.tiles, 1, 1}, kPrefillThreads, arguments_)[0];
+    return run(step, {queries, keys, values, step.plan});
+  }
+
+  mx::array attend_texts(const PrefillStep& step, const mx::array& qkv) override {
+    return run(step, {qkv, step.plan});
   }
 
  private:
+  mx::array run(const PrefillStep& step, const std::vector<mx::array>& inputs) {
+    return kernel_(inputs, {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
+                   {shape_.heads * step.tiles, 1, 1}, kPrefillThreads, arguments_)[0];
+  }
+
   PrefillShape shape_;
   Arguments arguments_;
   CudaKernel kernel_;
@@ -171,13 +181,15 @@ double prefill_error(PrefillKernel& kernel, const PrefillShape& shape, bool devi
     expected.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {dim(sequence.count), width}));
   }
   const mx::array wanted = mx::concatenate(expected, 0);
-  // With the pool as a prompt's queries lie: head by head.
-  mx::array in = queries;
-  if (shape.pool) {
-    const mx::array split = mx::reshape(queries, {1, dim(rows), shape.heads, shape.head_dim});
-    in = mx::transpose(mx::contiguous(mx::transpose(split, {0, 2, 1, 3})), {2, 1, 0, 3});
+  const PrefillStep step = prefill_step(sequences, device);
+  if (!shape.pool) {
+    return apart(kernel.attend_texts(step, mx::concatenate({queries, keys, values}, 1)), wanted);
   }
-  return apart(kernel.attend(prefill_step(sequences, device), in, keys, values), wanted);
+  // As a prompt's queries lie by MLX's operations: head by head.
+  const mx::array split = mx::reshape(queries, {1, dim(rows), shape.heads, shape.head_dim});
+  const mx::array in =
+      mx::transpose(mx::contiguous(mx::transpose(split, {0, 2, 1, 3})), {2, 1, 0, 3});
+  return apart(kernel.attend(step, in, keys, values), wanted);
 }
 
 double prefill_error_limit(const PrefillShape& shape) {

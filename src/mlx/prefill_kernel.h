@@ -38,10 +38,12 @@ PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device
 class PrefillKernel {
  public:
   virtual ~PrefillKernel() = default;
-  // -> [rows, heads * head_dim]. With the pool: queries [rows, heads, 1, head_dim] of any strides
-  // but a last of 1, keys and values the pool's, written before. Else all [rows, heads * head_dim].
+  // Both -> [rows, heads * head_dim]. With the pool: queries [rows, heads, 1, head_dim] of any
+  // strides but a last of 1, keys and values the pool's, written before.
   virtual mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                            const mx::array& values) = 0;
+  // Without: qkv [rows, (heads + 2 * kv_heads) * head_dim], as one product makes them.
+  virtual mx::array attend_texts(const PrefillStep& step, const mx::array& qkv) = 0;
 };
 
 using PrefillMaker = std::function<std::unique_ptr<PrefillKernel>(const PrefillShape& shape)>;

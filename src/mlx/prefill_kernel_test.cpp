@@ -181,8 +181,9 @@ TEST(PrefillKernel, TextsAsAReferenceInDouble) {
       const auto foreign = [&](size_t at) { return at >= static_cast<size_t>(rows * width); };
       const mx::array keys = numbers(random, extents, type, 1, foreign);
       const mx::array values = numbers(random, extents, type, 1, foreign);
-      const mx::array queries = numbers(random, {dim(rows), one.heads * one.dim}, type, 2);
-      const mx::array made = kernel->attend(prefill_step(sequences, false), queries, keys, values);
+      const mx::array queries = numbers(random, {dim(stored), one.heads * one.dim}, type, 2);
+      const mx::array qkv = mx::concatenate({queries, keys, values}, 1);
+      const mx::array made = kernel->attend_texts(prefill_step(sequences, false), qkv);
       expect_as_in_double(
           one, type, false, sequences,
           [&](size_t s, int64_t p) { return static_cast<size_t>((sequences[s].row + p) * width); },
@@ -228,6 +229,9 @@ class Wrong final : public PrefillKernel {
     if (way_ == 0) throw std::runtime_error("no compiler");
     mx::array made = right_->attend(step, queries, keys, way_ == 1 ? keys : values);
     return way_ == 2 ? mx::multiply(made, mx::array(NAN, made.dtype())) : made;
+  }
+  mx::array attend_texts(const PrefillStep& step, const mx::array& qkv) override {
+    return right_->attend_texts(step, qkv);
   }
 
  private:

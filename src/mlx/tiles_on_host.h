@@ -90,7 +90,17 @@ class HostPrefill final : public PrefillKernel {
 
   mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                    const mx::array& values) override {
-    std::vector<mx::array> inputs = {queries, keys, values, step.plan};
+    if (!shape_.pool) throw std::logic_error("a kernel of texts");
+    return run(step, {queries, keys, values, step.plan});
+  }
+
+  mx::array attend_texts(const PrefillStep& step, const mx::array& qkv) override {
+    if (shape_.pool) throw std::logic_error("a kernel of prompts");
+    return run(step, {mx::contiguous(qkv), step.plan});
+  }
+
+ private:
+  mx::array run(const PrefillStep& step, std::vector<mx::array> inputs) {
     mx::eval(inputs);
     mx::array out = empty({step.rows, shape_.heads * shape_.head_dim}, shape_.type);
     with([&](auto form) {
@@ -101,20 +111,19 @@ class HostPrefill final : public PrefillKernel {
         if (shape_.pool) {
           impetus::prefill<T, kBf16, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens, true>(
               data<T>(inputs[0]), inputs[0].strides(0), inputs[0].strides(1), data<T>(inputs[1]),
-              data<T>(inputs[2]), static_cast<int>(keys.shape(1)), data<int>(inputs[3]),
+              data<T>(inputs[2]), static_cast<int>(inputs[1].shape(1)), data<int>(inputs[3]),
               data<T>(out));
         } else {
+          const T* qkv = data<T>(inputs[0]);
           impetus::prefill<T, kBf16, F::kHeads, F::kKvHeads, F::kDim, 0, false>(
-              data<T>(inputs[0]), inputs[0].strides(0), F::kDim, data<T>(inputs[1]),
-              data<T>(inputs[2]), static_cast<int>(keys.shape(0)), data<int>(inputs[3]),
-              data<T>(out));
+              qkv, (F::kHeads + 2 * F::kKvHeads) * F::kDim, F::kDim, qkv + F::kHeads * F::kDim,
+              qkv + (F::kHeads + F::kKvHeads) * F::kDim, 0, data<int>(inputs[1]), data<T>(out));
         }
       });
     });
     return out;
   }
 
- private:
   template <typename T_, int HEADS, int KV_HEADS, int DIM>
   struct Form {
     using T = T_;

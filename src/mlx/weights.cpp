@@ -58,11 +58,27 @@ mx::array Matrix::apply(const mx::array& x) const {
   const auto type = x.dtype();
   if (bits != 0) {
     mx::array y = mx::quantized_matmul(x, weight, *scales, biases, true, group, bits, mode);
-    if (bias) y = mx::add(y, *bias);
+    if (bias) y = mx::add(y, x.ndim() == 2 ? over_rows(*bias, x.shape(0)) : *bias);
     return mx::astype(y, type);
   }
-  const mx::array transposed = mx::transpose(weight);
-  return bias ? mx::addmm(*bias, x, transposed) : mx::matmul(x, transposed);
+  const mx::array in_out = transposed ? *transposed : mx::transpose(weight);
+  if (!bias) return mx::matmul(x, in_out);
+  return mx::addmm(x.ndim() == 2 ? over_rows(*bias, x.shape(0)) : *bias, x, in_out);
+}
+
+void Matrix::transpose() {
+  if (bits != 0) return;
+  transposed = mx::transpose(weight);
+  transposed->eval();
+}
+
+mx::array over_rows(const mx::array& bias, int rows) {
+  mx::array view(mx::Shape{rows, bias.shape(0)}, bias.dtype(), nullptr, {});
+  auto flags = bias.flags();
+  if (rows > 1) flags.row_contiguous = flags.col_contiguous = false;
+  view.copy_shared_buffer(bias, {0, bias.strides(0)}, flags, bias.data_size());
+  view.set_status(mx::array::Status::available);
+  return view;
 }
 
 mx::array Matrix::rows(const mx::array& ids, mx::Dtype type) const {
@@ -100,6 +116,7 @@ std::optional<Matrix> joined(const std::vector<Matrix>& parts) {
   if (first.scales) made.scales = join([](const Matrix& part) { return *part.scales; });
   if (first.biases) made.biases = join([](const Matrix& part) { return *part.biases; });
   if (first.bias) made.bias = join([](const Matrix& part) { return *part.bias; });
+  if (first.transposed) made.transpose();
   return made;
 }
 
@@ -327,6 +344,7 @@ Result<Matrix> WeightLoader::load(const NamedTensor& tensor, bool table) {
 Result<Matrix> WeightLoader::matrix(const Linear& linear) {
   IMPETUS_TRY(Matrix matrix, load(*linear.weight, false));
   if (linear.bias != nullptr) matrix.bias = vector(*linear.bias);
+  matrix.transpose();
   return matrix;
 }
 

@@ -17,15 +17,22 @@ namespace impetus::mlx_backend {
 struct Matrix {
   mx::array weight = mx::array(0.0f);
   std::optional<mx::array> scales, biases;
-  std::optional<mx::array> bias;  // [out]
-  int bits = 0, group = 0;        // 0: dense
+  std::optional<mx::array> bias;        // [out]
+  std::optional<mx::array> transposed;  // dense: `weight` as products take it, or not yet
+  int bits = 0, group = 0;              // 0: dense
   std::string mode = "affine";
 
   // x [..., in] -> [..., out], in x's type.
   mx::array apply(const mx::array& x) const;
   // The rows of these ids, i32 [n] -> [n, in], in `type`.
   mx::array rows(const mx::array& ids, mx::Dtype type) const;
+  // Makes `transposed`: a view is an operation, too.
+  void transpose();
 };
+
+// A bias [out] before each of `rows` rows: a view like MLX's that is there at once, no operation.
+// REQUIRES `bias` evaluated.
+mx::array over_rows(const mx::array& bias, int rows);
 
 // Matrices of one input as one, their outputs one after another, so that a step multiplies once.
 // Nullopt where they differ in more than their outputs.

@@ -14,7 +14,8 @@ constexpr int kTilePlan = 5;
 // Grid: x over tiles and, within each, query heads: those of a head of keys read it together.
 //   queries [rows, HEADS, DIM], normed and rotated, by strides of rows and heads
 //   keys, values: with BLOCK > 0 [KV_HEADS, slots, DIM], where position p is slot
-//     blocks[p / BLOCK] * BLOCK + p % BLOCK; else rows of the batch, [rows, KV_HEADS, DIM]
+//     blocks[p / BLOCK] * BLOCK + p % BLOCK; else of rows of the batch, [rows, HEADS + 2 * KV_HEADS,
+//     DIM], from the first of their heads on
 //   CAUSAL: a row sees positions up to its own, else all of its text
 //   out [rows, HEADS * DIM]
 // Reads no position that a sequence does not have: others may hold anything. An infinity among its
@@ -26,7 +27,8 @@ __device__ inline void prefill(const T* queries, long long query_stride, long lo
   constexpr int kKeys = DIM <= 128 ? 64 : 32;  // of a tile; more would not leave registers
   constexpr int kPitch = DIM + 8;   // an odd number of 16 bytes: 8 rows lie in different banks
   constexpr int kPieces = DIM / 8;  // of 16 bytes, in a row
-  constexpr int kStride = BLOCK > 0 ? DIM : KV_HEADS * DIM;  // from a position to the next
+  // From a position to the next.
+  constexpr int kStride = BLOCK > 0 ? DIM : (HEADS + 2 * KV_HEADS) * DIM;
   constexpr int kSteps = DIM / 16;
   constexpr int kBlocks = BLOCK > 0 ? kKeys / (BLOCK > 0 ? BLOCK : 1) : 1;  // of a tile of keys
 

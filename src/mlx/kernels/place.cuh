@@ -1,0 +1,84 @@
+// What the rows of prompts bring to attention: queries, and keys and values in the KV pool.
+namespace impetus {
+
+constexpr int kPlaceThreads = 256;  // a block of place
+constexpr int kPlaceWarps = kPlaceThreads / kWarp;
+
+// Queries and keys of each row normed (with NORM) and rotated as attend does it, keys and values
+// written to the row's slot. Grid: x over rows.
+//   qkv [rows, (HEADS + 2 * KV_HEADS) * DIM]: before norms and rotation
+//   plan i32 [2, rows]: positions, then slots, each once
+//   frequencies f32 [DIM / 2]; q_norm, k_norm T [DIM] (with NORM)
+//   keys, values [KV_HEADS, slots, DIM]: nothing but the rows' own slots is written
+//   queries U [rows, HEADS, DIM]
+// REQUIRES DIM % 2 == 0.
+template <typename T, typename U, int HEADS, int KV_HEADS, int DIM, bool NEIGHBOURS, bool NORM>
+__device__ inline void place(const T* qkv, const int* plan, const float* frequencies,
+                             const T* q_norm, const T* k_norm, float epsilon, U* keys, U* values,
+                             int slots, U* queries) {
+  constexpr int kHalf = DIM / 2;
+  constexpr int kPairs = (kHalf + kWarp - 1) / kWarp;  // that a lane holds, kWarp apart
+
+  __shared__ float sines[kHalf], cosines[kHalf];
+
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int rows = static_cast<int>(gridDim.x), row = static_cast<int>(blockIdx.x);
+  const int slot = plan[rows + row];
+
+  // One for all heads. The angle's rounding is made good: position * frequency = angle + rest.
+  const float position = static_cast<float>(plan[row]);
+  for (int pair = thread; pair < kHalf; pair += kPlaceThreads) {
+    const float angle = position * frequencies[pair];
+    const float rest = fmaf(position, frequencies[pair], -angle);
+    const float s = sinf(angle), c = cosf(angle);
+    sines[pair] = s + rest * c;
+    cosines[pair] = c - rest * s;
+  }
+  __syncthreads();
+
+  const T* source = qkv + static_cast<long long>(row) * (HEADS + 2 * KV_HEADS) * DIM;
+  for (int head = warp; head < HEADS + 2 * KV_HEADS; head += kPlaceWarps) {
+    const bool is_query = head < HEADS, is_value = head >= HEADS + KV_HEADS;
+    float x[kPairs], y[kPairs];
+    float squares = 0;
+    for (int i = 0; i < kPairs; ++i) {
+      const int pair = lane + i * kWarp;
+      const int a = NEIGHBOURS ? 2 * pair : pair, b = NEIGHBOURS ? a + 1 : pair + kHalf;
+      x[i] = pair < kHalf ? static_cast<float>(source[head * DIM + a]) : 0;
+      y[i] = pair < kHalf ? static_cast<float>(source[head * DIM + b]) : 0;
+      squares += x[i] * x[i] + y[i] * y[i];
+    }
+    float scale = 1;
+    if (NORM && !is_value) {
+      squares = sum_over(squares, kWarp);
+      scale = rsqrtf(squares / DIM + epsilon);
+    }
+    const T* weight = is_query ? q_norm : k_norm;
+    U* to = queries + (static_cast<long long>(row) * HEADS + head) * DIM;
+    if (!is_query) {
+      const int kv_head = (head - HEADS) % KV_HEADS;
+      to = (is_value ? values : keys) + (static_cast<long long>(kv_head) * slots + slot) * DIM;
+    }
+    for (int i = 0; i < kPairs; ++i) {
+      const int pair = lane + i * kWarp;
+      if (pair >= kHalf) break;
+      const int a = NEIGHBOURS ? 2 * pair : pair, b = NEIGHBOURS ? a + 1 : pair + kHalf;
+      float first = x[i], second = y[i];
+      if (!is_value) {
+        if (NORM) {
+          first = rounded<T>(first * scale * static_cast<float>(weight[a]));
+          second = rounded<T>(second * scale * static_cast<float>(weight[b]));
+        }
+        const float sine = sines[pair], cosine = cosines[pair];
+        const float turned = rounded<T>(first * cosine - second * sine);
+        second = rounded<T>(first * sine + second * cosine);
+        first = turned;
+      }
+      to[a] = static_cast<U>(first);
+      to[b] = static_cast<U>(second);
+    }
+  }
+}
+
+}  // namespace impetus

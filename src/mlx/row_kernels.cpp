@@ -1,0 +1,212 @@
+#include "mlx/row_kernels.h"
+
+#include <bit>
+#include <cmath>
+#include <random>
+
+#include "mlx/cuda_kernel.h"
+#include "mlx/kernel_check.h"
+#include "mlx/rotary.h"
+#include "mlx/weights.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+class CudaRowKernels final : public RowKernels {
+ public:
+  CudaRowKernels(const DecodeShape& shape, const ModelSpec& spec)
+      : shape_(shape),
+        // In the text: an array of one number would be read across the bus by every block.
+        epsilon_(fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps))),
+        type_{{"T", shape.activations}},
+        place_args_{{"T", shape.activations}, {"U", shape.kv},
+                    {"HEADS", shape.heads},   {"KV_HEADS", shape.kv_heads},
+                    {"DIM", shape.head_dim},  {"NEIGHBOURS", shape.neighbours},
+                    {"NORM", shape.qk_norm}} {
+    const std::vector<float> frequencies = spec.rope_frequencies();
+    if (frequencies.empty()) return;  // an encoder
+    frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
+  }
+
+  mx::array place(const PlaceStep& step, const mx::array& qkv, const mx::array& keys,
+                  const mx::array& values, const mx::array& q_norm,
+                  const mx::array& k_norm) override {
+    return place_({qkv, step.plan, frequencies_, q_norm, k_norm, keys, values},
+                  {mx::Shape{step.rows, shape_.heads, 1, shape_.head_dim}}, {shape_.kv},
+                  {step.rows, 1, 1}, kPlaceThreads, place_args_)[0];
+  }
+
+  mx::array gated(const mx::array& both) override {
+    const int rows = both.shape(0), columns = both.shape(1) / 2;
+    return gated_({both}, {mx::Shape{rows, columns}}, {shape_.activations},
+                  {gated_blocks(rows, columns), 1, 1}, kGatedThreads, type_)[0];
+  }
+
+  mx::array add_layer_norm(const mx::array& residual, const mx::array& x, const mx::array& weight,
+                           const std::optional<mx::array>& bias) override {
+    return add_layer_norm_({residual, x, weight, bias ? *bias : weight}, {residual.shape()},
+                           {shape_.activations}, {residual.shape(0), 1, 1}, kLayerNormThreads,
+                           {{"T", shape_.activations}, {"BIAS", bias.has_value()}},
+                           bias ? 1 : 0)[0];
+  }
+
+ private:
+  DecodeShape shape_;
+  std::string epsilon_;
+  mx::array frequencies_ = mx::array(0.0f);
+  Arguments type_, place_args_;
+  // Not made contiguous: a copy of the pool would take the writes.
+  CudaKernel place_{
+      "place",
+      {"qkv", "plan", "frequencies", "q_norm", "k_norm", "keys", "values"},
+      {"queries"},
+      fmt::format("impetus::place<T, U, HEADS, KV_HEADS, DIM, NEIGHBOURS, NORM>(qkv, plan, "
+                  "frequencies, q_norm, k_norm, {}, const_cast<U*>(keys), const_cast<U*>(values), "
+                  "keys_shape[1], queries);",
+                  epsilon_),
+      k_place_text};
+  CudaKernel gated_{"gated",
+                    {"both"},
+                    {"out"},
+                    "impetus::gated<T>(both, both_shape[0], both_shape[1] / 2, out);",
+                    k_gated_text,
+                    /*contiguous=*/true};
+  CudaKernel add_layer_norm_{
+      "add_layer_norm",
+      {"residual", "x", "weight", "bias"},
+      {"out"},
+      fmt::format("impetus::add_layer_norm<T, BIAS>(residual, x, weight, bias, {}, x_shape[1], "
+                  "out);",
+                  epsilon_),
+      k_add_layer_norm_text,
+      /*contiguous=*/true};
+};
+
+bool row_kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
+  return spec.kind == ModelKind::decoder ? shape.head_dim % 2 == 0 && spec.feed_forward % 8 == 0
+                                         : spec.hidden % 8 == 0 && spec.hidden <= kLayerNormColumns;
+}
+
+// Of place and gated.
+double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec,
+                     std::mt19937& random) {
+  constexpr int kBlock = KvPool::kBlockTokens, kSlots = 8 * kBlock;
+  // Two sequences: one at its beginning, and one that goes on in blocks out of order.
+  const std::vector<BlockId> first = {3}, second = {6, 1, 4};
+  const std::vector<TokenId> tokens(19, 0);
+  std::vector<SequenceStep> batch(2);
+  batch[0].blocks = first;
+  batch[0].tokens = std::span(tokens).first(5);
+  batch[1].blocks = second;
+  batch[1].tokens = tokens;
+  batch[1].position = kBlock + 7;
+  StepPlan plan;
+  plan.make(batch, kBlock);
+  const auto rows = dim(plan.rows());
+  const int width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+  const auto rows_of = [&](const mx::Shape& extents, mx::Dtype type) {
+    return random_rows(random, extents, type);
+  };
+  const mx::array qkv = rows_of({rows, width}, shape.activations);
+  const mx::Shape pool{shape.kv_heads, kSlots, shape.head_dim};
+  const mx::array keys = rows_of(pool, shape.kv), values = rows_of(pool, shape.kv);
+  const mx::array q_norm = rows_of({shape.head_dim}, shape.activations);
+  const mx::array k_norm = rows_of({shape.head_dim}, shape.activations);
+  Rotary rotary(spec, false);
+  rotary.begin(plan);
+  // [rows, n, 1, head_dim] of heads [from, from + n).
+  const auto part = [&](int from, int n, const mx::array* norm) {
+    mx::array heads =
+        mx::reshape(mx::slice(qkv, {0, from * shape.head_dim}, {rows, (from + n) * shape.head_dim}),
+                    {rows, n, 1, shape.head_dim});
+    if (norm == nullptr) return mx::astype(heads, shape.kv);
+    if (shape.qk_norm) heads = mx::fast::rms_norm(heads, *norm, spec.norm_eps);
+    return mx::astype(rotary.apply(heads), shape.kv);
+  };
+  // The pool as MLX writes it. In a copy: the kernels write to where the pool is.
+  const mx::array slots(plan.slots.begin(), mx::Shape{rows}, mx::int32);
+  const auto written = [&](const mx::array& into, const mx::array& from) {
+    mx::array made = mx::scatter(into, slots, from, 1);
+    made.eval();
+    return made;
+  };
+  const mx::array wanted_keys = written(keys, part(shape.heads, shape.kv_heads, &k_norm));
+  const mx::array wanted_values =
+      written(values, part(shape.heads + shape.kv_heads, shape.kv_heads, nullptr));
+  double worst = apart(kernels.place(place_step(plan, true), qkv, keys, values, q_norm, k_norm),
+                       part(0, shape.heads, &q_norm));
+  const auto compare = [&](const mx::array& made, const mx::array& wanted) {
+    const double error = apart(made, wanted);
+    // NaN is the worst.
+    worst = std::isnan(worst) || error <= worst ? worst : error;
+  };
+  compare(keys, wanted_keys);
+  compare(values, wanted_values);
+
+  const auto columns = dim(spec.feed_forward);
+  const mx::array both = rows_of({3, 2 * columns}, shape.activations);
+  const mx::array gate = mx::astype(mx::slice(both, {0, 0}, {3, columns}), mx::float32);
+  compare(kernels.gated(both), mx::multiply(mx::multiply(gate, mx::sigmoid(gate)),
+                                            mx::slice(both, {0, columns}, {3, 2 * columns})));
+  return worst;
+}
+
+// Of add_layer_norm.
+double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec,
+                     std::mt19937& random) {
+  const auto columns = dim(spec.hidden);
+  const auto rows_of = [&](const mx::Shape& extents) {
+    return random_rows(random, extents, shape.activations);
+  };
+  const mx::array residual = rows_of({3, columns}), x = rows_of({3, columns});
+  const mx::array weight = rows_of({columns}), offset = rows_of({columns});
+  const mx::array sum = mx::add(mx::astype(residual, mx::float32), mx::astype(x, mx::float32));
+  double worst = 0;
+  for (const bool with : {false, true}) {
+    const auto bias = with ? std::optional(offset) : std::nullopt;
+    const double error = apart(kernels.add_layer_norm(residual, x, weight, bias),
+                               mx::fast::layer_norm(sum, weight, bias, spec.norm_eps));
+    worst = std::isnan(worst) || error <= worst ? worst : error;
+  }
+  return worst;
+}
+
+}  // namespace
+
+std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec) {
+  return std::make_unique<CudaRowKernels>(shape, spec);
+}
+
+PlaceStep place_step(const StepPlan& plan, bool device) {
+  PlaceStep step;
+  std::vector<int32_t> values = plan.positions;
+  values.insert(values.end(), plan.slots.begin(), plan.slots.end());
+  step.plan = mx::array(values.begin(), mx::Shape{2, dim(plan.rows())}, mx::int32);
+  // As a decode step's plan: memory that the host wrote would be read across the bus.
+  step.host = step.plan;
+  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
+  step.rows = static_cast<int>(plan.rows());
+  return step;
+}
+
+double row_kernels_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec) {
+  std::mt19937 random(3);
+  return spec.kind == ModelKind::decoder ? decoder_error(kernels, shape, spec, random)
+                                         : encoder_error(kernels, shape, spec, random);
+}
+
+std::unique_ptr<RowKernels> checked_row_kernels(const RowKernelMaker& make,
+                                                const DecodeShape& shape, const ModelSpec& spec) {
+  if (!row_kernels_take(shape, spec)) return nullptr;
+  std::unique_ptr<RowKernels> kernels;
+  const bool good = within(spec.family,
+                           spec.kind == ModelKind::decoder ? "kernels for the rows of prompts"
+                                                           : "the kernel for layer norms",
+                           kernels_error_limit(shape), [&] {
+                             kernels = make(shape, spec);
+                             return kernels ? row_kernels_error(*kernels, shape, spec) : 0.0;
+                           });
+  return good ? std::move(kernels) : nullptr;
+}
+
+}  // namespace impetus::mlx_backend

@@ -1,0 +1,68 @@
+// Kernels of our own on CUDA for what prompts and an encoder's texts do row by row between their
+// products and attention, where the host's time for each of MLX's operations is most of a layer's:
+// norms of queries and keys, rotation, and the write to the KV pool in one; a gate; a sum and its
+// layer norm. Their text: kernels/place.cuh, gated.cuh, add_layer_norm.cuh.
+// Includes MLX: only the sources of this folder include this.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "mlx/decode_kernels.h"
+
+namespace impetus::mlx_backend {
+
+// How kernels/*.cuh are launched: as they say themselves.
+inline constexpr int kPlaceThreads = 256, kGatedThreads = 256, kLayerNormThreads = 128;
+inline constexpr int kLayerNormColumns = 4096;
+// Blocks of threads for a gate's [rows, columns].
+constexpr int gated_blocks(int rows, int columns) {
+  return static_cast<int>((static_cast<int64_t>(rows) * (columns / 8) + kGatedThreads - 1) /
+                          kGatedThreads);
+}
+
+// Where the rows of a step stand.
+struct PlaceStep {
+  mx::array plan = mx::array(0);  // i32 [2, rows]: positions, then slots of the KV pool
+  mx::array host = mx::array(0);  // what `plan` is made of, until the step has run
+  int rows = 0;
+};
+// `device`: kernels read the plan where they run.
+PlaceStep place_step(const StepPlan& plan, bool device);
+
+// Where the kernels run; arrays as kernels/*.cuh say. Lazy, as MLX's operations are.
+class RowKernels {
+ public:
+  virtual ~RowKernels() = default;
+  // qkv [rows, (heads + 2 * kv_heads) * head_dim] in the type of activations -> queries [rows,
+  // heads, 1, head_dim] in that of keys and values. Writes the rows' keys and values into the pool
+  // behind MLX's back: what reads them takes the queries, too, and a step ends when these are made.
+  virtual mx::array place(const PlaceStep& step, const mx::array& qkv, const mx::array& keys,
+                          const mx::array& values, const mx::array& q_norm,
+                          const mx::array& k_norm) = 0;
+  // [rows, 2 * columns], a gate and what it lets through -> [rows, columns].
+  virtual mx::array gated(const mx::array& both) = 0;
+  // The layer norm of residual + x, [rows, columns].
+  virtual mx::array add_layer_norm(const mx::array& residual, const mx::array& x,
+                                   const mx::array& weight,
+                                   const std::optional<mx::array>& bias) = 0;
+};
+
+// For an encoder `shape` says heads and the type of activations.
+using RowKernelMaker =
+    std::function<std::unique_ptr<RowKernels>(const DecodeShape& shape, const ModelSpec& spec)>;
+
+std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec);
+
+// Runs the kernels of a decoder (place, gated), or that of an encoder (add_layer_norm), once beside
+// MLX's own operations on small random rows: how far apart they are at most, relative to the
+// largest value. For a machine's first use of them.
+double row_kernels_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec);
+
+// The maker's kernels, if they have a form for the shape and do here what MLX's operations do; else
+// null, with a warning. Throws where the device itself no longer answers.
+std::unique_ptr<RowKernels> checked_row_kernels(const RowKernelMaker& make,
+                                                const DecodeShape& shape, const ModelSpec& spec);
+
+}  // namespace impetus::mlx_backend

@@ -1,0 +1,140 @@
+// The kernels of rows (row_kernels.h) on the host. For tests.
+#pragma once
+
+#include "mlx/cuda_on_host.h"
+#include "mlx/row_kernels.h"
+
+#define alignas(bytes)
+#include "mlx/kernels/add_layer_norm.cuh"
+#include "mlx/kernels/gated.cuh"
+#include "mlx/kernels/place.cuh"
+#undef alignas
+
+namespace impetus::mlx_backend::on_host {
+
+static_assert(mlx_backend::kPlaceThreads == impetus::kPlaceThreads &&
+              mlx_backend::kGatedThreads == impetus::kGatedThreads &&
+              mlx_backend::kLayerNormThreads == impetus::kLayerNormThreads &&
+              mlx_backend::kLayerNormColumns == impetus::kLayerNormColumns);
+
+// The shapes and types that are compiled here.
+class HostRows final : public RowKernels {
+ public:
+  HostRows(const DecodeShape& shape, const ModelSpec& spec)
+      : shape_(shape), frequencies_(spec.rope_frequencies()), epsilon_(spec.norm_eps) {}
+
+  // Null where the shape is none of those.
+  static std::unique_ptr<RowKernels> make(const DecodeShape& shape, const ModelSpec& spec) {
+    auto kernels = std::make_unique<HostRows>(shape, spec);
+    const bool has_form = spec.kind == ModelKind::encoder || kernels->with([](auto) {});
+    return has_form ? std::move(kernels) : nullptr;
+  }
+
+  mx::array place(const PlaceStep& step, const mx::array& qkv, const mx::array& keys,
+                  const mx::array& values, const mx::array& q_norm,
+                  const mx::array& k_norm) override {
+    std::vector<mx::array> inputs = {qkv, keys, values, step.plan, q_norm, k_norm};
+    mx::eval(inputs);
+    mx::array queries = empty({step.rows, shape_.heads, 1, shape_.head_dim}, shape_.kv);
+    with([&](auto form) {
+      using F = decltype(form);
+      using T = typename F::T;
+      using U = typename F::U;
+      const auto run = [&]<bool NEIGHBOURS, bool NORM>() {
+        launch({static_cast<unsigned>(step.rows), 1, 1}, kPlaceThreads, [&] {
+          impetus::place<T, U, F::kHeads, F::kKvHeads, F::kDim, NEIGHBOURS, NORM>(
+              data<T>(inputs[0]), data<int>(inputs[3]), frequencies_.data(), data<T>(inputs[4]),
+              data<T>(inputs[5]), epsilon_, data<U>(inputs[1]), data<U>(inputs[2]),
+              static_cast<int>(keys.shape(1)), data<U>(queries));
+        });
+      };
+      if (shape_.neighbours && shape_.qk_norm) return run.template operator()<true, true>();
+      if (shape_.neighbours) return run.template operator()<true, false>();
+      if (shape_.qk_norm) return run.template operator()<false, true>();
+      return run.template operator()<false, false>();
+    });
+    return queries;
+  }
+
+  mx::array gated(const mx::array& both) override {
+    mx::array in = mx::contiguous(both);
+    in.eval();
+    const int rows = in.shape(0), columns = in.shape(1) / 2;
+    mx::array out = empty({rows, columns}, shape_.activations);
+    with_type([&](auto zero) {
+      using T = decltype(zero);
+      launch({static_cast<unsigned>(gated_blocks(rows, columns)), 1, 1}, kGatedThreads,
+             [&] { impetus::gated<T>(data<T>(in), rows, columns, data<T>(out)); });
+    });
+    return out;
+  }
+
+  mx::array add_layer_norm(const mx::array& residual, const mx::array& x, const mx::array& weight,
+                           const std::optional<mx::array>& bias) override {
+    std::vector<mx::array> inputs = {mx::contiguous(residual), mx::contiguous(x), weight,
+                                     bias ? *bias : weight};
+    mx::eval(inputs);
+    mx::array out = empty(residual.shape(), shape_.activations);
+    with_type([&](auto zero) {
+      using T = decltype(zero);
+      const auto run = [&]<bool BIAS>() {
+        launch({static_cast<unsigned>(residual.shape(0)), 1, 1}, kLayerNormThreads, [&] {
+          impetus::add_layer_norm<T, BIAS>(data<T>(inputs[0]), data<T>(inputs[1]),
+                                           data<T>(inputs[2]), data<T>(inputs[3]), epsilon_,
+                                           static_cast<int>(residual.shape(1)), data<T>(out));
+        });
+      };
+      bias ? run.template operator()<true>() : run.template operator()<false>();
+    });
+    return out;
+  }
+
+ private:
+  template <typename T_, typename U_, int HEADS, int KV_HEADS, int DIM>
+  struct Form {
+    using T = T_;
+    using U = U_;
+    static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
+  };
+
+  template <typename Body>
+  void with_type(Body&& body) {
+    if (shape_.activations == mx::float32) return body(0.0f);
+    if (shape_.activations == mx::float16) return body(_Float16(0));
+    return body(Bf16());
+  }
+
+  template <typename T, typename U, typename Body>
+  bool with_dims(Body&& body, mx::Dtype t, mx::Dtype u) {
+    if (shape_.activations != t || shape_.kv != u) return false;
+    const auto is = [&](int heads, int kv_heads, int dim) {
+      return shape_.heads == heads && shape_.kv_heads == kv_heads && shape_.head_dim == dim;
+    };
+    // That of the conformance suite.
+    if (is(4, 2, 16)) return body(Form<T, U, 4, 2, 16>()), true;
+    // More heads than warps, in no whole number; lanes without a pair; several pairs a lane.
+    if constexpr (std::is_same_v<T, U>) {
+      if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
+      if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
+      if (is(5, 1, 256)) return body(Form<T, U, 5, 1, 256>()), true;
+    }
+    return false;
+  }
+  template <typename Body>
+  bool with(Body&& body) {
+    return with_dims<float, float>(body, mx::float32, mx::float32) ||
+           with_dims<_Float16, _Float16>(body, mx::float16, mx::float16) ||
+           with_dims<Bf16, Bf16>(body, mx::bfloat16, mx::bfloat16) ||
+           with_dims<float, _Float16>(body, mx::float32, mx::float16) ||
+           with_dims<float, Bf16>(body, mx::float32, mx::bfloat16) ||
+           with_dims<_Float16, float>(body, mx::float16, mx::float32) ||
+           with_dims<Bf16, float>(body, mx::bfloat16, mx::float32) ||
+           with_dims<Bf16, _Float16>(body, mx::bfloat16, mx::float16);
+  }
+
+  DecodeShape shape_;
+  std::vector<float> frequencies_;
+  float epsilon_;
+};
+
+}  // namespace impetus::mlx_backend::on_host
