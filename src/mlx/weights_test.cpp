@@ -154,6 +154,76 @@ GroupedModel quantise(const ModelSpec& spec, uint64_t seed, int bits, int group,
   return made;
 }
 
+// Products with a bias before each row, of matrices by themselves and joined, against sums in
+// double.
+TEST(MlxWeights, JoinedMatricesMultiplyAsTheirParts) {
+  std::mt19937_64 random(161);
+  std::normal_distribution<float> normal;
+  const Turn turn(true);
+  constexpr int kIn = 64;
+  const int widths[] = {24, 8, 40};
+  const auto values_of = [&](const mx::Shape& shape) {
+    std::vector<float> values(static_cast<size_t>(shape[0] * (shape.size() > 1 ? shape[1] : 1)));
+    for (float& value : values) value = normal(random);
+    mx::array made(values.begin(), shape, mx::float32);
+    made.eval();
+    return made;
+  };
+  for (const bool quantised : {false, true}) {
+    std::vector<Matrix> parts;
+    std::vector<double> weights, biases;  // of all outputs
+    for (const int width : widths) {
+      Matrix part;
+      mx::array weight = values_of({width, kIn});
+      if (quantised) {
+        const auto packed = mx::quantize(weight, 32, 8);
+        part.weight = packed[0];
+        part.scales = packed[1];
+        part.biases = packed[2];
+        part.bits = 8;
+        part.group = 32;
+        weight = mx::dequantize(packed[0], packed[1], packed[2], 32, 8);
+      } else {
+        part.weight = weight;
+      }
+      part.bias = values_of({width});
+      for (const float w : floats(weight)) weights.push_back(static_cast<double>(w));
+      for (const float b : floats(*part.bias)) biases.push_back(static_cast<double>(b));
+      if (width != widths[1]) part.transpose();  // whether or not a view was made before
+      parts.push_back(std::move(part));
+    }
+    const auto whole = joined(parts);
+    ASSERT_TRUE(whole.has_value());
+    EXPECT_EQ(whole->transposed.has_value(), !quantised);
+    const int64_t all[] = {24, 8, 40};
+    for (const int rows : {1, 2, 5}) {
+      const mx::array x = values_of({rows, kIn});
+      const auto in = floats(x);
+      const auto multiply = [](const Matrix& m, const mx::array& of) { return m.apply(of); };
+      for (const auto& matrices : {parts, std::vector<Matrix>{*whole}}) {
+        size_t output = 0;
+        const auto made = products(matrices, x, all, multiply);
+        for (size_t p = 0; p < made.size(); output += static_cast<size_t>(all[p++])) {
+          const auto got = floats(made[p]);
+          for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+            for (size_t o = 0; o < static_cast<size_t>(all[p]); ++o) {
+              double expected = biases[output + o], size = std::abs(expected);
+              for (size_t c = 0; c < kIn; ++c) {
+                const double one =
+                    static_cast<double>(in[r * kIn + c]) * weights[(output + o) * kIn + c];
+                expected += one;
+                size += std::abs(one);
+              }
+              ASSERT_NEAR(got[r * static_cast<size_t>(all[p]) + o], expected, 0x1p-24 * 16 * size)
+                  << (quantised ? "quantised" : "dense") << " part " << p << " row " << r;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(MlxWeights, ItsOwnQuantisationRunsAsItIs) {
   std::mt19937_64 random(2718);
   ModelSpec spec = decoder_spec("llama");
