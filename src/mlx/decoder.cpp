@@ -132,7 +132,7 @@ class MlxDecoder final : public Executor {
   bool few_rows_ = false;  // whether they multiply, too
   DecodeShape shape_;
   std::unique_ptr<PrefillKernel> prefill_;
-  std::unique_ptr<RowKernels> rows_;
+  std::unique_ptr<RowKernels> row_kernels_;
   SamplerScratch sampler_;
 
   // The step that is built.
@@ -173,7 +173,7 @@ MlxDecoder::~MlxDecoder() {
     final_norm_ = mx::array(0.0f);
     kernels_.reset();
     prefill_.reset();
-    rows_.reset();
+    row_kernels_.reset();
     rotary_.reset();
     kv_.reset();
     mx::clear_cache();
@@ -287,7 +287,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
     if (kernels_) check_few_rows();
     if (machine_->row_kernels) {
-      rows_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
+      row_kernels_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
     }
   }
   if (machine_->prefill_kernel) {
@@ -477,7 +477,7 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, !machine_->cpu);
     ++own_kernels_;
-  } else if (kernels_ && prefill_ && rows_) {
+  } else if (kernels_ && prefill_ && row_kernels_) {
     place_ = place_step(plan_, !machine_->cpu);
     prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
     ++own_prefills_;
@@ -546,8 +546,8 @@ void MlxDecoder::attention_inputs(int64_t index) {
     qkv_ = layer.qkv.size() == 1 ? product(layer.qkv.front(), x)
                                  : mx::concatenate(products(layer.qkv, x, widths, multiply), 1);
     if (!place_) return;
-    query_ = rows_->place(*place_, *qkv_, kv_->keys(index), kv_->values(index), q_norm(layer),
-                          k_norm(layer));
+    query_ = row_kernels_->place(*place_, *qkv_, kv_->keys(index), kv_->values(index),
+                                 q_norm(layer), k_norm(layer));
     qkv_.reset();
     return;
   }
@@ -627,9 +627,10 @@ void MlxDecoder::feed_forward(int64_t index) {
   const Matrix& both = layer.gate_up.front();
   const bool one = layer.gate_up.size() == 1;
   const bool few = few_rows_ && one && !both.bias && few_rows_take(both, x.dtype(), x.shape(0));
-  const mx::array hidden = few            ? kernels_->few_rows(x, both, true)
-                           : rows_ && one ? rows_->gated(product(both, x))
-                                          : gated_(products(layer.gate_up, x, widths, multiply))[0];
+  const mx::array hidden = few ? kernels_->few_rows(x, both, true)
+                           : row_kernels_ && one
+                               ? row_kernels_->gated(product(both, x))
+                               : gated_(products(layer.gate_up, x, widths, multiply))[0];
   const bool last = index + 1 == spec_.layers;
   add(product(layer.down, hidden),
       last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);
