@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <deque>
 #include <numeric>
 
+#include "backend/isotonic.h"
+#include "backend/measured_runs.h"
 #include "backend/synthetic_model.h"
 #include "base/timing.h"
 
@@ -13,7 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kBlock = 16;  // tokens of one sequence in a step of many rows: little attention
 constexpr int64_t kRowsMax = 512;
 constexpr int64_t kContext = 2304;
 
@@ -41,6 +43,17 @@ int64_t bytes_of_parameters(int64_t parameters, DType type) {
   return parameters / block_elements(type) * block_bytes(type);
 }
 
+// Weights that layers are timed with: as many as a type has bits, where it is MLX's groups.
+struct Kind {
+  DType type = DType::f32;
+  int bits = 0;
+};
+
+// Whether a figure may be missing: the backend has no such thing, or too little memory for it.
+bool left_out(const Error& error) {
+  return error.code == ErrorCode::unsupported || error.code == ErrorCode::insufficient_memory;
+}
+
 class Measurer {
  public:
   Measurer(Backend& backend, MemoryLedger& ledger, const MeasureOptions& options)
@@ -55,6 +68,20 @@ class Measurer {
     std::unique_ptr<Encoder> encoder;
     const ModelSpec& spec() const { return model.spec; }
   };
+  // What is timed in several moments.
+  struct Figure {
+    explicit Figure(std::function<Run()> how, std::function<void(double)> to = {})
+        : run(std::move(how)), keep(std::move(to)) {}
+    std::function<Run()> run;
+    std::function<void(double seconds)> keep;  // told the median, when all is measured
+    std::vector<double> moments;               // seconds of a step
+    bool over = false;                         // it failed
+  };
+  struct Series {
+    std::vector<Loaded> models;
+    std::vector<Figure> figures;  // of these models' executors and encoders
+    int visits = 0;
+  };
 
   void tell(const std::string& what) {
     if (options_.progress) options_.progress(what, static_cast<double>(done_++) / planned_);
@@ -66,48 +93,86 @@ class Measurer {
     options.threads = {threads, threads};
     return options;
   }
-  Result<Loaded> decoder(int64_t layers, int64_t hidden, DType type, int threads,
+  Result<Loaded> decoder(int64_t layers, int64_t hidden, Kind kind, int threads,
                          int64_t kv_tokens = kRowsMax) {
-    Loaded loaded;
-    IMPETUS_TRY(loaded.model,
-                synthetic_model(synthetic_decoder_spec(layers, hidden, kContext), type));
-    IMPETUS_TRY(loaded.executor, backend_.load_decoder(loaded.model.spec, *loaded.model.weights,
+    return load([&]() -> Result<Loaded> {
+      Loaded made;
+      IMPETUS_TRY(made.model, synthetic_model(synthetic_decoder_spec(layers, hidden, kContext),
+                                              kind.type, false, kind.bits));
+      IMPETUS_TRY(made.executor, backend_.load_decoder(made.model.spec, *made.model.weights,
                                                        load_options(threads, kv_tokens), ledger_));
-    return loaded;
+      return made;
+    });
   }
   Result<Loaded> encoder(int64_t layers, int64_t hidden, DType type, int threads) {
-    Loaded loaded;
-    IMPETUS_TRY(loaded.model,
-                synthetic_model(synthetic_encoder_spec(layers, hidden, kRowsMax), type));
-    IMPETUS_TRY(loaded.encoder, backend_.load_encoder(loaded.model.spec, *loaded.model.weights,
+    return load([&]() -> Result<Loaded> {
+      Loaded made;
+      IMPETUS_TRY(made.model,
+                  synthetic_model(synthetic_encoder_spec(layers, hidden, kRowsMax), type));
+      IMPETUS_TRY(made.encoder, backend_.load_encoder(made.model.spec, *made.model.weights,
                                                       load_options(threads, 0), ledger_));
-    return loaded;
+      return made;
+    });
+  }
+  // A device's memory may be less than the ledger's: what is held goes before a load fails.
+  template <typename Load>
+  Result<Loaded> load(Load once) {
+    while (true) {
+      Result<Loaded> made = once();
+      if (made.ok() || made.error().code != ErrorCode::insufficient_memory || held_.empty()) {
+        return made;
+      }
+      IMPETUS_CHECK(let_go());
+    }
   }
 
-  // The lower quartile of the times of what `once` does; an error ends it.
-  // `between` runs after each, untimed.
-  Result<double> time(const std::function<Result<void>()>& once,
-                      const std::function<Result<void>()>& between = {}) const;
-  // rows sequences, a token each, one step after another
-  Result<double> decode(Loaded& loaded, int64_t rows) const;
-  // rows / 16 sequences of 16
-  Result<double> chunk(Loaded& loaded, int64_t rows, StepOutput output) const;
-  Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const;  // one sequence
-  Result<double> prompt(Loaded& loaded, int64_t rows) const;            // of one sequence
-  Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const;
+  double now() const {
+    return options_.clock ? options_.clock()
+                          : std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  }
+  // The lower quartile of a step's times, in seconds; an error ends it.
+  Result<double> time(const Run& run) const;
+  Result<double> decode(Loaded& loaded, int64_t rows) const {
+    return time(decode_run(*loaded.executor, rows, backend_.descriptor().enqueues));
+  }
+  Result<double> chunk(Loaded& loaded, int64_t rows, StepOutput output) const {
+    return time(chunk_run(*loaded.executor, rows, output));
+  }
+  Result<double> at(Loaded& loaded, int64_t rows, int64_t past) const {
+    return time(at_run(*loaded.executor, rows, past));
+  }
+  Result<double> encode(Loaded& loaded, int64_t texts, int64_t length) const {
+    return time(encode_run(*loaded.encoder, texts, length));
+  }
+
+  // A step's time in this moment; `first`: nothing of the kind ran before.
+  Result<double> moment(const Run& run, bool first) const;
+  Result<void> visit(Series& series) const;
+  // A moment of all that is held; what has had enough of them is let go.
+  Result<void> round();
+  // The oldest that is held, after the moments that it still lacks.
+  Result<void> let_go();
 
   // Works until two stretches are equally fast: clocks rise, and a virtual machine gets its memory.
   Result<void> settle(int threads);
   Result<void> measure_overhead(int threads);
+  Result<void> each_read_shape(
+      const std::function<Result<void>(int64_t layers, int64_t hidden)>& measure);
+  // `seconds`: of a step of one row that reads its weights.
+  void add_read(const ModelSpec& spec, int threads, double seconds);
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads, int64_t hidden = 512);
   Result<void> measure_encoder(int threads);
   Result<void> measure_encoder_attention(int threads);
   // Where steps are enqueued: whole layers in place of products, and of what is beside them.
-  Result<void> measure_layers(DType type);
-  Result<void> measure_encoder_layers(DType type);
-  Result<void> measure_step();
+  Result<DeviceProfile> run_enqueued();
+  Result<void> hold_steps();
+  Result<void> keep_steps();
+  Result<void> hold_reading();
+  Result<void> hold_layers(Kind kind);
+  Result<void> hold_encoder_layers(DType type);
+  void add_layer(Series& series, LayerTime layer, double layers, std::function<Run()> run);
   Result<double> attention_of(int threads, int64_t length);
   Result<void> measure_copies();
 
@@ -125,8 +190,12 @@ class Measurer {
     const auto found = std::ranges::find(profile_.overhead, shape, &Overhead::shape);
     return found == profile_.overhead.end() ? 0 : found->step_seconds;
   }
-  bool fits(int64_t bytes) const {
-    return bytes * 2 + (int64_t{64} << 20) < ledger_.capacity_bytes() - ledger_.used_bytes();
+  // Lets go of what is held for it.
+  Result<bool> fits(int64_t bytes) {
+    const int64_t needed = bytes * 2 + (int64_t{64} << 20);
+    const auto room = [&] { return needed < ledger_.capacity_bytes() - ledger_.used_bytes(); };
+    while (!room() && needed < ledger_.capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
+    return room();
   }
 
   Backend& backend_;
@@ -134,23 +203,29 @@ class Measurer {
   const MeasureOptions& options_;
   DeviceProfile profile_;
   Extent extent_;
+  Series steps_;             // timed with every round
+  std::deque<Series> held_;  // rising visits from the back
+  std::vector<Figure> done_with_;
   int done_ = 0;
   double planned_ = 1;
 };
 
-Result<double> Measurer::time(const std::function<Result<void>()>& once,
-                              const std::function<Result<void>()>& between) const {
+Result<double> Measurer::time(const Run& run) const {
+  const auto once = [&]() -> Result<void> {
+    for (int i = 0; i < run.stretch; ++i) IMPETUS_CHECK(run.step());
+    return {};
+  };
   IMPETUS_CHECK(once());  // pages, caches, clocks
   std::vector<double> times;
-  const auto start = Clock::now();
+  const double start = now();
   do {
-    const auto from = Clock::now();
+    const double from = now();
     IMPETUS_CHECK(once());
-    times.push_back(seconds_since(from));
-    if (between) IMPETUS_CHECK(between());
+    times.push_back((now() - from) / run.stretch);
+    if (run.between) IMPETUS_CHECK(run.between());
     // A slow processor gets fewer steps, never fewer than two.
-  } while ((times.size() < 5 && seconds_since(start) < 10 * options_.step_budget_seconds) ||
-           times.size() < 2 || seconds_since(start) < options_.step_budget_seconds);
+  } while ((times.size() < 5 && now() - start < 10 * options_.step_budget_seconds) ||
+           times.size() < 2 || now() - start < options_.step_budget_seconds);
   // Not the median: what other programs take now and then is no part of this processor's speed. The
   // median where steps are enqueued, since the host's own pace is part of it.
   const bool enqueues = backend_.descriptor().enqueues;
@@ -160,98 +235,65 @@ Result<double> Measurer::time(const std::function<Result<void>()>& once,
   return *middle;
 }
 
-// Runs `sequences` sequences of `length` tokens each from position `past` on.
-Result<void> step(Executor& executor, int64_t sequences, int64_t length, int64_t past,
-                  StepOutput output) {
-  SamplingParams greedy;
-  greedy.temperature = 0;
-  const std::vector<TokenId> tokens(static_cast<size_t>(length), 1);
-  const int64_t each = (past + length - 1) / executor.kv().block_tokens() + 1;
-  std::vector<BlockId> blocks(static_cast<size_t>(each * sequences));
-  std::iota(blocks.begin(), blocks.end(), 0);
-  std::vector<SequenceStep> batch(static_cast<size_t>(sequences));
-  for (int64_t s = 0; s < sequences; ++s) {
-    SequenceStep& one = batch[static_cast<size_t>(s)];
-    one.tokens = tokens;
-    one.position = past;
-    one.blocks =
-        std::span(blocks).subspan(static_cast<size_t>(s * each), static_cast<size_t>(each));
-    one.output = output;
-    one.sampling = &greedy;
-    one.context.position = past + length;
+constexpr int kMoments = 5;
+
+Result<double> Measurer::moment(const Run& run, bool first) const {
+  constexpr int kWarm = 4, kStretches = 2;
+  const auto stretch = [&](int steps) -> Result<double> {
+    const double from = now();
+    for (int i = 0; i < steps; ++i) IMPETUS_CHECK(run.step());
+    const double seconds = now() - from;
+    if (run.between) IMPETUS_CHECK(run.between());
+    return seconds;
+  };
+  // Caches and clocks, and the end of what another model has begun.
+  const int warm = std::min(run.stretch, kWarm);
+  IMPETUS_TRY(const double before, stretch(warm));
+  // Next to nothing beside a long step: that one counts.
+  if (!first && before > options_.step_budget_seconds) return before / warm;
+  double sum = 0;
+  int count = 0;
+  do {
+    IMPETUS_TRY(const double seconds, stretch(run.stretch));
+    sum += seconds;
+    ++count;
+  } while (count < kStretches || sum < options_.step_budget_seconds / 8);
+  return sum / (count * run.stretch);
+}
+
+Result<void> Measurer::visit(Series& series) const {
+  for (Figure& figure : series.figures) {
+    if (figure.over) continue;
+    const auto took = moment(figure.run(), figure.moments.empty());
+    if (took.ok()) {
+      figure.moments.push_back(*took);
+    } else if (left_out(took.error())) {
+      figure.over = true;
+    } else {
+      return took.error();
+    }
   }
-  IMPETUS_TRY([[maybe_unused]] const auto results, executor.execute(batch));
+  ++series.visits;
   return {};
 }
 
-Result<double> Measurer::decode(Loaded& loaded, int64_t rows) const {
-  // The tokens that were drawn, at the positions that follow, as the engine goes on: a backend may
-  // have begun with the next step. Few positions, so that attention is next to nothing.
-  Executor& executor = *loaded.executor;
-  const bool enqueues = backend_.descriptor().enqueues;
-  const int64_t block_tokens = executor.kv().block_tokens();
-  const int64_t most = std::max<int64_t>(1, (enqueues ? 4 : 2) * kBlock / block_tokens);
-  SamplingParams greedy;
-  greedy.temperature = 0;
-  const int64_t each = std::clamp<int64_t>(executor.kv().blocks() / rows, 1, most);
-  std::vector<BlockId> blocks(static_cast<size_t>(each * rows));
-  std::iota(blocks.begin(), blocks.end(), 0);
-  std::vector<TokenId> tokens(static_cast<size_t>(rows), 1);
-  int64_t position = 0;
-  const auto next = [&]() -> Result<void> {
-    std::vector<SequenceStep> batch(static_cast<size_t>(rows));
-    for (size_t s = 0; s < batch.size(); ++s) {
-      const auto own = static_cast<size_t>(each);
-      batch[s].tokens = {&tokens[s], 1};
-      batch[s].position = position;
-      batch[s].blocks = std::span(blocks).subspan(s * own, own);
-      batch[s].output = StepOutput::sample;
-      batch[s].sampling = &greedy;
-      batch[s].context.position = position + 1;
-    }
-    IMPETUS_TRY(const auto results, executor.execute(batch));
-    for (size_t s = 0; s < results.size(); ++s) {
-      tokens[s] = results[s].token.ok() ? results[s].token->id : 1;
-    }
-    position = (position + 1) % (each * block_tokens);
-    return {};
-  };
-  // Where a step is begun before the one ahead of it is fetched, one alone says little: some are
-  // there when they are asked for, and the next takes twice as long.
-  const int stretch = enqueues ? 16 : 1;
-  IMPETUS_TRY(const double seconds, time([&]() -> Result<void> {
-                for (int i = 0; i < stretch; ++i) IMPETUS_CHECK(next());
-                return {};
-              }));
-  return seconds / stretch;
+Result<void> Measurer::let_go() {
+  Series series = std::move(held_.front());
+  held_.pop_front();
+  while (series.visits < kMoments) IMPETUS_CHECK(visit(series));
+  for (Figure& figure : series.figures) {
+    if (figure.moments.empty()) continue;
+    figure.run = {};  // its model goes
+    done_with_.push_back(std::move(figure));
+  }
+  return {};
 }
 
-Result<double> Measurer::chunk(Loaded& loaded, int64_t rows, StepOutput output) const {
-  return time([&] {
-    return step(*loaded.executor, std::max<int64_t>(1, rows / kBlock), std::min(rows, kBlock), 0,
-                output);
-  });
-}
-
-Result<double> Measurer::at(Loaded& loaded, int64_t rows, int64_t past) const {
-  return time([&] { return step(*loaded.executor, 1, rows, past, StepOutput::logits_last); });
-}
-
-Result<double> Measurer::prompt(Loaded& loaded, int64_t rows) const {
-  // The token after it is fetched, or the next prompt would wait for what was begun of it.
-  Executor& executor = *loaded.executor;
-  return time([&] { return step(executor, 1, rows, 0, StepOutput::sample); },
-              [&] { return step(executor, 1, 1, rows, StepOutput::logits_last); });
-}
-
-Result<double> Measurer::encode(Loaded& loaded, int64_t texts, int64_t length) const {
-  const std::vector<TokenId> tokens(static_cast<size_t>(texts * length), 1);
-  std::vector<int32_t> offsets;
-  for (int64_t i = 0; i <= texts; ++i) offsets.push_back(static_cast<int32_t>(i * length));
-  return time([&]() -> Result<void> {
-    IMPETUS_TRY([[maybe_unused]] const auto vectors, loaded.encoder->encode({tokens, offsets, {}}));
-    return {};
-  });
+Result<void> Measurer::round() {
+  IMPETUS_CHECK(visit(steps_));
+  for (Series& series : held_) IMPETUS_CHECK(visit(series));
+  while (!held_.empty() && held_.front().visits >= kMoments) IMPETUS_CHECK(let_go());
+  return {};
 }
 
 // One layer of many heads over the same tokens, in texts of `length`.
@@ -262,18 +304,18 @@ Result<double> Measurer::attention_of(int threads, int64_t length) {
 
 Result<void> Measurer::settle(int threads) {
   constexpr double kAlike = 0.03, kEnough = 2;
-  auto loaded = decoder(2, 1024, DType::f32, threads);
+  auto loaded = decoder(2, 1024, {DType::f32}, threads);
   if (!loaded.ok()) return {};  // whether that matters, the figures themselves will say
   IMPETUS_TRY(const double few, chunk(*loaded, kBlock, StepOutput::none));
   if (few * kRowsMax / kBlock > kSlowSeconds) {
     extent_ = kSlow;
     return {};
   }
-  const auto start = Clock::now();
-  for (double before = 0; seconds_since(start) < kEnough;) {
-    IMPETUS_TRY(const double now, chunk(*loaded, kRowsMax, StepOutput::none));
-    if (std::abs(now - before) < kAlike * before) break;
-    before = now;
+  const double start = now();
+  for (double before = 0; now() - start < kEnough;) {
+    IMPETUS_TRY(const double after, chunk(*loaded, kRowsMax, StepOutput::none));
+    if (std::abs(after - before) < kAlike * before) break;
+    before = after;
   }
   return {};
 }
@@ -282,13 +324,13 @@ Result<void> Measurer::settle(int threads) {
 // elementwise work as well.
 Result<void> Measurer::measure_overhead(int threads) {
   Overhead cost{ShapeClass::decode, threads, 0, 0, 0};
-  IMPETUS_TRY(Loaded narrow, decoder(4, 256, DType::q8_0, threads));
-  IMPETUS_TRY(Loaded wide, decoder(1, 512, DType::q8_0, threads));
+  IMPETUS_TRY(Loaded narrow, decoder(4, 256, {DType::q8_0}, threads));
+  IMPETUS_TRY(Loaded wide, decoder(1, 512, {DType::q8_0}, threads));
   IMPETUS_TRY(const double narrow_one, decode(narrow, 1));
   IMPETUS_TRY(const double wide_one, decode(wide, 1));
   cost.layer_seconds = std::max(0.0, (narrow_one - wide_one) / 3);
   // Two layers less, taken off twice, leave what a step costs at all.
-  IMPETUS_TRY(Loaded two, decoder(2, 256, DType::q8_0, threads));
+  IMPETUS_TRY(Loaded two, decoder(2, 256, {DType::q8_0}, threads));
   IMPETUS_TRY(const double two_one, decode(two, 1));
   cost.step_seconds = std::max(0.0, two_one - (narrow_one - two_one));
   IMPETUS_TRY(const double narrow_many, chunk(narrow, extent_.rows, StepOutput::logits_all));
@@ -300,28 +342,41 @@ Result<void> Measurer::measure_overhead(int threads) {
   return {};
 }
 
-Result<void> Measurer::measure_read(int threads) {
-  // Layers x hidden: from 3 MB, which a second-level cache may hold, to 550 MB of f32 weights.
-  constexpr std::array<std::array<int64_t, 2>, 5> kShapes = {
-      {{1, 256}, {1, 512}, {1, 1024}, {3, 1024}, {3, 2048}}};
-  for (const auto& [layers, hidden] : kShapes) {
-    const int64_t estimate = layers * hidden * hidden * 43 / 4 * 4;
-    if (!fits(estimate)) {
-      if (hidden > kShapes.front()[1]) break;
+// Layers x hidden: from 3 MB, which a second-level cache may hold, to 550 MB of f32 weights.
+constexpr std::array<std::array<int64_t, 2>, 5> kReadShapes = {
+    {{1, 256}, {1, 512}, {1, 1024}, {3, 1024}, {3, 2048}}};
+
+Result<void> Measurer::each_read_shape(
+    const std::function<Result<void>(int64_t layers, int64_t hidden)>& measure) {
+  for (const auto& [layers, hidden] : kReadShapes) {
+    IMPETUS_TRY(const bool fitting, fits(layers * hidden * hidden * 43 / 4 * 4));
+    if (!fitting) {
+      if (hidden > kReadShapes.front()[1]) break;
       return error(ErrorCode::insufficient_memory,
                    "{} MiB are free, too little to measure with models that hold their own",
                    (ledger_.capacity_bytes() - ledger_.used_bytes()) >> 20);
     }
-    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, DType::f32, threads));
-    IMPETUS_TRY(const double seconds, decode(loaded, 1));
-    const ModelSpec& spec = loaded.spec();
-    const int64_t bytes = (layers * layer_parameters(spec) + spec.vocab * spec.hidden) * 4;
-    const Overhead& cost = overhead(threads);
-    const double rest = std::max(seconds / 2, seconds - cost.step_seconds -
-                                                  static_cast<double>(layers) * cost.layer_seconds);
-    profile_.read.push_back({threads, bytes, static_cast<double>(bytes) / rest});
+    IMPETUS_CHECK(measure(layers, hidden));
   }
   return {};
+}
+
+void Measurer::add_read(const ModelSpec& spec, int threads, double seconds) {
+  const int64_t bytes = (spec.layers * layer_parameters(spec) + spec.vocab * spec.hidden) * 4;
+  const Overhead& cost = overhead(threads);
+  const double rest =
+      std::max(seconds / 2,
+               seconds - cost.step_seconds - static_cast<double>(spec.layers) * cost.layer_seconds);
+  profile_.read.push_back({threads, bytes, static_cast<double>(bytes) / rest});
+}
+
+Result<void> Measurer::measure_read(int threads) {
+  return each_read_shape([&](int64_t layers, int64_t hidden) -> Result<void> {
+    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, {DType::f32}, threads));
+    IMPETUS_TRY(const double seconds, decode(loaded, 1));
+    add_read(loaded.spec(), threads, seconds);
+    return {};
+  });
 }
 
 Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const int64_t> rows) {
@@ -331,10 +386,12 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
     if (m > extent_.rows) continue;
     const int64_t hidden = threads > 8 ? 1536 : m > 1 || threads > 2 ? extent_.hidden : 512;
     const bool many = m > kBlock;
-    if (!fits(bytes_of_parameters(hidden * hidden * (many ? 2 : 1) * 43 / 4, type))) continue;
+    IMPETUS_TRY(const bool fitting,
+                fits(bytes_of_parameters(hidden * hidden * (many ? 2 : 1) * 43 / 4, type)));
+    if (!fitting) continue;
     // Many rows without their logits, as prompts run: taking those out is one thread's work. What
     // the last layer then does is its keys and values.
-    auto loaded = decoder(many ? 2 : 1, hidden, type, threads);
+    auto loaded = decoder(many ? 2 : 1, hidden, {type}, threads);
     if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
     if (!loaded.ok()) return std::move(loaded).error();
     IMPETUS_TRY(const double seconds,
@@ -352,11 +409,11 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
 }
 
 Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
-  IMPETUS_TRY(Loaded loaded, decoder(3, hidden, DType::q8_0, threads, kContext));
+  IMPETUS_TRY(Loaded loaded, decoder(3, hidden, {DType::q8_0}, threads, kContext));
   // The positions before: written for real, or every read would hit one page of zeros.
   for (int64_t position = 0; position < extent_.past + kRowsMax / 2; position += kRowsMax / 2) {
     const int64_t count = std::min(kRowsMax / 2, kContext - position);
-    IMPETUS_CHECK(step(*loaded.executor, 1, count, position, StepOutput::none));
+    IMPETUS_CHECK(run_step(*loaded.executor, 1, count, position, StepOutput::none));
   }
   const ModelSpec& spec = loaded.spec();
   const auto rate = [&](ShapeClass shape, int64_t rows) -> Result<void> {
@@ -423,88 +480,141 @@ int64_t layers_of(int64_t hidden) {
 }
 
 // The same layers twice and six times.
-Result<void> Measurer::measure_step() {
-  const DType type = DType::f16;
-  IMPETUS_TRY(Loaded two, decoder(2, kWidths.front(), type, 1));
-  IMPETUS_TRY(Loaded six, decoder(6, kWidths.front(), type, 1));
-  IMPETUS_TRY(const double few, decode(two, 1));
-  IMPETUS_TRY(const double many, decode(six, 1));
-  profile_.overhead.push_back({ShapeClass::decode, 1, std::max(0.0, few - (many - few) / 2), 0, 0});
-  // Prompts: the last layer runs whole for one row only, so one and five do.
-  IMPETUS_TRY(const double few_rows, prompt(two, 128));
-  IMPETUS_TRY(const double many_rows, prompt(six, 128));
-  profile_.overhead.push_back(
-      {ShapeClass::prefill, 1, std::max(0.0, few_rows - (many_rows - few_rows) / 4), 0, 0});
-  auto two_texts = encoder(2, extent_.encoder_hidden, type, 1);
-  if (!two_texts.ok() && two_texts.error().code == ErrorCode::unsupported) return {};
-  if (!two_texts.ok()) return std::move(two_texts).error();
-  IMPETUS_TRY(Loaded six_texts, encoder(6, extent_.encoder_hidden, type, 1));
-  IMPETUS_TRY(const double few_texts, encode(*two_texts, 1, kBlock));
-  IMPETUS_TRY(const double many_texts, encode(six_texts, 1, kBlock));
-  profile_.overhead.push_back(
-      {ShapeClass::encoder, 1, std::max(0.0, few_texts - (many_texts - few_texts) / 2), 0, 0});
+Result<void> Measurer::hold_steps() {
+  const Kind kind{DType::f16};
+  for (const int64_t layers : {2, 6}) {
+    IMPETUS_TRY(Loaded loaded, decoder(layers, kWidths.front(), kind, 1));
+    steps_.models.push_back(std::move(loaded));
+  }
+  Executor &two = *steps_.models[0].executor, &six = *steps_.models[1].executor;
+  const auto add = [&](std::function<Run()> run) { steps_.figures.emplace_back(std::move(run)); };
+  for (Executor* one : {&two, &six}) add([one] { return decode_run(*one, 1, true); });
+  for (Executor* one : {&two, &six}) add([one] { return prompt_run(*one, 128); });
+  for (const int64_t layers : {2, 6}) {
+    auto loaded = encoder(layers, extent_.encoder_hidden, kind.type, 1);
+    if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
+    if (!loaded.ok()) return std::move(loaded).error();
+    Encoder& one = *loaded->encoder;
+    steps_.models.push_back(std::move(*loaded));
+    add([&one] { return encode_run(one, 1, kBlock); });
+  }
   return {};
 }
 
-Result<void> Measurer::measure_layers(DType type) {
+Result<void> Measurer::keep_steps() {
+  const auto add = [&](ShapeClass shape, size_t at, double layers) {
+    const double few = median(steps_.figures[at].moments);
+    const double many = median(steps_.figures[at + 1].moments);
+    const double once = std::max(0.0, few - (many - few) * layers / 4);
+    profile_.overhead.push_back({shape, 1, once, 0, 0});
+  };
+  if (steps_.figures[1].moments.empty()) {
+    return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
+                 backend_.descriptor().name);
+  }
+  add(ShapeClass::decode, 0, 2);
+  // Prompts: the last layer runs whole for one row only, so one and five do.
+  add(ShapeClass::prefill, 2, 1);
+  if (steps_.figures.size() > 5) add(ShapeClass::encoder, 4, 2);
+  return {};
+}
+
+Result<void> Measurer::hold_reading() {
+  Series series;
+  IMPETUS_CHECK(each_read_shape([&](int64_t layers, int64_t hidden) -> Result<void> {
+    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, {DType::f32}, 1));
+    Executor& executor = *loaded.executor;
+    series.figures.emplace_back(
+        [&executor] { return decode_run(executor, 1, true); },
+        [this, spec = loaded.spec()](double seconds) { add_read(spec, 1, seconds); });
+    series.models.push_back(std::move(loaded));
+    return {};
+  }));
+  held_.push_back(std::move(series));
+  return {};
+}
+
+void Measurer::add_layer(Series& series, LayerTime layer, double layers, std::function<Run()> run) {
+  series.figures.emplace_back(std::move(run), [this, layer, layers](double seconds) mutable {
+    const double beside = step_seconds(layer.shape);
+    layer.seconds = std::max(seconds / 2, seconds - beside) / layers;
+    profile_.layers.push_back(layer);
+  });
+}
+
+Result<void> Measurer::hold_layers(Kind kind) {
+  Series series;
   for (const int64_t hidden : kWidths) {
     const int64_t layers = layers_of(hidden);
-    if (!fits(bytes_of_parameters(layers * hidden * hidden * 43 / 4, type))) break;
-    IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, type, 1, 64 * 4 * kBlock));
-    const ModelSpec& spec = loaded.spec();
+    const int64_t weights = layers * hidden * hidden * 43 / 4;
+    // In groups of 64 a scale and a bias of 16 bits each.
+    IMPETUS_TRY(const bool fitting, fits(kind.bits > 0 ? weights * (2 * kind.bits + 1) / 16
+                                                       : bytes_of_parameters(weights, kind.type)));
+    if (!fitting) break;
+    auto loaded = decoder(layers, hidden, kind, 1, 64 * 4 * kBlock);
+    if (!loaded.ok() && left_out(loaded.error())) break;
+    if (!loaded.ok()) return std::move(loaded).error();
+    const ModelSpec& spec = loaded->spec();
     const int64_t parameters = layer_parameters(spec);
-    const auto add = [&](ShapeClass shape, int64_t rows, double seconds, double count) {
-      const double beside = step_seconds(shape);
-      profile_.layers.push_back(
-          {shape, type, rows, parameters, std::max(seconds / 2, seconds - beside) / count});
-    };
+    Executor& executor = *loaded->executor;
     for (const int64_t rows : {1, 4, 16, 64}) {
-      IMPETUS_TRY(const double seconds, decode(loaded, rows));
-      add(ShapeClass::decode, rows, seconds, static_cast<double>(layers));
+      add_layer(series, {ShapeClass::decode, kind.type, rows, parameters, 0, kind.bits},
+                static_cast<double>(layers),
+                [&executor, rows] { return decode_run(executor, rows, true); });
     }
     for (const int64_t rows : {16, 128, 512}) {
-      IMPETUS_TRY(const double seconds, prompt(loaded, rows));
       // The last layer makes keys and values; what else it does is of one row.
       const double part = static_cast<double>(spec.hidden * 2 * spec.kv_heads * spec.head_dim) /
                           static_cast<double>(parameters);
-      add(ShapeClass::prefill, rows, seconds, static_cast<double>(layers - 1) + part);
+      add_layer(series, {ShapeClass::prefill, kind.type, rows, parameters, 0, kind.bits},
+                static_cast<double>(layers - 1) + part,
+                [&executor, rows] { return prompt_run(executor, rows); });
     }
+    series.models.push_back(std::move(*loaded));
   }
+  if (!series.models.empty()) held_.push_back(std::move(series));
   return {};
 }
 
-Result<void> Measurer::measure_encoder_layers(DType type) {
-  const double beside = step_seconds(ShapeClass::encoder);
+Result<void> Measurer::hold_encoder_layers(DType type) {
+  Series series;
   for (const int64_t hidden : {384, 768, 1536}) {
     constexpr int64_t kLayers = 6;
-    if (!fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type))) break;
-    IMPETUS_TRY(Loaded loaded, encoder(kLayers, hidden, type, 1));
+    IMPETUS_TRY(const bool fitting,
+                fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type)));
+    if (!fitting) break;
+    auto loaded = encoder(kLayers, hidden, type, 1);
+    if (!loaded.ok() && left_out(loaded.error())) break;
+    if (!loaded.ok()) return std::move(loaded).error();
+    Encoder& one = *loaded->encoder;
     for (const int64_t rows : {16, 128, 512}) {
       const int64_t length = std::min(rows, kLayerTextTokens);
-      IMPETUS_TRY(const double seconds, encode(loaded, rows / length, length));
-      profile_.layers.push_back({ShapeClass::encoder, type, rows, layer_parameters(loaded.spec()),
-                                 std::max(seconds / 2, seconds - beside) / kLayers});
+      add_layer(series, {ShapeClass::encoder, type, rows, layer_parameters(loaded->spec())},
+                kLayers, [&one, rows, length] { return encode_run(one, rows / length, length); });
     }
+    series.models.push_back(std::move(*loaded));
   }
+  if (!series.models.empty()) held_.push_back(std::move(series));
   return {};
 }
 
 // One way each: half of a block's way out and in again.
 Result<void> Measurer::measure_copies() {
-  IMPETUS_TRY(Loaded loaded, decoder(4, 512, DType::q8_0, 0, kContext));
-  IMPETUS_CHECK(step(*loaded.executor, 1, kRowsMax, 0, StepOutput::none));
+  IMPETUS_TRY(Loaded loaded, decoder(4, 512, {DType::q8_0}, 0, kContext));
+  IMPETUS_CHECK(run_step(*loaded.executor, 1, kRowsMax, 0, StepOutput::none));
   KvStorage& kv = loaded.executor->kv();
   const int32_t tokens = kv.block_tokens();
   const auto there_and_back = [&](BlockId blocks, int32_t positions) -> Result<double> {
     const int64_t size = kv.shape().elements() * positions * block_bytes(kv.dtype());
     std::vector<std::byte> bytes(static_cast<size_t>(size));
-    return time([&]() -> Result<void> {
-      for (BlockId b = 0; b < blocks; ++b) {
-        IMPETUS_CHECK(kv.export_block(b, 0, positions, bytes));
-        IMPETUS_CHECK(kv.import_block(b, 0, positions, kv.dtype(), bytes));
-      }
-      return {};
-    });
+    return time({[&]() -> Result<void> {
+                   for (BlockId b = 0; b < blocks; ++b) {
+                     IMPETUS_CHECK(kv.export_block(b, 0, positions, bytes));
+                     IMPETUS_CHECK(kv.import_block(b, 0, positions, kv.dtype(), bytes));
+                   }
+                   return {};
+                 },
+                 {}});
   };
   const auto blocks = static_cast<BlockId>(kRowsMax / tokens);
   IMPETUS_TRY(const double whole, there_and_back(blocks, tokens));
@@ -512,6 +622,59 @@ Result<void> Measurer::measure_copies() {
   profile_.copy_seconds = least / 2;
   profile_.copy_bytes_per_second = 2.0 * static_cast<double>(kv.block_bytes() * blocks) / whole;
   return {};
+}
+
+Result<DeviceProfile> Measurer::run_enqueued() {
+  struct Job {
+    std::string what;
+    std::function<Result<void>()> measure;
+  };
+  const auto as_far = [](Result<void> measured) -> Result<void> {
+    if (!measured.ok() && !left_out(measured.error())) return measured;
+    return {};
+  };
+  std::vector<Job> jobs;
+  jobs.push_back({"steps", [this] { return hold_steps(); }});
+  jobs.push_back({"attention", [&]() -> Result<void> {
+                    // Few heads leave a GPU idle.
+                    if (measure_attention(1, 2048).ok()) return {};
+                    return as_far(measure_attention(1));
+                  }});
+  jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
+  jobs.push_back({"reading", [this] { return hold_reading(); }});
+  for (const DType type : backend_.descriptor().weights) {
+    if (type == DType::grouped) {
+      for (const int bits : {4, 8}) {
+        jobs.push_back({fmt::format("layers of {} bits in groups", bits),
+                        [this, bits] { return hold_layers({DType::grouped, bits}); }});
+      }
+      continue;
+    }
+    jobs.push_back({fmt::format("layers of {}", to_string(type)),
+                    [this, type] { return hold_layers({type}); }});
+    if (type == DType::q8_0 || type == DType::q4_0) continue;
+    jobs.push_back({fmt::format("texts in {}", to_string(type)),
+                    [this, type] { return hold_encoder_layers(type); }});
+  }
+  jobs.push_back({"copies", [this] { return measure_copies(); }});
+  planned_ = static_cast<double>(jobs.size() + kMoments);
+  for (const Job& job : jobs) {
+    tell(job.what);
+    IMPETUS_CHECK(job.measure());
+    IMPETUS_CHECK(round());
+  }
+  while (!held_.empty()) {
+    tell("once more");
+    IMPETUS_CHECK(round());
+  }
+  IMPETUS_CHECK(keep_steps());
+  for (const Figure& figure : done_with_) figure.keep(median(figure.moments));
+  if (profile_.layers.empty()) {
+    return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
+                 backend_.descriptor().name);
+  }
+  make_monotone(profile_.layers);
+  return std::move(profile_);
 }
 
 Result<DeviceProfile> Measurer::run() {
@@ -524,48 +687,14 @@ Result<DeviceProfile> Measurer::run() {
     for (int t = 1; t < descriptor.threads; t *= 2) threads.push_back(t);
     threads.push_back(descriptor.threads);
   }
-  if (descriptor.enqueues) {
-    planned_ = static_cast<double>(2 * descriptor.weights.size() + 4);
-    tell("steps");
-    IMPETUS_CHECK(measure_step());
-    tell("reading");
-    IMPETUS_CHECK(measure_read(1));
-    // Its memory may be less than the ledger's: what does not fit is left out.
-    const auto as_far = [](Result<void> measured) -> Result<void> {
-      if (measured.ok() || measured.error().code == ErrorCode::unsupported ||
-          measured.error().code == ErrorCode::insufficient_memory) {
-        return {};
-      }
-      return measured;
-    };
-    tell("attention");
-    // Few heads leave a GPU idle.
-    auto wide = measure_attention(1, 2048);
-    if (!wide.ok()) IMPETUS_CHECK(as_far(measure_attention(1)));
-    tell("attention of texts");
-    IMPETUS_CHECK(as_far(measure_encoder_attention(1)));
-    for (const DType type : descriptor.weights) {
-      // Plans take the figures of q4_0 and q8_0 for it (planner/model_cost.h).
-      if (type == DType::grouped) continue;
-      tell(fmt::format("layers of {}", to_string(type)));
-      IMPETUS_CHECK(as_far(measure_layers(type)));
-      if (type == DType::q8_0 || type == DType::q4_0) continue;
-      tell(fmt::format("texts in {}", to_string(type)));
-      IMPETUS_CHECK(as_far(measure_encoder_layers(type)));
-    }
-    if (profile_.layers.empty()) {
-      return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
-                   descriptor.name);
-    }
-    IMPETUS_CHECK(measure_copies());
-    return std::move(profile_);
-  }
+  if (descriptor.enqueues) return run_enqueued();
   constexpr std::array<int64_t, 5> kRows = {1, 4, 16, 64, 512};
   constexpr std::array<int64_t, 2> kFewRows = {1, 512};
   const auto grouped = std::ranges::count(descriptor.weights, DType::grouped);
   planned_ = static_cast<double>(4 * threads.size() + 1 + descriptor.weights.size()) -
              static_cast<double>(grouped);
-  if (fits(int64_t{2} * 1024 * 1024 * 43)) IMPETUS_CHECK(settle(threads.back()));
+  IMPETUS_TRY(const bool fitting, fits(int64_t{2} * 1024 * 1024 * 43));
+  if (fitting) IMPETUS_CHECK(settle(threads.back()));
   for (const int t : threads) {
     const bool all = t == threads.back();
     const std::string with = fmt::format("{} thread{}", t, t == 1 ? "" : "s");

@@ -9,6 +9,8 @@ namespace {
 
 constexpr int64_t kThreadsMax = 4096;
 constexpr std::array kTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0};
+constexpr std::array kLayerTypes = {DType::f32,  DType::f16,  DType::bf16,
+                                    DType::q8_0, DType::q4_0, DType::grouped};
 constexpr std::array kShapes = {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder};
 
 // Reads fields of one object; the first that is missing or wrong is remembered.
@@ -92,6 +94,11 @@ std::string_view to_string(ShapeClass shape) {
   return "";
 }
 
+std::string weights_name(const LayerTime& time) {
+  if (time.weights == DType::grouped) return fmt::format("{}-bit", time.bits);
+  return std::string(to_string(time.weights));
+}
+
 int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
   if (shape == ShapeClass::decode) return 0;
   const int64_t each = rows / std::max<int64_t>(1, sequences);
@@ -113,11 +120,13 @@ json::object to_json(const DeviceProfile& profile) {
                                   {"ops_per_second", rate.ops_per_second}});
   }
   for (const LayerTime& time : profile.layers) {
-    layers.push_back(json::object{{"shape", to_string(time.shape)},
-                                  {"weights", to_string(time.weights)},
-                                  {"rows", time.rows},
-                                  {"parameters", time.parameters},
-                                  {"seconds", time.seconds}});
+    json::object layer{{"shape", to_string(time.shape)},
+                       {"weights", to_string(time.weights)},
+                       {"rows", time.rows},
+                       {"parameters", time.parameters},
+                       {"seconds", time.seconds}};
+    if (time.weights == DType::grouped) layer["bits"] = time.bits;
+    layers.push_back(std::move(layer));
   }
   for (const AttentionRate& rate : profile.attention) {
     attention.push_back(json::object{{"shape", to_string(rate.shape)},
@@ -168,10 +177,16 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
   // Of processors to which steps are enqueued alone.
   if (value.is_object() && value.get_object().contains("layers")) {
     reader.list("layers", [&](Reader& r) {
-      profile.layers.push_back({r.one_of("shape", kShapes), r.one_of("weights", kTypes),
-                                r.integer("rows", 1), r.integer("parameters", 1),
-                                r.number("seconds")});
-      const double seconds = profile.layers.back().seconds;
+      LayerTime& time = profile.layers.emplace_back();
+      time = {r.one_of("shape", kShapes), r.one_of("weights", kLayerTypes), r.integer("rows", 1),
+              r.integer("parameters", 1), r.number("seconds")};
+      // Profiles of before MLX's groups were measured have none.
+      if (time.weights == DType::grouped) {
+        const int64_t bits = r.integer("bits", 2);
+        if (bits > 8) r.fail(fmt::format("'bits' is {}, more than 8", bits));
+        time.bits = static_cast<int>(std::min<int64_t>(bits, 8));
+      }
+      const double seconds = time.seconds;
       if (!(seconds > 0 && seconds < 3600)) r.fail("'seconds' is no time that a layer takes");
     });
   }

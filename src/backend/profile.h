@@ -44,7 +44,10 @@ struct LayerTime {
   int64_t rows = 1;        // decode: a sequence each; prefill: one sequence's first; encoder: texts
   int64_t parameters = 0;  // of the layer
   double seconds = 0;
+  int bits = 0;  // of a code, where the weights are `grouped`: MLX's, in groups of 64
 };
+// "q4_0"; of `grouped` weights "4-bit".
+std::string weights_name(const LayerTime& time);
 // The longest text, and the longest prompt, in the times above.
 inline constexpr int64_t kLayerTextTokens = 128, kLayerPromptTokens = 512;
 // Query rows times keys that each sees, as far as those times have them.

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kVocab = 256;  // small: the head is no part of what is measured
 constexpr int64_t kHeadDim = 64;
+constexpr int kGroup = 64;
 
 // Random bits, the same everywhere.
 class Bits {
@@ -26,7 +27,8 @@ class Bits {
 
 class Builder {
  public:
-  Builder(ModelSpec spec, DType type, bool apart) : type_(type), apart_(apart) {
+  Builder(ModelSpec spec, DType type, bool apart, int bits)
+      : type_(type), apart_(apart), bits_of_code_(bits) {
     model_.spec = std::move(spec);
   }
 
@@ -52,16 +54,52 @@ class Builder {
     const auto key = std::pair{shape.to_string(), type};
     auto found = made_.find(key);
     if (found == made_.end() || apart_) {
-      auto tensor = Tensor::zeros(type, shape);
-      if (!tensor.ok()) {
-        if (!failure_) failure_ = std::move(tensor).error();
+      auto view = type == DType::grouped ? grouped(shape, scale) : filled(type, shape, scale);
+      if (!view.ok()) {
+        if (!failure_) failure_ = std::move(view).error();
         return;
       }
-      fill(tensor->mutable_bytes(), type, scale);
-      model_.storage.push_back(std::move(*tensor));
-      found = made_.insert_or_assign(key, model_.storage.size() - 1).first;
+      found = made_.insert_or_assign(key, *view).first;
     }
-    tensors_.push_back({std::move(name), model_.storage[found->second].view(), 0});
+    tensors_.push_back({std::move(name), found->second, 0});
+  }
+
+  Result<TensorView> filled(DType type, Shape shape, float scale) {
+    IMPETUS_TRY(Tensor tensor, Tensor::zeros(type, shape));
+    fill(tensor.mutable_bytes(), type, scale);
+    model_.storage.push_back(std::move(tensor));
+    return model_.storage.back().view();
+  }
+
+  // Codes of all values, from -scale to scale.
+  Result<TensorView> grouped(Shape shape, float scale) {
+    const int64_t rows = shape.rows(), columns = shape.columns();
+    if (columns % kGroup != 0) {
+      return error(ErrorCode::invalid_argument, "rows of {} are no whole number of groups of {}",
+                   columns, kGroup);
+    }
+    GroupQuantised made;
+    made.bits = bits_of_code_;
+    made.group = kGroup;
+    made.scale_type = DType::bf16;
+    const auto constant = [&](float value) -> Result<TensorView> {
+      IMPETUS_TRY(Tensor tensor, Tensor::zeros(made.scale_type, {rows, columns / kGroup}));
+      const uint16_t bits = f32_to_bf16(value);
+      const auto bytes = tensor.mutable_bytes();
+      for (size_t at = 0; at < bytes.size(); at += sizeof bits) {
+        std::memcpy(bytes.data() + at, &bits, sizeof bits);
+      }
+      model_.storage.push_back(std::move(tensor));
+      return model_.storage.back().view();
+    };
+    const auto last = static_cast<float>((1 << made.bits) - 1);
+    IMPETUS_TRY(const TensorView codes, filled(DType::u8, {rows, made.row_bytes(columns)}, scale));
+    IMPETUS_TRY(const TensorView scales, constant(2 * scale / last));
+    IMPETUS_TRY(const TensorView biases, constant(-scale));
+    made.scales = scales.data;
+    made.biases = biases.data;
+    model_.groups.push_back(std::make_unique<const GroupQuantised>(made));
+    return TensorView{DType::grouped, shape, codes.data, model_.groups.back().get()};
   }
 
   // A stretch of random elements, repeated: what they are does not change the speed.
@@ -85,6 +123,9 @@ class Builder {
           for (size_t i = 2; i < step; ++i) put(at + i, static_cast<uint8_t>(bits_.next()));
           break;
         }
+        case DType::u8:
+          put(at, static_cast<uint8_t>(bits_.next()));
+          break;
         default:
           put(at, scale * bits_.uniform());
       }
@@ -96,9 +137,10 @@ class Builder {
 
   DType type_;
   bool apart_;
+  int bits_of_code_;
   Bits bits_;
   SyntheticModel model_;
-  std::map<std::pair<std::string, DType>, size_t> made_;
+  std::map<std::pair<std::string, DType>, TensorView> made_;
   std::vector<NamedTensor> tensors_;
   std::optional<Error> failure_;
 };
@@ -134,7 +176,7 @@ ModelSpec synthetic_encoder_spec(int64_t layers, int64_t hidden, int64_t context
   return spec;
 }
 
-Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart) {
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart, int bits) {
   const bool decoder = spec.kind == ModelKind::decoder;
   if (!decoder) {
     spec.norm_eps = 1e-12f;
@@ -143,7 +185,7 @@ Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart) {
     spec.pooling = Pooling::mean;
     spec.sequence_length_max = spec.context;
   }
-  Builder builder(spec, type, apart);
+  Builder builder(spec, type, apart, bits);
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
   if (decoder) {
     builder.table("model.embed_tokens", spec.vocab, spec.hidden);

@@ -15,13 +15,17 @@ namespace impetus {
 struct SyntheticModel {
   ModelSpec spec;
   std::vector<Tensor> storage;
-  std::unique_ptr<WeightSet> weights;  // borrows from storage
+  std::vector<std::unique_ptr<const GroupQuantised>> groups;  // borrow from storage
+  std::unique_ptr<WeightSet> weights;                         // borrows from both
 };
 
 // Weights for a spec (family "llama" or "bert"; qwen's shapes run as Llamas), matrices of one type.
 // The head is a matrix of its own, whether the spec ties it or not. `apart`: each tensor has bytes
-// of its own, as a real model's have; it takes the memory of one.
-Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart = false);
+// of its own, as a real model's have; it takes the memory of one. `grouped`: codes of `bits` bits
+// in groups of 64, scales and biases in bf16, as MLX models are published; invalid_argument where a
+// row is no whole number of groups.
+Result<SyntheticModel> synthetic_model(ModelSpec spec, DType type, bool apart = false,
+                                       int bits = 4);
 
 // Specs to measure with. hidden is a multiple of 64; heads are of 64. A Llama's four query heads
 // share a key head where hidden allows, and its feed_forward is 2.75 x hidden; a BERT's is 4 x.

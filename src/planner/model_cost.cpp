@@ -28,17 +28,21 @@ DType planned_type(const TensorView& view) {
   return view.grouped->bits <= 4 ? DType::q4_0 : DType::q8_0;
 }
 
+WeightGroup planned(const TensorView& view) {
+  return {planned_type(view), view.shape.elements(),
+          view.grouped == nullptr ? 0 : view.grouped->bits};
+}
+
 // Gathers matrices by type.
 class Groups {
  public:
   void add(const Linear& linear) {
     if (linear.weight == nullptr) return;
     const TensorView& view = linear.weight->view;
-    const DType type = planned_type(view);
-    parameters_[type] += view.shape.elements();
-    names_[type_name(view)] += view.shape.elements();
-    const int64_t planned = WeightGroup{type, view.shape.elements()}.bytes();
-    if (view.grouped != nullptr) widened_ += std::max<int64_t>(0, planned - view.bytes());
+    const WeightGroup as = planned(view);
+    parameters_[{as.type, as.bits}] += as.parameters;
+    names_[type_name(view)] += as.parameters;
+    if (view.grouped != nullptr) widened_ += std::max<int64_t>(0, as.bytes() - view.bytes());
   }
   // By how much planned matrices are larger than the file's.
   int64_t widened() const { return widened_; }
@@ -50,14 +54,14 @@ class Groups {
   }
   std::vector<WeightGroup> list() const {
     std::vector<WeightGroup> all;
-    for (const auto& [type, count] : parameters_) all.push_back({type, count});
+    for (const auto& [kind, count] : parameters_) all.push_back({kind.first, count, kind.second});
     std::ranges::sort(all,
                       [](const auto& a, const auto& b) { return a.parameters > b.parameters; });
     return all;
   }
 
  private:
-  std::map<DType, int64_t> parameters_;
+  std::map<std::pair<DType, int>, int64_t> parameters_;  // by type and bits
   std::map<std::string, int64_t> names_;
   int64_t widened_ = 0;
 };
@@ -101,7 +105,9 @@ ModelCost ModelCost::in(DType type) const {
   other.layer_weights.clear();
   for (WeightGroup group : layer_weights) {
     if (!quantised(group)) group.type = type;
-    const auto same = std::ranges::find(other.layer_weights, group.type, &WeightGroup::type);
+    const auto same = std::ranges::find_if(other.layer_weights, [&](const WeightGroup& one) {
+      return one.type == group.type && one.bits == group.bits;
+    });
     if (same == other.layer_weights.end()) {
       other.layer_weights.push_back(group);
     } else {
@@ -127,8 +133,7 @@ Result<ModelCost> model_cost(std::string id, const ModelSpec& spec, const Weight
         groups.add(l);
       }
     }
-    const TensorView& head = tensors.head.weight->view;
-    cost.head = {planned_type(head), head.shape.elements()};
+    cost.head = planned(tensors.head.weight->view);
   } else {
     IMPETUS_TRY(const EncoderWeights tensors, resolve_encoder(spec, weights));
     for (const auto& layer : tensors.layers) {

@@ -10,10 +10,12 @@
 namespace impetus {
 
 // Weights of one type that every row is multiplied with. MLX's groups are planned as Q4_0 up to 4
-// bits and as Q8_0 above, to whose layouts and speeds theirs are near.
+// bits and as Q8_0 above, to whose layouts and speeds theirs are near; by times of layers in groups
+// where a profile has them.
 struct WeightGroup {
   DType type = DType::f32;
   int64_t parameters = 0;
+  int bits = 0;  // of a code, where they are in MLX's groups
 
   int64_t bytes() const { return parameters / block_elements(type) * block_bytes(type); }
 };

@@ -50,6 +50,20 @@ std::vector<DType> stand_ins(DType type) {
   }
 }
 
+// Bits of the layers in MLX's groups that are nearest; of two equally near the more, which take
+// longer to read. 0: there are none of this shape.
+int nearest_bits(const DeviceProfile& profile, ShapeClass shape, int bits) {
+  int nearest = 0;
+  for (const LayerTime& time : profile.layers) {
+    if (time.shape != shape || time.weights != DType::grouped) continue;
+    const int distance = std::abs(time.bits - bits), least = std::abs(nearest - bits);
+    if (nearest == 0 || distance < least || (distance == least && time.bits > nearest)) {
+      nearest = time.bits;
+    }
+  }
+  return nearest;
+}
+
 }  // namespace
 
 std::vector<int> thread_counts(const DeviceProfile& profile) {
@@ -153,16 +167,24 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
 
 // Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest
 // rows, in proportion beyond the largest and the most.
-std::optional<double> Predictor::layer_seconds(ShapeClass shape, DType type, int64_t rows,
-                                               int64_t parameters) const {
+std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGroup& group,
+                                               int64_t rows, int64_t parameters) const {
   const auto shapes = shape == ShapeClass::encoder
                           ? std::vector{shape, ShapeClass::prefill}
                           : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
   for (const ShapeClass like : shapes) {
-    for (const DType of : stand_ins(type)) {
+    std::vector<std::pair<DType, int>> kinds;  // type and bits, the likest first
+    if (group.bits > 0) {
+      if (const int bits = nearest_bits(profile_, like, group.bits); bits > 0) {
+        kinds.emplace_back(DType::grouped, bits);
+      }
+    }
+    for (const DType of : stand_ins(group.type)) kinds.emplace_back(of, 0);
+    for (const auto& [of, bits] : kinds) {
       std::map<int64_t, std::map<double, double>> by_rows;
       for (const LayerTime& time : profile_.layers) {
-        if (time.shape != like || time.weights != of || time.seconds <= 0) continue;
+        if (time.shape != like || time.weights != of || time.bits != bits) continue;
+        if (time.seconds <= 0) continue;
         by_rows[time.rows][std::log(static_cast<double>(time.parameters))] = std::log(time.seconds);
       }
       if (by_rows.empty()) continue;
@@ -201,7 +223,7 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
                        int64_t rows) {
     if (group.parameters == 0 || rows == 0) return;
     const auto read = static_cast<double>(group.bytes());
-    const auto a_time = layer_seconds(like, group.type, rows, each);
+    const auto a_time = layer_seconds(like, group, rows, each);
     seconds += a_time ? layers * *a_time : read / read_rate(static_cast<int64_t>(read));
     bytes += read;
     ops += 2.0 * static_cast<double>(group.parameters) * static_cast<double>(rows);

@@ -5,7 +5,9 @@
 // weights: the larger decides, and where both are alike neither hides the other whole. The
 // read rate is that of the model's working set, the compute rate that of the step's rows; both are
 // interpolated between the profile's figures. Where steps are enqueued the profile has times of
-// whole layers, which are interpolated instead. Nothing exceeds the profile's physical limits.
+// whole layers, which are interpolated instead; of MLX's groups those of the nearest bits, or where
+// it has none those of the type that they are planned as. Nothing exceeds the profile's physical
+// limits.
 #pragma once
 
 #include <optional>
@@ -50,7 +52,8 @@ class Predictor {
   PhaseTime layered(const StepShape& shape) const;
   // No less than the profile's limits allow.
   double bounded(double seconds, double bytes, double ops) const;
-  std::optional<double> layer_seconds(ShapeClass shape, DType type, int64_t rows,
+  // Of a layer of `parameters` weights like the group's.
+  std::optional<double> layer_seconds(ShapeClass shape, const WeightGroup& group, int64_t rows,
                                       int64_t parameters) const;
   double compute_rate(DType type, int64_t rows) const;
   double read_rate(int64_t working_set_bytes) const;
