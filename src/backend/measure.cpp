@@ -206,6 +206,7 @@ class Measurer {
   Series steps_;             // timed with every round
   std::deque<Series> held_;  // rising visits from the back
   std::vector<Figure> done_with_;
+  double round_ = 0;  // when the last one began
   int done_ = 0;
   double planned_ = 1;
 };
@@ -290,6 +291,13 @@ Result<void> Measurer::let_go() {
 }
 
 Result<void> Measurer::round() {
+  // A host's pace stays for seconds, and nothing may have been loaded meanwhile. Busy, so that
+  // clocks stay.
+  constexpr double kApart = 2;
+  while (!held_.empty() && now() - round_ < kApart) {
+    IMPETUS_CHECK(moment(steps_.figures.front().run(), false));
+  }
+  round_ = now();
   IMPETUS_CHECK(visit(steps_));
   for (Series& series : held_) IMPETUS_CHECK(visit(series));
   while (!held_.empty() && held_.front().visits >= kMoments) IMPETUS_CHECK(let_go());
@@ -520,18 +528,17 @@ Result<void> Measurer::keep_steps() {
 }
 
 Result<void> Measurer::hold_reading() {
-  Series series;
-  IMPETUS_CHECK(each_read_shape([&](int64_t layers, int64_t hidden) -> Result<void> {
+  return each_read_shape([&](int64_t layers, int64_t hidden) -> Result<void> {
     IMPETUS_TRY(Loaded loaded, decoder(layers, hidden, {DType::f32}, 1));
+    Series series;
     Executor& executor = *loaded.executor;
     series.figures.emplace_back(
         [&executor] { return decode_run(executor, 1, true); },
         [this, spec = loaded.spec()](double seconds) { add_read(spec, 1, seconds); });
     series.models.push_back(std::move(loaded));
+    held_.push_back(std::move(series));
     return {};
-  }));
-  held_.push_back(std::move(series));
-  return {};
+  });
 }
 
 void Measurer::add_layer(Series& series, LayerTime layer, double layers, std::function<Run()> run) {
@@ -543,7 +550,6 @@ void Measurer::add_layer(Series& series, LayerTime layer, double layers, std::fu
 }
 
 Result<void> Measurer::hold_layers(Kind kind) {
-  Series series;
   for (const int64_t hidden : kWidths) {
     const int64_t layers = layers_of(hidden);
     const int64_t weights = layers * hidden * hidden * 43 / 4;
@@ -557,6 +563,7 @@ Result<void> Measurer::hold_layers(Kind kind) {
     const ModelSpec& spec = loaded->spec();
     const int64_t parameters = layer_parameters(spec);
     Executor& executor = *loaded->executor;
+    Series series;
     for (const int64_t rows : {1, 4, 16, 64}) {
       add_layer(series, {ShapeClass::decode, kind.type, rows, parameters, 0, kind.bits},
                 static_cast<double>(layers),
@@ -571,13 +578,12 @@ Result<void> Measurer::hold_layers(Kind kind) {
                 [&executor, rows] { return prompt_run(executor, rows); });
     }
     series.models.push_back(std::move(*loaded));
+    held_.push_back(std::move(series));
   }
-  if (!series.models.empty()) held_.push_back(std::move(series));
   return {};
 }
 
 Result<void> Measurer::hold_encoder_layers(DType type) {
-  Series series;
   for (const int64_t hidden : {384, 768, 1536}) {
     constexpr int64_t kLayers = 6;
     IMPETUS_TRY(const bool fitting,
@@ -587,14 +593,15 @@ Result<void> Measurer::hold_encoder_layers(DType type) {
     if (!loaded.ok() && left_out(loaded.error())) break;
     if (!loaded.ok()) return std::move(loaded).error();
     Encoder& one = *loaded->encoder;
+    Series series;
     for (const int64_t rows : {16, 128, 512}) {
       const int64_t length = std::min(rows, kLayerTextTokens);
       add_layer(series, {ShapeClass::encoder, type, rows, layer_parameters(loaded->spec())},
                 kLayers, [&one, rows, length] { return encode_run(one, rows / length, length); });
     }
     series.models.push_back(std::move(*loaded));
+    held_.push_back(std::move(series));
   }
-  if (!series.models.empty()) held_.push_back(std::move(series));
   return {};
 }
 
@@ -635,12 +642,6 @@ Result<DeviceProfile> Measurer::run_enqueued() {
   };
   std::vector<Job> jobs;
   jobs.push_back({"steps", [this] { return hold_steps(); }});
-  jobs.push_back({"attention", [&]() -> Result<void> {
-                    // Few heads leave a GPU idle.
-                    if (measure_attention(1, 2048).ok()) return {};
-                    return as_far(measure_attention(1));
-                  }});
-  jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
   jobs.push_back({"reading", [this] { return hold_reading(); }});
   for (const DType type : backend_.descriptor().weights) {
     if (type == DType::grouped) {
@@ -656,6 +657,13 @@ Result<DeviceProfile> Measurer::run_enqueued() {
     jobs.push_back({fmt::format("texts in {}", to_string(type)),
                     [this, type] { return hold_encoder_layers(type); }});
   }
+  // Last, since types that are held get their moments beside them.
+  jobs.push_back({"attention", [&]() -> Result<void> {
+                    // Few heads leave a GPU idle.
+                    if (measure_attention(1, 2048).ok()) return {};
+                    return as_far(measure_attention(1));
+                  }});
+  jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
   jobs.push_back({"copies", [this] { return measure_copies(); }});
   planned_ = static_cast<double>(jobs.size() + kMoments);
   for (const Job& job : jobs) {

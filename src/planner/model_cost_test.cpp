@@ -35,7 +35,9 @@ TEST(ModelCost, GroupsArePlannedAsWhatTheyRunLike) {
     ASSERT_EQ(cost->layer_weights.size(), 1u);
     EXPECT_EQ(cost->layer_weights[0].type, type) << grouping.name();
     EXPECT_EQ(cost->layer_weights[0].parameters, kLayer);
+    EXPECT_EQ(cost->layer_weights[0].bits, grouping.bits);
     EXPECT_EQ(cost->head.type, type);
+    EXPECT_EQ(cost->head.bits, grouping.bits);
     EXPECT_EQ(cost->precision,
               model.weights->require("lm_head.weight").value()->view.grouped->to_string());
     EXPECT_EQ(cost->weight_bytes(), (kLayer + kHead) / 32 * (type == DType::q4_0 ? 18 : 34));

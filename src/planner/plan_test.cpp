@@ -105,6 +105,36 @@ TEST(Predict, WholeLayersAsMeasured) {
               static_cast<double>(model.weight_bytes()) / 1e10, 1e-6);
 }
 
+TEST(Predict, GroupsByTheNearestBits) {
+  ModelCost model = decoder("chat", DType::q4_0);
+  model.head = {};
+  const int64_t layer = model.layer_weights.front().parameters / model.layers;
+  DeviceProfile profile;
+  profile.read = {{1, 1 << 30, 1e12}};
+  profile.layers = {{ShapeClass::decode, DType::q4_0, 1, layer, 4e-5},
+                    {ShapeClass::decode, DType::q8_0, 1, layer, 8e-5}};
+  const auto a_layer = [&](DType type, int bits) {
+    model.layer_weights = {{type, layer * model.layers, bits}};
+    return Predictor(profile, model, 1).decode(1, 0, DType::f16).seconds /
+           static_cast<double>(model.layers);
+  };
+  // A profile of before: as the types that they are planned as.
+  EXPECT_NEAR(a_layer(DType::q4_0, 4), 4e-5, 1e-12);
+  EXPECT_NEAR(a_layer(DType::q8_0, 6), 8e-5, 1e-12);
+  profile.layers.push_back({ShapeClass::decode, DType::grouped, 1, layer, 3e-5, 4});
+  EXPECT_NEAR(a_layer(DType::q8_0, 8), 3e-5, 1e-12) << "the only ones";
+  profile.layers.push_back({ShapeClass::decode, DType::grouped, 1, layer, 5e-5, 8});
+  for (const auto& [bits, seconds] :
+       {std::pair{2, 3e-5}, {3, 3e-5}, {4, 3e-5}, {5, 3e-5}, {6, 5e-5}, {8, 5e-5}}) {
+    EXPECT_NEAR(a_layer(bits <= 4 ? DType::q4_0 : DType::q8_0, bits), seconds, 1e-12) << bits;
+  }
+  EXPECT_NEAR(a_layer(DType::q4_0, 0), 4e-5, 1e-12) << "GGUF's by their own";
+  EXPECT_NEAR(a_layer(DType::q8_0, 0), 8e-5, 1e-12);
+  // A type that has no times is not taken for groups.
+  std::erase_if(profile.layers, [](const LayerTime& t) { return t.weights == DType::q4_0; });
+  EXPECT_NEAR(a_layer(DType::q4_0, 0), 8e-5, 1e-12);
+}
+
 TEST(Plan, DecodesWhereReadingIsFastest) {
   PlanMachine machine{
       "two",
