@@ -187,8 +187,9 @@ void print_profile(const DeviceProfile& profile) {
   Section section("Measured");
   section.line(fmt::format("{}, {}", profile.backend, profile.source));
   const std::vector<int> threads = thread_counts(profile);
+  const int width = profile.layers.empty() ? 28 : 36;  // of what stands before the figures
   const auto row = [&](const std::string& what, const char* unit, auto value_of) {
-    std::string line = fmt::format("{:<28}", what);
+    std::string line = fmt::format("{:<{}}", what, width);
     for (const int count : threads) {
       const double value = value_of(count);
       line += value <= 0     ? fmt::format("{:>9}", "")
@@ -241,12 +242,11 @@ void print_profile(const DeviceProfile& profile) {
       continue;
     }
     if (time.rows == 4 || (time.rows == 16 && time.shape != ShapeClass::decode)) continue;
-    section.line(
-        fmt::format("{:<28}{:>9.3g}  us",
-                    fmt::format("{} layer, {:.0f} M {}, {} row{}", to_string(time.shape),
-                                static_cast<double>(time.parameters) * 1e-6,
-                                to_string(time.weights), time.rows, time.rows == 1 ? "" : "s"),
-                    time.seconds * 1e6));
+    section.line(fmt::format("{:<{}}{:>9.3g}  us",
+                             fmt::format("{} layer, {:.0f} M {}, {} row{}", to_string(time.shape),
+                                         static_cast<double>(time.parameters) * 1e-6,
+                                         weights_name(time), time.rows, time.rows == 1 ? "" : "s"),
+                             width, time.seconds * 1e6));
   }
   if (profile.layers.empty()) {
     row("a layer, beside its work", "us", [&](int count) {
@@ -258,8 +258,8 @@ void print_profile(const DeviceProfile& profile) {
     });
   }
   if (profile.copy_bytes_per_second > 0) {
-    section.line(
-        fmt::format("{:<28}{:>9.3g}  GB/s", "KV out or in", profile.copy_bytes_per_second * 1e-9));
+    section.line(fmt::format("{:<{}}{:>9.3g}  GB/s", "KV out or in", width,
+                             profile.copy_bytes_per_second * 1e-9));
   }
 }
 

@@ -249,14 +249,17 @@ Result<void> run_plan(const PlanOptions& options) {
   for (size_t i = 0; i < models.size(); ++i)
     print_model(plan.models[i], models[i], options.explain);
   if (options.verify) {
-    fmt::print("\n  {:<24} {:<11} {:<14} {:>12} {:>12} {:>8}\n", "model", "phase", "backend",
-               "planned", "measured", "error");
+    size_t width = 24;
+    for (const BenchmarkRecord& check : checks) width = std::max(width, check.model.size());
+    fmt::print("\n  {:<{}} {:<10} {:<14} {:>10} {:>10} {:>21} {:>7}\n", "model", width, "phase",
+               "backend", "planned", "measured", "least to most", "error");
     for (const BenchmarkRecord& check : checks) {
-      fmt::print("  {:<24} {:<11} {:<14} {:>12.1f} {:>12.1f} {:>+7.0f}%\n", check.model,
-                 check.phase, check.backend, check.predicted, check.measured,
+      fmt::print("  {:<{}} {:<10} {:<14} {:>10.1f} {:>10.1f} {:>21} {:>+6.0f}%\n", check.model,
+                 width, check.phase, check.backend, check.predicted, check.measured,
+                 fmt::format("{:.1f} to {:.1f}", check.least, check.most),
                  (check.predicted / check.measured - 1) * 100);
     }
-    fmt::print("  median error {:.0f} %, in tokens a second\n",
+    fmt::print("  median error {:.0f} %; tokens a second, medians of three rounds\n",
                median_prediction_error(checks) * 100);
   }
   return {};
@@ -290,7 +293,8 @@ void add_plan(Commands& commands) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   app->add_flag("--explain", options->explain, "Every candidate, with the reason it won or lost");
-  app->add_flag("--verify", options->verify, "Measure what was predicted, here and now");
+  app->add_flag("--verify", options->verify,
+                "Measure what was predicted, here and now, in three rounds");
   app->add_flag(
       "--grid", options->grid,
       "Measure every backend and thread count over prompts and answers of several lengths, "

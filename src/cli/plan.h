@@ -28,8 +28,9 @@ std::optional<std::pair<const ModelSpec*, DType>> shape_and_type(std::string_vie
 
 std::string seconds_text(double seconds);
 
-// Runs each model on each backend with the threads that the plan gives it there, and sets the speed
-// beside the prediction. A backend that refuses a model is named on standard error and left out.
+// Runs each model on each backend with the threads that the plan gives it there, in three rounds by
+// turns, and sets the speed beside the prediction: the median of the rounds, their least and most.
+// A backend that refuses a model is named on standard error and left out.
 Result<std::vector<BenchmarkRecord>> verify_plan(
     const PlanOptions& options, std::span<const ModelCost> models, const PlanMachine& machine,
     const Policy& policy, std::span<const std::unique_ptr<Backend>> backends);

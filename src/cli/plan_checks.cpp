@@ -154,36 +154,60 @@ ThreadPlan planned_threads(const ModelCost& model, const PlanMachine& machine, P
 Result<std::vector<BenchmarkRecord>> verify_plan(
     const PlanOptions& options, std::span<const ModelCost> models, const PlanMachine& machine,
     const Policy& policy, std::span<const std::unique_ptr<Backend>> backends) {
-  std::vector<BenchmarkRecord> records;
+  constexpr size_t kRounds = 3;
   const int64_t generate = std::min<int64_t>(options.answer, 64);
-  Progress progress("measuring", static_cast<int64_t>(options.models.size() * backends.size()));
-  int64_t done = 0;
+  // A model on a backend.
+  struct Pair {
+    size_t model, backend;
+    bool refused = false;
+    std::vector<std::vector<BenchmarkRecord>> rounds;
+  };
+  std::vector<Pair> pairs;
   for (size_t m = 0; m < options.models.size(); ++m) {
-    const std::string& name = options.models[m];
-    const ModelCost* cost = &models[m];
-    for (size_t b = 0; b < backends.size(); ++b) {
-      const BackendDescriptor& descriptor = backends[b]->descriptor();
+    for (size_t b = 0; b < backends.size(); ++b) pairs.push_back({m, b, false, {}});
+  }
+  const auto measure = [&](Pair& pair, Model& model,
+                           const LoadOptions& load) -> Result<std::vector<BenchmarkRecord>> {
+    BenchmarkOptions run;
+    run.prompt =
+        model.executor ? std::min(options.prompt, model.context - generate) : options.prompt;
+    run.generate = generate;
+    run.repeat = 2;
+    run.seconds = 1;  // on a fast processor as well
+    IMPETUS_TRY(const BenchmarkResult result, benchmark(model, run));
+    return benchmark_records(model, backends[pair.backend]->descriptor(),
+                             machine.processors[pair.backend].profile, load, run, result);
+  };
+  Progress progress("measuring", static_cast<int64_t>(kRounds * pairs.size()));
+  int64_t done = 0;
+  // By turns, so that the rounds of each lie apart: a machine's pace changes for seconds at a time.
+  // One model is loaded at a time, as when it was planned.
+  for (size_t round = 0; round < kRounds; ++round) {
+    for (Pair& pair : pairs) {
+      progress.step(++done);
+      if (pair.refused || pair.rounds.size() == kRounds) continue;
+      const std::string& name = options.models[pair.model];
+      const std::string& backend = backends[pair.backend]->descriptor().backend;
       MemoryLedger ledger(machine.host_memory_bytes);
       LoadOptions load = options.load.load();
-      load.threads = planned_threads(*cost, machine, policy, descriptor.backend);
-      auto model = model_to_run(name, *backends[b], load, options.prompt + generate + 1, ledger);
-      progress.step(++done);
+      load.threads = planned_threads(models[pair.model], machine, policy, backend);
+      auto model =
+          model_to_run(name, *backends[pair.backend], load, options.prompt + generate + 1, ledger);
       if (!model.ok()) {
-        fmt::print(stderr, "{} on {}: {}\n", name, descriptor.backend, model.error().message);
+        fmt::print(stderr, "{} on {}: {}\n", name, backend, model.error().message);
+        pair.refused = true;
         continue;
       }
-      BenchmarkOptions run;
-      run.prompt =
-          model->executor ? std::min(options.prompt, model->context - generate) : options.prompt;
-      run.generate = generate;
-      run.repeat = 5;
-      run.seconds = 1;  // on a fast processor as well
-      IMPETUS_TRY(const BenchmarkResult result, benchmark(*model, run));
-      for (BenchmarkRecord& record : benchmark_records(
-               *model, descriptor, machine.processors[b].profile, load, run, result)) {
-        records.push_back(std::move(record));
-      }
+      do {
+        IMPETUS_TRY(auto records, measure(pair, *model, load));
+        pair.rounds.push_back(std::move(records));
+        // Alone it need not be loaded again.
+      } while (pairs.size() == 1 && pair.rounds.size() < kRounds);
     }
+  }
+  std::vector<BenchmarkRecord> records;
+  for (const Pair& pair : pairs) {
+    for (BenchmarkRecord& record : over_rounds(pair.rounds)) records.push_back(std::move(record));
   }
   return records;
 }

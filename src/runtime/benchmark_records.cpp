@@ -80,6 +80,23 @@ std::vector<BenchmarkRecord> benchmark_records(
   return records;
 }
 
+std::vector<BenchmarkRecord> over_rounds(const std::vector<std::vector<BenchmarkRecord>>& rounds) {
+  if (rounds.empty()) return {};
+  std::vector<BenchmarkRecord> records = rounds.back();
+  for (BenchmarkRecord& record : records) {
+    std::vector<double> speeds;
+    for (const auto& round : rounds) {
+      const auto same = std::ranges::find(round, record.phase, &BenchmarkRecord::phase);
+      if (same != round.end()) speeds.push_back(same->measured);
+    }
+    const auto [least, most] = std::ranges::minmax(speeds);
+    record.least = least;
+    record.most = most;
+    record.measured = median(std::move(speeds));
+  }
+  return records;
+}
+
 double median_prediction_error(const std::vector<BenchmarkRecord>& records) {
   std::vector<double> errors;
   for (const BenchmarkRecord& record : records) {

@@ -17,6 +17,10 @@ std::vector<BenchmarkRecord> benchmark_records(
     const Model& model, const BackendDescriptor& descriptor, const DeviceProfile& profile,
     const LoadOptions& load, const BenchmarkOptions& options, const BenchmarkResult& result);
 
+// Several rounds of one benchmark, each with the same phases, as one: the median of their medians,
+// and the least and the most of these. Of even numbers of rounds the mean of the two in the middle.
+std::vector<BenchmarkRecord> over_rounds(const std::vector<std::vector<BenchmarkRecord>>& rounds);
+
 // A benchmark that a running server is asked for.
 struct BenchmarkRequest {
   std::string model;
