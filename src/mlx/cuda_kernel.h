@@ -18,11 +18,12 @@ using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
 class CudaKernel {
  public:
   // `text`: what `body` calls, behind common.cuh. `contiguous`: inputs that are not are copied.
+  // `shared_bytes`: of memory that a block shares, beside what the text declares.
   CudaKernel(const std::string& name, const std::vector<std::string>& inputs,
              const std::vector<std::string>& outputs, const std::string& body,
-             const std::string& text, bool contiguous = false)
+             const std::string& text, bool contiguous = false, int shared_bytes = 0)
       : make_(mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body, k_common_text + text,
-                                    contiguous)) {}
+                                    contiguous, shared_bytes)) {}
 
   // `grid`: in blocks of `threads`. `form`: a number of its own for each list of arguments.
   // REQUIRES: inputs of the same types and ranks in every call with a grid and form, on one stream:

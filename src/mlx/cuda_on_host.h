@@ -35,7 +35,16 @@ class Block {
 
   // Runs `body` once in each of `threads` contexts. Throws where not all reach the same barriers.
   void run(unsigned threads, const std::function<void()>& body) {
-    current_ = this;
+    begin(threads, body);
+    for (;;) {
+      const uint64_t before = progress_;
+      if (!turn()) return;
+      if (progress_ == before) throw std::logic_error("threads wait at unlike barriers");
+    }
+  }
+
+  // In two parts, for blocks that run at once.
+  void begin(unsigned threads, const std::function<void()>& body) {
     body_ = &body;
     contexts_.resize(threads);
     stacks_.resize(threads);
@@ -44,6 +53,7 @@ class Block {
     warps_.assign((threads + 31) / 32, {});
     parcels_.assign(threads, {});
     copies_.assign(threads, {});
+    unlike_ = false;
     for (unsigned t = 0; t < threads; ++t) {
       if (!stacks_[t]) stacks_[t].reset(new char[kStack]);
       getcontext(&contexts_[t]);
@@ -52,21 +62,32 @@ class Block {
       contexts_[t].uc_link = &scheduler_;
       makecontext(&contexts_[t], &Block::enter, 0);
     }
-    for (bool any = true; any;) {
-      any = false;
-      const uint64_t before = progress_;
-      // A warp's lanes give their turn on to one another.
-      for (unsigned first = 0; first < threads; first += 32) {
-        const unsigned t = running_lane(first, first);
-        if (t == warp_end(first)) continue;
-        any = true;
-        thread.x = t;
-        swapcontext(&scheduler_, &contexts_[t]);
-      }
-      if (unlike_) throw std::logic_error("a warp's lanes are at unlike instructions");
-      if (any && progress_ == before) throw std::logic_error("threads wait at unlike barriers");
-    }
   }
+  // Each warp until it waits; false where all have ended.
+  bool turn() {
+    current_ = this;
+    bool any = false;
+    const auto threads = static_cast<unsigned>(contexts_.size());
+    // A warp's lanes give their turn on to one another.
+    for (unsigned first = 0; first < threads; first += 32) {
+      const unsigned t = running_lane(first, first);
+      if (t == warp_end(first)) continue;
+      any = true;
+      thread.x = t;
+      swapcontext(&scheduler_, &contexts_[t]);
+    }
+    if (unlike_) throw std::logic_error("a warp's lanes are at unlike instructions");
+    return any;
+  }
+  // Lets others run; a thread that waits for another block. It does not wait for ever: kernels
+  // give up.
+  void pause() {
+    const unsigned me = thread.x;
+    ++progress_;
+    swapcontext(&contexts_[me], &scheduler_);
+    thread.x = me;
+  }
+  static uint64_t progress() { return progress_; }
 
   void barrier() {
     wait(whole_, static_cast<unsigned>(contexts_.size()), [] {});
@@ -174,6 +195,7 @@ class Block {
   }
 
   static inline Block* current_ = nullptr;
+  static inline uint64_t progress_ = 0;  // of all blocks
   ucontext_t scheduler_ = {};
   std::vector<ucontext_t> contexts_;
   std::vector<std::unique_ptr<char[]>> stacks_;
@@ -184,9 +206,10 @@ class Block {
   bool unlike_ = false;
   std::vector<Barrier> warps_;
   Barrier whole_;
-  uint64_t progress_ = 0;
   const std::function<void()>* body_ = nullptr;
 };
+
+inline long long clock_now = 0;  // nanoseconds, as kernels read them
 
 }  // namespace impetus::mlx_backend::on_host
 
@@ -207,6 +230,9 @@ inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
 
+inline unsigned __float_as_uint(float value) {
+  return std::bit_cast<unsigned>(value);
+}
 inline float __uint_as_float(unsigned bits) {
   return std::bit_cast<float>(bits);
 }
@@ -220,7 +246,38 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   return made;
 }
 
+// MLX's memory is aligned to less on a host.
+#define alignas(bytes)
+#include "mlx/kernels/common.cuh"
+
 namespace impetus {
+
+inline Four read_once(const void* from) {
+  Four made;
+  std::memcpy(&made, from, sizeof(made));
+  return made;
+}
+inline unsigned short read_early(const unsigned short* from) {
+  return *from;
+}
+template <typename V>
+V read_l2(const V* from) {
+  V made;
+  std::memcpy(&made, from, sizeof(made));
+  return made;
+}
+inline void arrive(unsigned* at, unsigned value) {
+  *at += value;
+}
+inline unsigned arrivals(const unsigned* at) {
+  mlx_backend::on_host::Block::running().pause();
+  return *at;
+}
+// A second later each time: kernels look seldom.
+inline long long nanoseconds() {
+  return mlx_backend::on_host::clock_now += 1000000000;
+}
+inline void fetch_line(const void*) {}
 
 template <bool BF16>
 float half_of(unsigned pair, int which) {
@@ -279,13 +336,11 @@ void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsign
 
 }  // namespace impetus
 
-// MLX's memory is aligned to less on a host.
-#define alignas(bytes)
-#include "mlx/kernels/common.cuh"
-// After common.cuh.
 #include "mlx/kernels/add_norm.cuh"
 #include "mlx/kernels/attend.cuh"
 #include "mlx/kernels/few_rows.cuh"
+// After few_rows.cuh.
+#include "mlx/kernels/decode_step.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
@@ -307,6 +362,29 @@ void launch(Dim3 grid, unsigned threads, Kernel&& kernel) {
     for (block.block.y = 0; block.block.y < grid.y; ++block.block.y) {
       for (block.block.x = 0; block.block.x < grid.x; ++block.block.x) block.run(threads, body);
     }
+  }
+}
+
+// All blocks at once, each with shared memory of its own; the last `missing` do not come.
+template <typename Kernel>
+void launch_at_once(unsigned blocks, unsigned missing, unsigned threads, size_t shared_bytes,
+                    Kernel&& kernel) {
+  const unsigned here = blocks - missing;
+  std::vector<Block> running(here);
+  std::vector<std::vector<std::max_align_t>> memory(here);
+  std::vector<std::function<void()>> bodies(here);
+  for (unsigned b = 0; b < here; ++b) {
+    running[b].grid = {blocks, 1, 1};
+    running[b].block = {b, 0, 0};
+    memory[b].resize(shared_bytes / sizeof(std::max_align_t) + 1);
+    bodies[b] = [&, b] { kernel(reinterpret_cast<char*>(memory[b].data())); };
+    running[b].begin(threads, bodies[b]);
+  }
+  for (bool any = true; any;) {
+    any = false;
+    const uint64_t before = Block::progress();
+    for (Block& block : running) any = block.turn() || any;
+    if (any && Block::progress() == before) throw std::logic_error("blocks wait for one another");
   }
 }
 

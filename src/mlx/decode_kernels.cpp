@@ -89,7 +89,7 @@ class CudaKernels final : public DecodeKernels {
                         "qkv, const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, "
                         "plan_shape[1], frequencies, q_norm, k_norm, {}, {});",
                         partial, epsilon_, out),
-            k_attend_text};
+            std::string(k_tensor_core_text) + k_attend_text};
   }
 
   DecodeShape shape_;
@@ -102,7 +102,7 @@ class CudaKernels final : public DecodeKernels {
                     {"partial"},
                     {"out"},
                     "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);",
-                    k_attend_text};
+                    std::string(k_tensor_core_text) + k_attend_text};
   CudaKernel add_norm_{
       "add_norm",
       {"residual", "x", "weight"},

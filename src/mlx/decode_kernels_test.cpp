@@ -322,6 +322,7 @@ MlxOptions with_host_kernels(int way) {
             if (way < 0 || !kernels) return kernels;
             return std::make_unique<Wrong>(std::move(kernels), way);
           },
+          .decode_step = host_step(),
           .prefill_kernel = host_prefill(),
           .row_kernels = host_rows()};
 }

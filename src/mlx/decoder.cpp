@@ -2,29 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "architectures/decoder_forward.h"
 #include "base/guarded.h"
-#include "mlx/decode_kernels.h"
-#include "mlx/kv_pool.h"
-#include "mlx/padded_attention.h"
-#include "mlx/prefill_kernel.h"
-#include "mlx/rotary.h"
-#include "mlx/row_kernels.h"
+#include "mlx/mlx_decoder.h"
 #include "mlx/sequence_attention.h"
-#include "mlx/step_plan.h"
-#include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
 namespace {
-
-struct Layer {
-  mx::array attention_norm = mx::array(0.0f), feed_forward_norm = mx::array(0.0f);
-  std::optional<mx::array> q_norm, k_norm;
-  std::vector<Matrix> qkv, gate_up;  // each by itself, or joined to one
-  Matrix output, down;
-};
 
 // Any array where there is no norm: kernels do not look at it.
 const mx::array& q_norm(const Layer& layer) {
@@ -34,313 +19,7 @@ const mx::array& k_norm(const Layer& layer) {
   return layer.k_norm ? *layer.k_norm : layer.attention_norm;
 }
 
-std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
-  return {mx::multiply(mx::multiply(inputs[0], mx::sigmoid(inputs[0])), inputs[1])};
-}
-
-std::vector<mx::array> finite(const std::vector<mx::array>& inputs) {
-  return {mx::isfinite(inputs[0])};
-}
-
-// Logits of some rows, not yet evaluated.
-struct Logits {
-  int64_t first = 0, rows = 0;         // of the plan's outputs
-  mx::array values = mx::array(0.0f);  // [rows, vocab] f32
-  mx::array best = mx::array(0);       // [rows]: the likeliest, of equal ones the smallest id
-  mx::array finite = mx::array(true);  // [rows]: no infinity and no NaN
-  // i32 [rows]: `best` for the step after this one. An array of its own: MLX moves what the host
-  // reads, and a step that runs ahead might read where it was.
-  mx::array next = mx::array(0);
-};
-
-// A step whose graph is built: what it was planned as, and what will be read of it.
-struct Built {
-  StepPlan plan;
-  std::vector<Logits> logits;
-};
-
-// Executor and the Ops of decoder_forward in one: a step's state lives in the members.
-class MlxDecoder final : public Executor {
- public:
-  MlxDecoder(std::shared_ptr<const Machine> machine, const ModelSpec& spec)
-      : machine_(std::move(machine)), spec_(spec) {}
-  ~MlxDecoder() override;
-
-  Result<void> load(const WeightSet& weights, const LoadOptions& options, MemoryLedger& ledger);
-
-  const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
-  const KvStorage& kv() const override { return *kv_; }
-  KvStorage& kv() override { return *kv_; }
-  int64_t step_tokens_max() const override { return step_tokens_max_; }
-  Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
-
-  DecoderCounters counters() const {
-    return {ahead_used_,   ahead_dropped_, kv_->copies(),  own_kernels_,
-            own_prefills_, own_places_,    borrowed_bytes_};
-  }
-
-  void embed();
-  void attention_inputs(int64_t layer);
-  void narrow();
-  void attention(int64_t layer);
-  void attention_output(int64_t layer);
-  void feed_forward(int64_t layer);
-  void head();
-
- private:
-  bool gpu_paths() const { return !machine_->cpu || machine_->as_gpu; }
-  // One attention for many sequences wants a mask. With one, MLX on CUDA leaves its own kernel for
-  // cuDNN's, which is built anew for each length: 16 sequences made 11 tokens a second on an H200.
-  bool one_attention() const { return gpu_paths() && !machine_->cuda; }
-  Result<std::vector<SequenceResult>> step(std::span<const SequenceStep> batch);
-  std::vector<SequenceResult> step(std::span<const SequenceStep> batch, bool look_ahead);
-  void check_few_rows();
-  void warm();
-  void warm(int64_t sequences, int64_t tokens);
-  void build(std::span<const SequenceStep> batch);
-  mx::array product(const Matrix& matrix, const mx::array& x) const;
-  mx::array normed(const mx::array& weight);
-  void add(const mx::array& x, const mx::array& next_norm);
-  void enqueue(const std::vector<Logits>& logits);
-  bool foresee(std::span<const SequenceStep> batch, const Built& step);
-  void finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
-              std::vector<SequenceResult>& results);
-  void finish_row(const SequenceStep& step, int64_t position, int64_t at, const Logits& logits,
-                  SequenceResult& result);
-  void run_ahead(std::span<const SequenceStep> batch, std::span<const SequenceResult> results);
-  void wait();
-  void forget();
-
-  mx::array heads_of(const mx::array& rows, int64_t heads) const;
-
-  std::shared_ptr<const Machine> machine_;
-  ModelSpec spec_;
-  int64_t step_tokens_max_ = 0;
-  mx::Dtype type_ = mx::float32;
-  Matrix embedding_, head_;
-  bool tied_ = false;
-  std::vector<Layer> layers_;
-  mx::array final_norm_ = mx::array(0.0f);
-  std::unique_ptr<Rotary> rotary_;
-  std::unique_ptr<KvPool> kv_;
-  Reservation weights_reservation_, scratch_reservation_;
-  LimitShare limit_;
-  int64_t borrowed_bytes_ = 0;
-  std::function<std::vector<mx::array>(const std::vector<mx::array>&)> gated_ = gated,
-                                                                       finite_ = finite;
-  std::unique_ptr<DecodeKernels> kernels_;
-  bool few_rows_ = false;  // whether they multiply, too
-  DecodeShape shape_;
-  std::unique_ptr<PrefillKernel> prefill_;
-  std::unique_ptr<RowKernels> row_kernels_;
-  SamplerScratch sampler_;
-
-  // The step that is built.
-  StepPlan plan_;
-  std::optional<mx::array> residual_;  // [active rows, hidden]
-  std::optional<mx::array>
-      query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]
-  std::optional<mx::array> attended_;  // [active rows, heads * head_dim]
-  // Where kernels of our own run the step: what they are launched with, what they take of q, k and
-  // v, and the residual's norm, where it is made with the sum.
-  std::optional<AttendStep> attend_;
-  std::optional<mx::array> qkv_, normed_;
-  // Where one launch of our own attends to all sequences: the last; those before are held till the
-  // step has run.
-  std::vector<PrefillStep> prefill_steps_;
-  // Where kernels of our own run a prompt's rows, too; and the last queries, where no row's logits
-  // are wanted: what must be made for keys and values to be written.
-  std::optional<PlaceStep> place_;
-  std::optional<mx::array> placed_;
-  std::optional<mx::array> slots_;
-  std::optional<PaddedStep> padded_;
-  std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
-  std::vector<Logits> logits_;
-
-  // The step that runs ahead, if any: what it was built for.
-  std::optional<StepKey> ahead_;
-  bool in_flight_ = false, next_enqueued_ = false;
-  int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0, own_places_ = 0;
-};
-
-MlxDecoder::~MlxDecoder() {
-  // Arrays go in MLX's turn, and not before what uses them has ended.
-  auto done = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
-    forget();
-    wait();
-    layers_.clear();
-    embedding_ = head_ = Matrix();
-    final_norm_ = mx::array(0.0f);
-    kernels_.reset();
-    prefill_.reset();
-    row_kernels_.reset();
-    rotary_.reset();
-    kv_.reset();
-    mx::clear_cache();
-    return {};
-  });
-  (void)done.ok();
-}
-
-Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& options,
-                              MemoryLedger& ledger) {
-  IMPETUS_TRY(const DecoderWeights tensors, resolve_decoder(spec_, weights));
-  if (spec_.activation != Activation::silu) {
-    return error(ErrorCode::unsupported, "{}: decoders run with the SiLU activation only",
-                 spec_.family);
-  }
-  if (options.step_tokens_max < 1) {
-    return error(ErrorCode::invalid_argument, "a step of at most {} tokens runs nothing",
-                 options.step_tokens_max);
-  }
-  step_tokens_max_ = options.step_tokens_max;
-  std::vector<const NamedTensor*> matrices;
-  for (const auto& layer : tensors.layers) {
-    for (const Linear* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
-      matrices.push_back(linear->weight);
-    }
-  }
-  matrices.push_back(tensors.head.weight);
-  IMPETUS_TRY(type_, activation_type(matrices, *tensors.final_norm.weight, !machine_->cpu));
-  tied_ = tensors.head.weight == tensors.embedding;
-
-  WeightLoader loader(weights, options.weights, type_, machine_->cpu);
-  int64_t bytes = 0;
-  for (const NamedTensor* tensor : matrices) {
-    IMPETUS_TRY(const int64_t one, loader.bytes(*tensor));
-    bytes += one;
-  }
-  if (!tied_ || options.weights == WeightPrecision::int8) {
-    bytes += tensors.embedding->view.bytes();
-  }
-  IMPETUS_TRY(weights_reservation_,
-              ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
-  IMPETUS_TRY(kv_, KvPool::create(spec_, options.kv, options.kv_tokens, machine_->cpu,
-                                  !machine_->as_gpu && (machine_->cpu || mx::metal::is_available()),
-                                  ledger));
-  kv_->set_barrier([this] { wait(); });
-  // The widest that stand at once: a layer's products and their inputs; scores and logits as they
-  // are cut; keys and values gathered for a batch.
-  const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
-                         3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
-  const int64_t logits =
-      std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
-  const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
-                          2 * logits * 4 + (gpu_paths() ? 0 : 3 * machine_->score_elements * 4);
-  IMPETUS_TRY(scratch_reservation_,
-              ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
-                                                  step_tokens_max_)));
-  limit_ = LimitShare(bytes + scratch);
-
-  layers_.resize(tensors.layers.size());
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const DecoderWeights::Layer& from = tensors.layers[i];
-    Layer& to = layers_[i];
-    to.attention_norm = loader.vector(*from.attention_norm.weight);
-    to.feed_forward_norm = loader.vector(*from.feed_forward_norm.weight);
-    if (spec_.qk_norm) {
-      to.q_norm = loader.vector(*from.q_norm.weight);
-      to.k_norm = loader.vector(*from.k_norm.weight);
-    }
-    // Joined where each operation costs the host more than the device; elsewhere they stay where
-    // the file is mapped.
-    const auto several = [&](std::vector<Matrix>& matrices,
-                             std::initializer_list<const Linear*> linears) -> Result<void> {
-      for (const Linear* linear : linears) {
-        IMPETUS_TRY(Matrix matrix, loader.matrix(*linear));
-        matrices.push_back(std::move(matrix));
-      }
-      if (!machine_->decode_kernels) return {};
-      if (auto whole = joined(matrices)) matrices = {std::move(*whole)};
-      return {};
-    };
-    IMPETUS_CHECK(several(to.qkv, {&from.q, &from.k, &from.v}));
-    IMPETUS_CHECK(several(to.gate_up, {&from.gate, &from.up}));
-    IMPETUS_TRY(to.output, loader.matrix(from.output));
-    IMPETUS_TRY(to.down, loader.matrix(from.down));
-  }
-  final_norm_ = loader.vector(*tensors.final_norm.weight);
-  IMPETUS_TRY(head_, loader.matrix(tensors.head));
-  if (tied_ && options.weights == WeightPrecision::as_is) {
-    embedding_ = head_;
-  } else {
-    IMPETUS_TRY(embedding_, loader.table(*tensors.embedding));
-  }
-  borrowed_bytes_ = loader.borrowed_bytes();
-  machine_->may_fail("load");
-  // MLX's kernel on CUDA is launched with too many threads where heads are small and rows many.
-  const bool fused = gpu_paths() && (!machine_->cuda || spec_.head_dim >= 32);
-  rotary_ = std::make_unique<Rotary>(spec_, fused);
-  if (Wall::get().has_gpu() && !machine_->cpu) {
-    gated_ = mx::compile(gated, true);
-    finite_ = mx::compile(finite, true);
-  }
-  if (machine_->decode_kernels) {
-    shape_ = {static_cast<int>(spec_.heads),
-              static_cast<int>(spec_.kv_heads),
-              static_cast<int>(spec_.head_dim),
-              spec_.rope_pairs == RopePairs::neighbours,
-              spec_.qk_norm,
-              type_,
-              kv_->type()};
-    kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
-    if (kernels_) check_few_rows();
-    if (machine_->row_kernels) {
-      row_kernels_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
-    }
-  }
-  if (machine_->prefill_kernel) {
-    const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
-                             static_cast<int>(spec_.head_dim), true, kv_->type()};
-    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
-  }
-  warm();
-  return {};
-}
-
-void MlxDecoder::check_few_rows() {
-  std::vector<std::pair<const Matrix*, bool>> matrices = {{&head_, false}};
-  for (const Layer& layer : layers_) {
-    for (const Matrix& matrix : layer.qkv) matrices.emplace_back(&matrix, false);
-    const Matrix& gate_up = layer.gate_up.front();
-    matrices.emplace_back(&gate_up, layer.gate_up.size() == 1 && !gate_up.bias);
-    matrices.insert(matrices.end(), {{&layer.output, false}, {&layer.down, false}});
-  }
-  few_rows_ = few_rows_right(*kernels_, matrices, shape_, spec_);
-}
-
-// A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
-// it writes of keys and values is read by nobody.
-void MlxDecoder::warm() {
-  if (kernels_) {
-    for (const int64_t sequences : {1, 2, 4, 8, 16, 32}) warm(sequences, 1);
-  }
-  if (prefill_) {
-    for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
-  }
-  own_kernels_ = own_prefills_ = own_places_ = 0;
-}
-
-void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
-  if (sequences * tokens > step_tokens_max_ || sequences > kv_->blocks() ||
-      tokens > spec_.context) {
-    return;
-  }
-  const std::vector<TokenId> some(static_cast<size_t>(tokens), 0);
-  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
-  std::vector<SequenceStep> batch(blocks.size());
-  for (size_t r = 0; r < batch.size(); ++r) {
-    blocks[r] = static_cast<BlockId>(r);
-    batch[r].tokens = some;
-    batch[r].blocks = {&blocks[r], 1};
-    batch[r].output = StepOutput::logits_last;
-  }
-  build(batch);
-  enqueue(logits_);
-  forget();
-  wait();
-}
+}  // namespace
 
 Result<std::vector<SequenceResult>> MlxDecoder::execute(std::span<const SequenceStep> batch) {
   IMPETUS_CHECK(check_batch(spec_, kv_->blocks(), KvPool::kBlockTokens, step_tokens_max_, batch));
@@ -436,7 +115,8 @@ std::vector<SequenceResult> MlxDecoder::step(std::span<const SequenceStep> batch
 void MlxDecoder::enqueue(const std::vector<Logits>& logits) {
   std::vector<mx::array> wanted = kv_->arrays();
   for (const Logits& part : logits) {
-    wanted.insert(wanted.end(), {part.best, part.finite, part.values, part.next});
+    wanted.insert(wanted.end(), part.best.begin(), part.best.end());
+    wanted.insert(wanted.end(), {part.values, part.next});
   }
   in_flight_ = true;
   mx::async_eval(std::move(wanted));
@@ -477,12 +157,15 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, !machine_->cpu);
     ++own_kernels_;
+    if (whole_step_ && plan_.rows() <= whole_step_->rows_max()) return run_whole_step();
   } else if (kernels_ && prefill_ && row_kernels_) {
     place_ = place_step(plan_, !machine_->cpu);
     prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
     ++own_prefills_;
     ++own_places_;
   } else {
+    // These writes make other arrays, maybe elsewhere; those above write where the pool is.
+    if (whole_step_) whole_step_->forget_pools();
     rotary_->begin(plan_);
     if (prefill_ && !plan_.one_row_each) {
       prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
@@ -490,6 +173,24 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
     }
   }
   decoder_forward(spec_, *this);
+}
+
+void MlxDecoder::run_whole_step() {
+  StepOutputs made = whole_step_->run(*attend_, step_tokens(), *kv_);
+  Logits all;
+  all.rows = plan_.rows();
+  all.values = std::move(made.logits);
+  all.best = std::move(made.best);
+  all.best_rows = 2;
+  all.next = std::move(made.next);
+  logits_ = {std::move(all)};
+  ++whole_steps_;
+}
+
+mx::array MlxDecoder::step_tokens() const {
+  const auto rows = dim(plan_.rows());
+  if (!tokens_) return mx::array(plan_.tokens.begin(), mx::Shape{rows}, mx::int32);
+  return tokens_->shape(0) == rows ? *tokens_ : mx::slice(*tokens_, {0}, {rows});
 }
 
 mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) const {
@@ -518,9 +219,7 @@ void MlxDecoder::add(const mx::array& x, const mx::array& next_norm) {
 }
 
 void MlxDecoder::embed() {
-  const mx::array tokens =
-      tokens_ ? *tokens_ : mx::array(plan_.tokens.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
-  residual_ = embedding_.rows(tokens, type_);
+  residual_ = embedding_.rows(step_tokens(), type_);
   if (plan_.single() || attend_ || place_) return;
   slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
   if (!one_attention() || !plan_.one_row_each) return;
@@ -651,9 +350,10 @@ void MlxDecoder::head() {
             ? x
             : mx::slice(x, {dim(first), 0}, {dim(first + part.rows), dim(spec_.hidden)});
     part.values = mx::contiguous(mx::astype(product(head_, some), mx::float32));
-    part.best = mx::argmax(part.values, -1);
-    part.next = mx::astype(part.best, mx::int32);
-    part.finite = mx::all(finite_({part.values})[0], -1);
+    part.next = mx::astype(mx::argmax(part.values, -1), mx::int32);
+    part.best = {
+        mx::where(mx::all(finite_({part.values})[0], -1), part.next, mx::array(kNotFinite))};
+    part.best_rows = part.rows;
     logits_.push_back(std::move(part));
   }
   residual_.reset();
@@ -683,12 +383,13 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
           all_greedy && greedy(batch[static_cast<size_t>(
                             step.plan.output_sequence[static_cast<size_t>(part.first + i)])]);
     }
-    std::vector<mx::array> wanted = {part.best, part.finite};
+    std::vector<mx::array> wanted = part.best;
     if (!all_greedy) wanted.push_back(part.values);
     if (&part == &step.logits.front() && !foreseen) {
       wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
     }
     mx::eval(std::move(wanted));
+    check_whole_step(part);
     if (foreseen && !next_enqueued_) {
       mx::synchronize(Wall::get().stream(machine_->cpu));
       enqueue(logits_);
@@ -706,19 +407,32 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
   kv_->settle();
 }
 
+// Blocks of threads that did not get to run beside one another do not next time, either.
+void MlxDecoder::check_whole_step(const Logits& logits) {
+  for (const mx::array& some : logits.best) {
+    const auto* ids = some.data<int32_t>();
+    if (std::find(ids, ids + some.size(), kGaveUp) == ids + some.size()) continue;
+    whole_step_.reset();
+    throw std::runtime_error(
+        "another program keeps a part of this GPU to itself: a decode step in one launch could not "
+        "run; the following ones are made of several");
+  }
+}
+
 // What output row `at` of a part wants of its logits.
 void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t at,
                             const Logits& logits, SequenceResult& result) {
   const bool sampled = step.output == StepOutput::sample;
   const bool last = position + 1 == step.position + static_cast<int64_t>(step.tokens.size());
-  const bool finite = logits.finite.data<bool>()[at];
+  const mx::array& some = logits.best[static_cast<size_t>(at / logits.best_rows)];
+  const int32_t best = some.data<int32_t>()[at % logits.best_rows];
   const bool by_device = greedy(step);
   if (!sampled) {
     const float* values = logits.values.data<float>() + at * spec_.vocab;
     const int64_t row = step.output == StepOutput::logits_all ? position - step.position : 0;
     std::copy(values, values + spec_.vocab, result.logits.begin() + row * spec_.vocab);
   }
-  if (!finite) {
+  if (best < 0) {
     if (sampled || last) {
       result.token =
           error(ErrorCode::internal,
@@ -730,7 +444,7 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
   }
   if (!sampled) return;
   if (by_device) {
-    result.token = SampledToken{static_cast<TokenId>(logits.best.data<uint32_t>()[at]), 0, {}};
+    result.token = SampledToken{best, 0, {}};
     return;
   }
   // The reference sampler itself: no device has its exponentials to the bit.
@@ -757,8 +471,6 @@ void MlxDecoder::run_ahead(std::span<const SequenceStep> batch,
     kv_->recover();
   }
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Executor>> make_decoder(std::shared_ptr<const Machine> machine,
                                                const ModelSpec& spec, const WeightSet& weights,

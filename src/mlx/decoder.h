@@ -19,6 +19,7 @@ struct Machine {
   int64_t score_elements = int64_t{8} << 20;   // the same, where MLX writes them out: on its CPU
   std::function<void(std::string_view)> fault;
   decltype(MlxOptions::decode_kernels) decode_kernels;  // none: MLX's operations alone
+  decltype(MlxOptions::decode_step) decode_step;        // the same
   decltype(MlxOptions::prefill_kernel) prefill_kernel;  // the same
   decltype(MlxOptions::row_kernels) row_kernels;        // the same
 
@@ -41,6 +42,7 @@ struct DecoderCounters {
   int64_t ahead_used = 0, ahead_dropped = 0;
   int64_t kv_copies = 0;
   int64_t own_kernels = 0;     // steps that ran by DecodeKernels
+  int64_t whole_steps = 0;     // of these: by one launch, DecodeStep's
   int64_t own_prefills = 0;    // steps whose attention was PrefillKernel's
   int64_t own_places = 0;      // of these, whose rows were RowKernels', too
   int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped

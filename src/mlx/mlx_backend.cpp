@@ -5,6 +5,7 @@
 
 #include "base/guarded.h"
 #include "mlx/decode_kernels.h"
+#include "mlx/decode_step.h"
 #include "mlx/decoder.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/row_kernels.h"
@@ -57,14 +58,17 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     }
     machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
     machine->decode_kernels = options.decode_kernels;
+    machine->decode_step = options.decode_step;
     machine->prefill_kernel = options.prefill_kernel;
     machine->row_kernels = options.row_kernels;
     // For comparing them with MLX's operations.
     const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
-    const bool unwanted = kernels != nullptr && std::string_view(kernels) == "off";
+    const std::string_view chosen = kernels != nullptr ? kernels : "";
+    const bool unwanted = chosen == "off", parts = unwanted || chosen == "parts";
     if (machine->cuda && !machine->decode_kernels && !unwanted) {
       machine->decode_kernels = make_cuda_kernels;
     }
+    if (machine->cuda && !machine->decode_step && !parts) machine->decode_step = make_cuda_step;
     if (machine->cuda && !machine->prefill_kernel && !unwanted) {
       machine->prefill_kernel = make_cuda_prefill;
     }

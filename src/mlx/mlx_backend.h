@@ -18,6 +18,8 @@ namespace impetus {
 namespace mlx_backend {
 class DecodeKernels;
 struct DecodeShape;
+struct StepForm;
+class StepKernel;
 class PrefillKernel;
 struct PrefillShape;
 class RowKernels;
@@ -37,6 +39,9 @@ struct MlxOptions {
   std::function<std::unique_ptr<mlx_backend::DecodeKernels>(const mlx_backend::DecodeShape& shape,
                                                             const ModelSpec& spec)>
       decode_kernels = nullptr;
+  // The same for whole decode steps in one launch; only beside those above.
+  std::function<std::unique_ptr<mlx_backend::StepKernel>(const mlx_backend::StepForm& form)>
+      decode_step = nullptr;
   // The same for the attention of prompts and of encoders' texts.
   std::function<std::unique_ptr<mlx_backend::PrefillKernel>(const mlx_backend::PrefillShape& shape)>
       prefill_kernel = nullptr;

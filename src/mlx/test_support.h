@@ -22,6 +22,9 @@ decltype(MlxOptions::prefill_kernel) host_prefill(int way = -1);
 // The kernels of rows on the host (row_kernels_test.cpp). `way` 0 to 5: with one that goes wrong.
 decltype(MlxOptions::row_kernels) host_rows(int way = -1);
 
+// The kernel of whole decode steps on the host (decode_step_test.cpp).
+decltype(MlxOptions::decode_step) host_step();
+
 // The paths of a GPU with kernels of our own, all on the host (decode_kernels_test.cpp).
 // `way` 0 to 3: with kernels that go wrong in one way.
 MlxOptions with_host_kernels(int way = -1);

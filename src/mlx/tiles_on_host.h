@@ -5,8 +5,6 @@
 #include "mlx/cuda_on_host.h"
 #include "mlx/prefill_kernel.h"
 
-#define IMPETUS_UNROLL
-
 namespace impetus {
 
 using mlx_backend::on_host::Block;

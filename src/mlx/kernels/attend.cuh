@@ -4,8 +4,7 @@
 namespace impetus {
 
 constexpr int kAttendThreads = 128;  // a block of attend and merge
-constexpr int kAttendWarps = kAttendThreads / kWarp;
-constexpr int kHeadsAtOnce = 4;  // query heads that share what is read of one head of keys
+constexpr int kHeadsAtOnce = 4;      // query heads that share what is read of one head of keys
 
 // Lanes that share a key of DIM elements, eight each: a power of two.
 __device__ constexpr int lanes_of(int dim) {
@@ -14,39 +13,55 @@ __device__ constexpr int lanes_of(int dim) {
   return lanes;
 }
 
-// Attention of each row over its sequence up to itself. Grid: x over heads of keys times pieces of
-// their query heads, kHeadsAtOnce at most, y over rows, z over shares of the positions (with
-// PARTIAL).
-//   qkv [rows, (HEADS + 2 * KV_HEADS) * DIM]: before norms and rotation
-//   keys, values [KV_HEADS, slots, DIM]: the row's own are written here, by the block that needs
+// Query heads of one head of keys, and how they are cut into pieces that are worked on at once.
+template <int GROUP>
+struct HeadPieces {
+  static constexpr int kPieces = (GROUP + kHeadsAtOnce - 1) / kHeadsAtOnce;
+  static constexpr int kHeads = (GROUP + kPieces - 1) / kPieces;  // even pieces: 5 are 3 and 2
+};
+
+template <int GROUP, int DIM, int WARPS>
+struct AttendShared {
+  static constexpr int kHeads = HeadPieces<GROUP>::kHeads;
+  float vectors[kHeads + 2][DIM];  // queries, then the row's own key and value
+  float sums[WARPS][kHeads][DIM];
+  float bests[WARPS][kHeads], totals[WARPS][kHeads];
+};
+
+// What a block of attend works on: one of heads of keys * kPieces, a row, a share of its positions.
+struct AttendPart {
+  int head, row, share, shares;
+};
+
+// Attention of a row over its sequence up to itself, by a block of WARPS; GROUP query heads for
+// each of `kv_heads`, in all `heads`.
+//   qkv [rows, (heads + 2 * kv_heads) * DIM]: before norms and rotation
+//   keys, values [kv_heads, slots, DIM]: the row's own are written here, by the block that needs
 //     them last; no other block reads them
 //   frequencies f32 [DIM / 2]; q_norm, k_norm T [DIM] (with NORM)
-//   out T [rows, HEADS * DIM], or with PARTIAL f32 [rows, HEADS, shares, DIM + 2]: weighted sums,
+//   out T [rows, heads * DIM], or with PARTIAL f32 [rows, heads, shares, DIM + 2]: weighted sums,
 //     the largest score times log2 e, the sum of weights
-template <typename T, typename U, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool NEIGHBOURS,
-          bool NORM, bool PARTIAL, typename O>
-__device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const int* plan,
-                              int plan_width, const float* frequencies, const T* q_norm,
-                              const T* k_norm, float epsilon, O* out) {
-  constexpr int kGroup = HEADS / KV_HEADS;
-  constexpr int kPieces = (kGroup + kHeadsAtOnce - 1) / kHeadsAtOnce;
-  constexpr int kHeads = (kGroup + kPieces - 1) / kPieces;       // even pieces: 5 are 3 and 2
+template <typename T, typename U, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS, bool NORM,
+          bool PARTIAL, int WARPS, typename O>
+__device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* qkv, U* keys,
+                                   U* values, int slots, const int* plan, int plan_width,
+                                   const float* frequencies, const T* q_norm, const T* k_norm,
+                                   float epsilon, O* out,
+                                   AttendShared<GROUP, DIM, WARPS>& shared_memory) {
+  using Pieces = HeadPieces<GROUP>;
+  constexpr int kPieces = Pieces::kPieces, kHeads = Pieces::kHeads;
   constexpr int kLanes = lanes_of(DIM), kKeys = kWarp / kLanes;  // keys that a warp reads at once
-  constexpr int kReaders = kAttendWarps * kKeys;
+  constexpr int kReaders = WARPS * kKeys, kThreads = WARPS * kWarp;
   constexpr int kKey = kHeads, kValue = kHeads + 1;
-
-  __shared__ float vectors[kHeads + 2][DIM];  // queries, then the row's own key and value
-  __shared__ float sums[kReaders][kHeads][DIM];
-  __shared__ float bests[kReaders][kHeads], totals[kReaders][kHeads];
+  auto& [vectors, sums, bests, totals] = shared_memory;
+  const int all_heads = kv_heads * GROUP;
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
-  const int kv_head = static_cast<int>(blockIdx.x) / kPieces;
-  const int piece = static_cast<int>(blockIdx.x) % kPieces;
-  const int row = static_cast<int>(blockIdx.y), share = static_cast<int>(blockIdx.z);
-  const int shares = static_cast<int>(gridDim.z);
-  const int first = kv_head * kGroup + piece * kHeads;  // query head
-  const int heads = kGroup - piece * kHeads < kHeads ? kGroup - piece * kHeads : kHeads;
+  const int kv_head = at.head / kPieces, piece = at.head % kPieces;
+  const int row = at.row, share = at.share, shares = at.shares;
+  const int first = kv_head * GROUP + piece * kHeads;  // query head
+  const int heads = GROUP - piece * kHeads < kHeads ? GROUP - piece * kHeads : kHeads;
   const int* blocks = plan + static_cast<long long>(row) * plan_width + 1;
   const int position = blocks[-1];
   const int each = (position + shares) / shares;  // of position + 1, rounded up
@@ -54,14 +69,14 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
   const int end = begin + each < position + 1 ? begin + each : position + 1;
 
   // Norms.
-  const T* source = qkv + static_cast<long long>(row) * (HEADS + 2 * KV_HEADS) * DIM;
-  for (int v = warp; v < kHeads + 2; v += kAttendWarps) {
+  const T* source = qkv + static_cast<long long>(row) * (all_heads + 2 * kv_heads) * DIM;
+  for (int v = warp; v < kHeads + 2; v += WARPS) {
     int head = v < heads ? first + v : first;  // none: the first again, and never written out
-    if (v == kKey) head = HEADS + kv_head;
-    if (v == kValue) head = HEADS + KV_HEADS + kv_head;
+    if (v == kKey) head = all_heads + kv_head;
+    if (v == kValue) head = all_heads + kv_heads + kv_head;
     float squares = 0;
     for (int d = lane; d < DIM; d += kWarp) {
-      const float x = static_cast<float>(source[head * DIM + d]);
+      const float x = static_cast<float>(read_l2(source + head * DIM + d));
       vectors[v][d] = x;
       squares += x * x;
     }
@@ -76,7 +91,7 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
   __syncthreads();
 
   // Rotation. The angle's rounding is made good: position * frequency = angle + rest.
-  for (int i = thread; i < (kHeads + 1) * (DIM / 2); i += kAttendThreads) {
+  for (int i = thread; i < (kHeads + 1) * (DIM / 2); i += kThreads) {
     const int v = i / (DIM / 2), pair = i % (DIM / 2);
     const int a = NEIGHBOURS ? 2 * pair : pair, b = NEIGHBOURS ? a + 1 : pair + DIM / 2;
     const float angle = static_cast<float>(position) * frequencies[pair];
@@ -91,7 +106,7 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
   if (begin <= position && end == position + 1) {
     const int slot = blocks[position / BLOCK] * BLOCK + position % BLOCK;
     const long long to = (static_cast<long long>(kv_head) * slots + slot) * DIM;
-    for (int d = thread; d < DIM; d += kAttendThreads) {
+    for (int d = thread; d < DIM; d += kThreads) {
       const U key = static_cast<U>(vectors[kKey][d]), value = static_cast<U>(vectors[kValue][d]);
       if (piece == 0) {
         keys[to + d] = key;
@@ -156,29 +171,43 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
     key = next_key;
     value = next_value;
   }
+  // A warp's readers together.
   for (int h = 0; h < kHeads; ++h) {
+    for (int offset = kLanes; offset < kWarp; offset *= 2) {
+      const float other_best = __shfl_xor_sync(0xffffffffu, best[h], offset);
+      const float other_total = __shfl_xor_sync(0xffffffffu, total[h], offset);
+      const float most = fmaxf(best[h], other_best);
+      // Readers without a key have no best.
+      const float mine = total[h] > 0 ? exp2f(best[h] - most) : 0;
+      const float theirs = other_total > 0 ? exp2f(other_best - most) : 0;
+      total[h] = total[h] * mine + other_total * theirs;
+      for (int i = 0; i < 8; ++i) {
+        sum[h][i] = sum[h][i] * mine + __shfl_xor_sync(0xffffffffu, sum[h][i], offset) * theirs;
+      }
+      best[h] = most;
+    }
+    if (lane >= kLanes) continue;
     if (holds) {
-      for (int i = 0; i < 8; ++i) sums[reader][h][part + i] = sum[h][i];
+      for (int i = 0; i < 8; ++i) sums[warp][h][part + i] = sum[h][i];
     }
     if (part == 0) {
-      bests[reader][h] = best[h];
-      totals[reader][h] = total[h];
+      bests[warp][h] = best[h];
+      totals[warp][h] = total[h];
     }
   }
   __syncthreads();
 
-  for (int i = thread; i < heads * DIM; i += kAttendThreads) {
+  for (int i = thread; i < heads * DIM; i += kThreads) {
     const int h = i / DIM, d = i % DIM;
     float most = kNothing;
-    for (int r = 0; r < kReaders; ++r) most = fmaxf(most, bests[r][h]);
+    for (int r = 0; r < WARPS; ++r) most = fmaxf(most, bests[r][h]);
     float all = 0, weights = 0;
-    for (int r = 0; r < kReaders; ++r) {
-      // Readers without a key have no best.
+    for (int r = 0; r < WARPS; ++r) {
       const float factor = totals[r][h] > 0 ? exp2f(bests[r][h] - most) : 0;
       all += factor * sums[r][h][d];
       weights += factor * totals[r][h];
     }
-    const long long head = static_cast<long long>(row) * HEADS + first + h;
+    const long long head = static_cast<long long>(row) * all_heads + first + h;
     if (!PARTIAL) {
       out[head * DIM + d] = static_cast<O>(all / weights);
       continue;
@@ -192,24 +221,45 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
   }
 }
 
-// The shares of attend<PARTIAL> together: f32 [rows, HEADS, shares, DIM + 2] -> T [rows, HEADS *
-// DIM]. Grid: x over heads, y over rows.
+// The same as a kernel. Grid: x over AttendPart::head, y over rows, z over shares (with PARTIAL).
+template <typename T, typename U, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool NEIGHBOURS,
+          bool NORM, bool PARTIAL, typename O>
+__device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const int* plan,
+                              int plan_width, const float* frequencies, const T* q_norm,
+                              const T* k_norm, float epsilon, O* out) {
+  __shared__ AttendShared<HEADS / KV_HEADS, DIM, kAttendThreads / kWarp> memory;
+  const AttendPart at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
+                         static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z)};
+  attend_part<T, U, HEADS / KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
+      at, KV_HEADS, qkv, keys, values, slots, plan, plan_width, frequencies, q_norm, k_norm,
+      epsilon, out, memory);
+}
+
+// An element of the shares of attend<PARTIAL> together: f32 [rows * HEADS, shares, DIM + 2] -> T
+// [rows * HEADS, DIM].
+template <typename T, int DIM>
+__device__ inline void merge_one(const float* partial, int shares, long long head, int d, T* out) {
+  const float* from = partial + head * shares * (DIM + 2);
+  float most = kNothing;
+  for (int s = 0; s < shares; ++s) most = fmaxf(most, read_l2(from + s * (DIM + 2) + DIM));
+  float all = 0, weights = 0;
+  for (int s = 0; s < shares; ++s) {
+    const float* one = from + s * (DIM + 2);
+    const float total = read_l2(one + DIM + 1);
+    const float factor = total > 0 ? exp2f(read_l2(one + DIM) - most) : 0;
+    all += factor * read_l2(one + d);
+    weights += factor * total;
+  }
+  out[head * DIM + d] = static_cast<T>(all / weights);
+}
+
+// The same as a kernel. Grid: x over heads, y over rows.
 template <typename T, int HEADS, int DIM>
 __device__ inline void merge(const float* partial, int shares, T* out) {
   const long long head =
       static_cast<long long>(blockIdx.y) * HEADS + static_cast<long long>(blockIdx.x);
-  const float* from = partial + head * shares * (DIM + 2);
-  float most = kNothing;
-  for (int s = 0; s < shares; ++s) most = fmaxf(most, from[s * (DIM + 2) + DIM]);
   for (int d = static_cast<int>(threadIdx.x); d < DIM; d += kAttendThreads) {
-    float all = 0, weights = 0;
-    for (int s = 0; s < shares; ++s) {
-      const float* one = from + s * (DIM + 2);
-      const float factor = one[DIM + 1] > 0 ? exp2f(one[DIM] - most) : 0;
-      all += factor * one[d];
-      weights += factor * one[DIM + 1];
-    }
-    out[head * DIM + d] = static_cast<T>(all / weights);
+    merge_one<T, DIM>(partial, shares, head, d, out);
   }
 }
 

@@ -3,6 +3,12 @@
 // MLX compiles their text on the machine (decode_kernels.cpp, prefill_kernel.cpp); tests compile it
 // for the host and run its threads by turns (cuda_on_host.h). Sums in f32. T: type of activations,
 // U: of keys and values.
+#ifdef __CUDACC__
+#define IMPETUS_UNROLL _Pragma("unroll")
+#else
+#define IMPETUS_UNROLL
+#endif
+
 namespace impetus {
 
 constexpr int kWarp = 32;
@@ -13,6 +19,15 @@ constexpr float kNothing = -3.40282347e38f;  // the best score of no key
 template <typename T>
 struct alignas(16) Eight {
   T at[8];
+};
+
+template <int VALUE>
+struct Number {
+  static constexpr int kValue = VALUE;
+};
+
+struct alignas(16) Four {
+  unsigned at[4];
 };
 
 // Over `width` neighbouring lanes; every lane of the warp takes part.

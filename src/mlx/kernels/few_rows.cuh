@@ -1,14 +1,18 @@
-// Products of a few rows with a quantised matrix, as decode steps make them. The weights are what
-// there is to read, so they are read once, for all rows; tensor cores leave the time to take their
-// codes apart.
+// Products of a few rows with a matrix, as decode steps make them. The weights are what there is to
+// read, so they are read once, for all rows; tensor cores leave the time to take codes apart.
 namespace impetus {
 
 constexpr int kFewRowsWarps = 8, kFewRowsThreads = kFewRowsWarps * kWarp;  // a block
 constexpr int kFewRowsMax = 8;
 
-struct alignas(16) Four {
-  unsigned at[4];
-};
+// Elements of a row that a lane reads at once: 16 bytes.
+__device__ constexpr int few_rows_each(int bits) {
+  return 128 / bits;
+}
+
+__device__ inline float gated(float gate, float up) {
+  return gate / (1 + expf(-gate)) * up;
+}
 
 // Warps that share the columns of a tile of outputs: 1, 2, 4 or 8, for enough blocks of threads.
 __device__ constexpr int few_rows_split(int tiles) {
@@ -18,10 +22,12 @@ __device__ constexpr int few_rows_split(int tiles) {
 }
 
 // Pair `p` of the codes in 16 bytes: 4 bits: elements 8 (p / 4) + p % 4 and four further; 8: 2 p
-// and 2 p + 1. In T: scale * code + bias, each step rounded once.
+// and 2 p + 1. In T: scale * code + bias, each step rounded once. 16 bits: T itself, 2 p and 2 p
+// + 1.
 template <bool BF16, int BITS>
 __device__ inline unsigned weights_of(const Four& words, int p, unsigned short scale,
                                       unsigned short bias) {
+  if constexpr (BITS == 16) return words.at[p];
   const unsigned scales = scale * 0x10001u, biases = bias * 0x10001u;
   // A code as the last bits of a float's fraction is that float plus the code.
   constexpr unsigned kOne = BF16 ? 0x3f803f80u : 0x3c003c00u;
@@ -52,82 +58,111 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
   return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
 }
 
+// A tile of a product, by a warp: sum[r] [16 outputs, 8 rows from 8 r on] += the weights' slabs
+// [begin, end) times x, as multiply_add holds it.
+//   x T [rows, columns], rows `pitch` elements apart
+//   weight [.., columns]: codes of BITS (4, 8), scales and biases T [.., columns / GROUP], or T
+//   with
+//     BITS 16; `first`, `second`: outputs that this lane reads, g and g + 8 of the tile, if any
+template <typename T, bool BF16, int BITS, int GROUP, int TILES>
+__device__ inline void multiply_tile(float (&sum)[TILES][4], const T* x, int pitch, int rows,
+                                     const unsigned* weight, const unsigned short* scales,
+                                     const unsigned short* biases, int columns,
+                                     const int (&output)[2], const bool (&there)[2], int begin,
+                                     int end) {
+  constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach, kDepth = 4;
+  constexpr bool kCodes = BITS < 16;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int g = lane / 4, t = lane % 4;
+  // Slabs on their way: enough of them to hide how long memory takes.
+  Four words[kDepth][2];
+  unsigned short scale[kDepth][2] = {}, bias[kDepth][2] = {};
+  const unsigned* from[2];
+  const unsigned short *scales_of[2], *biases_of[2];
+  for (int r = 0; r < 2; ++r) {
+    const long long row = there[r] ? output[r] : 0;
+    from[r] = weight + (row * columns + t * kEach) / (32 / BITS);
+    if constexpr (kCodes) {
+      scales_of[r] = scales + row * (columns / GROUP);
+      biases_of[r] = biases + row * (columns / GROUP);
+    }
+  }
+  const auto read = [&](int slab, int to) {
+    const int at = slab * kSlab + t * kEach;
+    for (int r = 0; r < 2; ++r) {
+      words[to][r] = Four{};
+      if (!there[r] || slab >= end || at >= columns) continue;
+      words[to][r] = read_once(from[r] + slab * (kSlab / (32 / BITS)));
+      if constexpr (kCodes) {
+        scale[to][r] = read_early(scales_of[r] + at / GROUP);
+        bias[to][r] = read_early(biases_of[r] + at / GROUP);
+      }
+    }
+  };
+  const auto multiply = [&](int slab, int which) {
+    const int at = slab * kSlab + t * kEach;
+    IMPETUS_UNROLL
+    for (int tile = 0; tile < TILES; ++tile) {
+      const int row = tile * 8 + g;
+      unsigned input[kEach / 2];
+      IMPETUS_UNROLL
+      for (int i = 0; i < kEach / 8; ++i) {
+        Four some = {};
+        if (row < rows && at < columns) {
+          some = reinterpret_cast<const Four*>(x + row * pitch + at)[i];
+        }
+        for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
+      }
+      IMPETUS_UNROLL
+      for (int p = 0; p < kEach / 2; p += 2) {
+        unsigned codes[2][2];
+        for (int r = 0; r < 2; ++r) {
+          for (int i = 0; i < 2; ++i) {
+            codes[r][i] =
+                weights_of<BF16, BITS>(words[which][r], p + i, scale[which][r], bias[which][r]);
+          }
+        }
+        multiply_add<BF16>(sum[tile], codes[0][0], codes[1][0], codes[0][1], codes[1][1],
+                           meets<BITS>(input, p), meets<BITS>(input, p + 1));
+      }
+    }
+  };
+  IMPETUS_UNROLL
+  for (int d = 0; d < kDepth - 1; ++d) read(begin + d, d);
+  for (int base = begin; base < end; base += kDepth) {
+    IMPETUS_UNROLL
+    for (int d = 0; d < kDepth; ++d) {
+      read(base + d + kDepth - 1, (d + kDepth - 1) % kDepth);
+      if (base + d < end) multiply(base + d, d);
+    }
+  }
+}
+
 // out [rows, outputs] = x [rows, columns] times the transpose of weight [outputs, columns]; with
 // GATED weight is [2 * outputs, columns], and out = silu(first half's) * second half's. T in 16
-// bits.
-//   weight: codes of BITS (4, 8), scales and biases T [outputs, columns / GROUP]
-//   rows <= kFewRowsMax; columns % 32 == 0
+// bits; the matrix as multiply_tile takes it. rows <= kFewRowsMax; columns % 32 == 0.
 // Grid: x over tiles of outputs, 16 or with GATED 8, kFewRowsWarps / few_rows_split a block.
 template <typename T, bool BF16, int BITS, int GROUP, bool GATED>
 __device__ inline void few_rows(const T* x, const unsigned* weight, const unsigned short* scales,
                                 const unsigned short* biases, int rows, int columns, int outputs,
                                 T* out) {
-  constexpr int kEach = 128 / BITS;  // elements of a row that a thread reads at once
-  constexpr int kSlab = 4 * kEach;   // that a warp does
-  constexpr int kOutputs = GATED ? 8 : 16;
+  constexpr int kSlab = 4 * few_rows_each(BITS), kOutputs = GATED ? 8 : 16;
   __shared__ float sums[kFewRowsWarps][kFewRowsMax][16];
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
-  // Of the fragments: the weights' rows g and g + 8, x's row g; t: its elements.
   const int g = lane / 4, t = lane % 4;
   const int split = few_rows_split((outputs + kOutputs - 1) / kOutputs);
   const int tiles = kFewRowsWarps / split;
   const int first = (static_cast<int>(blockIdx.x) * tiles + warp / split) * kOutputs;
   const int slabs = (columns + kSlab - 1) / kSlab, each = (slabs + split - 1) / split;
   const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
-  const int second = first + g + (GATED ? outputs : 8);
-  const bool there[2] = {first + g < outputs, (GATED ? first + g : second) < outputs};
-  const long long row_of[2] = {first + g, second};
-
-  const auto read = [&](int slab, Four(&words)[2], unsigned short(&scale)[2],
-                        unsigned short(&bias)[2]) {
-    const int at = slab * kSlab + t * kEach;
-    for (int r = 0; r < 2; ++r) {
-      words[r] = Four{};
-      scale[r] = bias[r] = 0;
-      if (!there[r] || at >= columns) continue;
-      const long long element = row_of[r] * columns + at;
-      words[r] = *reinterpret_cast<const Four*>(weight + element / (32 / BITS));
-      scale[r] = scales[element / GROUP];
-      bias[r] = biases[element / GROUP];
-    }
-  };
-  float sum[4] = {};
-  Four words[2], next_words[2];
-  unsigned short scale[2], next_scale[2], bias[2], next_bias[2];
-  if (begin < end) read(begin, words, scale, bias);
-  for (int slab = begin; slab < end; ++slab) {
-    // The next ones are on their way while these are worked on.
-    if (slab + 1 < end) read(slab + 1, next_words, next_scale, next_bias);
-    const int at = slab * kSlab + t * kEach;
-    unsigned input[kEach / 2];
-#pragma unroll
-    for (int i = 0; i < kEach / 8; ++i) {
-      Four some = {};
-      if (g < rows && at < columns) {
-        some = reinterpret_cast<const Four*>(x + static_cast<long long>(g) * columns + at)[i];
-      }
-      for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
-    }
-#pragma unroll
-    for (int p = 0; p < kEach / 2; p += 2) {
-      unsigned codes[2][2];
-      for (int r = 0; r < 2; ++r) {
-        for (int i = 0; i < 2; ++i) {
-          codes[r][i] = weights_of<BF16, BITS>(words[r], p + i, scale[r], bias[r]);
-        }
-      }
-      multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
-                         meets<BITS>(input, p), meets<BITS>(input, p + 1));
-    }
-    for (int r = 0; r < 2; ++r) {
-      words[r] = next_words[r];
-      scale[r] = next_scale[r];
-      bias[r] = next_bias[r];
-    }
-  }
-  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
+  const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
+  const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
+  float sum[1][4] = {};
+  multiply_tile<T, BF16, BITS, GROUP>(sum, x, columns, rows, weight, scales, biases, columns,
+                                      output, there, begin, end);
+  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[0][i];
   __syncthreads();
 
   for (int i = thread; i < tiles * rows * kOutputs; i += kFewRowsThreads) {
@@ -140,7 +175,7 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
       whole += share[output];
       if (GATED) other += share[output + 8];
     }
-    if (GATED) whole = whole / (1 + expf(-whole)) * other;
+    if (GATED) whole = gated(whole, other);
     out[static_cast<long long>(row) * outputs + to] = static_cast<T>(whole);
   }
 }

@@ -14,8 +14,8 @@ constexpr int kTilePlan = 5;
 // Grid: x over tiles and, within each, query heads: those of a head of keys read it together.
 //   queries [rows, HEADS, DIM], normed and rotated, by strides of rows and heads
 //   keys, values: with BLOCK > 0 [KV_HEADS, slots, DIM], where position p is slot
-//     blocks[p / BLOCK] * BLOCK + p % BLOCK; else of rows of the batch, [rows, HEADS + 2 * KV_HEADS,
-//     DIM], from the first of their heads on
+//     blocks[p / BLOCK] * BLOCK + p % BLOCK; else of rows of the batch, [rows, HEADS + 2 *
+//     KV_HEADS, DIM], from the first of their heads on
 //   CAUSAL: a row sees positions up to its own, else all of its text
 //   out [rows, HEADS * DIM]
 // Reads no position that a sequence does not have: others may hold anything. An infinity among its

@@ -1,7 +1,70 @@
-// Instructions on pairs of 16-bit floats and of tensor cores. Layouts: PTX ISA, "Matrix Fragments
-// for mma.m16n8k16". The host's forms: cuda_on_host.h.
+// Instructions on pairs of 16-bit floats, of tensor cores and of memory. Layouts: PTX ISA, "Matrix
+// Fragments for mma.m16n8k16". The host's forms: cuda_on_host.h.
 #ifdef __CUDACC__
 namespace impetus {
+
+// 16 bytes, or 2, that nobody writes while the kernel runs. Volatile: they are read where it says,
+// well before they are used.
+__device__ inline Four read_once(const void* from) {
+  Four made;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(made.at[0]), "=r"(made.at[1]), "=r"(made.at[2]), "=r"(made.at[3])
+               : "l"(from));
+  return made;
+}
+__device__ inline unsigned short read_early(const unsigned short* from) {
+  unsigned short made;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(made) : "l"(from));
+  return made;
+}
+
+// What another block has written, in this launch too: past the L1 cache, which may hold what was
+// there before.
+template <typename V>
+__device__ inline V read_l2(const V* from) {
+  static_assert(sizeof(V) == 2 || sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16);
+  union Made {
+    V value;
+    unsigned short half;
+    unsigned word;
+    unsigned long long two;
+    unsigned four[4];
+    __device__ Made() {}
+  } made;
+  if constexpr (sizeof(V) == 2) {
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(made.half) : "l"(from) : "memory");
+  } else if constexpr (sizeof(V) == 4) {
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(made.word) : "l"(from) : "memory");
+  } else if constexpr (sizeof(V) == 8) {
+    asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(made.two) : "l"(from) : "memory");
+  } else {
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(made.four[0]), "=r"(made.four[1]), "=r"(made.four[2]), "=r"(made.four[3])
+                 : "l"(from)
+                 : "memory");
+  }
+  return made.value;
+}
+
+// What blocks of one launch use to wait for one another. `arrive`: what the block wrote before is
+// seen by who sees the sum, if read by read_l2 (an acquiring read would empty the L1 cache).
+__device__ inline void arrive(unsigned* at, unsigned value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+__device__ inline unsigned arrivals(const unsigned* at) {
+  unsigned made;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(made) : "l"(at) : "memory");
+  return made;
+}
+__device__ inline long long nanoseconds() {
+  long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+// 128 bytes to the L2 cache.
+__device__ inline void fetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
 
 // a * b + c of both halves.
 template <bool BF16>

@@ -1,7 +1,5 @@
 // Instructions that move tiles of matrices (sm_80 and later) as functions. Layouts: PTX ISA,
 // "ldmatrix", "cp.async"; what is multiplied: tensor_core.cuh. The host's forms: tiles_on_host.h.
-#define IMPETUS_UNROLL _Pragma("unroll")
-
 namespace impetus {
 
 // Bytes in shared memory.

@@ -1,0 +1,287 @@
+#include "mlx/decode_step.h"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <set>
+
+#include "mlx/cuda_kernel.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+constexpr int kDense = 16000;  // a format
+// Of all architectures since sm_80, and of Hopper's and Blackwell's for data centres.
+constexpr int kSharedBytes = 96 << 10, kSharedBytesOfLarge = 200 << 10;
+
+int format_of(const Matrix& matrix, mx::Dtype activations) {
+  if (matrix.bits == 0) return matrix.weight.dtype() == activations ? kDense : 0;
+  const bool taken = matrix.mode == "affine" && (matrix.bits == 4 || matrix.bits == 8) &&
+                     matrix.group % 32 == 0 && matrix.group < 1000 && matrix.biases &&
+                     matrix.scales->dtype() == activations;
+  return taken ? matrix.bits * 1000 + matrix.group : 0;
+}
+
+std::string joined_with_commas(const std::vector<std::string>& parts) {
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+class CudaStep final : public StepKernel {
+ public:
+  explicit CudaStep(const StepForm& form) : form_(form) {}
+
+  // Each block leaves the number of the multiprocessor that it ran on.
+  int blocks() override {
+    static const int seats = [] {
+      constexpr int kProbes = 4096, kThreads = 1024;
+      CudaKernel probe("multiprocessors", {"ignored"}, {"out"},
+                       "const long long begin = impetus::nanoseconds();\n"
+                       "while (impetus::nanoseconds() - begin < 2000) {}\n"
+                       "unsigned id;\n"
+                       "asm volatile(\"mov.u32 %0, %%smid;\" : \"=r\"(id));\n"
+                       "if (threadIdx.x == 0) out[blockIdx.x] = id;",
+                       k_tensor_core_text);
+      mx::array made =
+          probe({mx::array({0, 0, 0})}, {{kProbes}}, {mx::int32}, {kProbes, 1, 1}, kThreads, {})[0];
+      made.eval();
+      const auto* ids = made.data<int32_t>();
+      return static_cast<int>(std::set<int32_t>(ids, ids + kProbes).size());
+    }();
+    return seats;
+  }
+
+  mx::array addresses(const std::vector<std::variant<mx::array, int64_t>>& of) override {
+    std::vector<mx::array> inputs;
+    std::vector<std::string> names;
+    std::string body = "if (threadIdx.x == 0) {\n";
+    for (size_t i = 0; i < of.size(); ++i) {
+      if (const auto* number = std::get_if<int64_t>(&of[i])) {
+        body += fmt::format("out[{}] = {};\n", i, *number);
+        continue;
+      }
+      inputs.push_back(std::get<mx::array>(of[i]));
+      names.push_back(fmt::format("a{}", names.size()));
+      body += fmt::format("out[{}] = reinterpret_cast<long long>({});\n", i, names.back());
+    }
+    // The text depends on the arrays' types.
+    std::string key = body;
+    for (const mx::array& input : inputs) key += fmt::format("{}.", input.dtype().size());
+    auto& kernel = addresses_[key];
+    if (!kernel) {
+      kernel = std::make_unique<CudaKernel>(fmt::format("addresses{}", addresses_.size()), names,
+                                            std::vector<std::string>{"out"}, body + "}", "");
+    }
+    return (*kernel)(inputs, {{static_cast<int>(of.size())}}, {mx::int64}, {1, 1, 1}, 32, {})[0];
+  }
+
+  StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) override {
+    constexpr int kPairs = kStepRowsMax / 2;
+    if (!kernel_) kernel_ = kernel_of(rows_max);
+    std::vector<mx::Shape> shapes = {{rows, form_.vocab}};
+    std::vector<mx::Dtype> types = {mx::float32};
+    shapes.insert(shapes.end(), kPairs, {2});
+    shapes.push_back({kStepRowsMax});
+    types.insert(types.end(), kPairs + 1, mx::int32);
+    auto made = (*kernel_)({inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch},
+                           shapes, types, {blocks, 1, 1}, kStepWarps * 32,
+                           {{"T", form_.shape.activations}, {"U", form_.shape.kv}}, rows);
+    StepOutputs outputs;
+    outputs.logits = made.front();
+    outputs.next = made.back();
+    outputs.best.assign(made.begin() + 1, made.end() - 1);
+    return outputs;
+  }
+
+ private:
+  std::unique_ptr<CudaKernel> kernel_of(int rows_max) const {
+    std::vector<std::string> outputs = {"logits"}, best;
+    for (int i = 0; i < kStepRowsMax / 2; ++i) best.push_back(fmt::format("best{}", i));
+    outputs.insert(outputs.end(), best.begin(), best.end());
+    outputs.push_back("next");
+    std::vector<std::string> formats;
+    for (const int format : form_.formats) formats.push_back(std::to_string(format));
+    const DecodeShape& shape = form_.shape;
+    // Without the model's sizes: models of one kind share what was compiled.
+    const std::string body = fmt::format(
+        "extern __shared__ uint4 memory[];\n"
+        "using Model = impetus::StepModel<T, {}, U, {}, {}, {}, {}, {}, {}>;\n"
+        "int* const best[] = {{{}}};\n"
+        "impetus::decode_step<Model, 1, {}>(reinterpret_cast<const long long*>(table),\n"
+        "reinterpret_cast<const long long*>(pools), tokens, plan, plan_shape[1], plan_shape[0],\n"
+        "reinterpret_cast<char*>(const_cast<uint8_t*>(scratch)),\n"
+        "reinterpret_cast<char*>(memory), logits, best, next);",
+        shape.activations == mx::bfloat16, shape.heads / shape.kv_heads, shape.head_dim,
+        int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, joined_with_commas(formats),
+        joined_with_commas(best), kStepWarps);
+    // So many threads that the compiler must leave each its share of registers; MLX's declaration
+    // has no place to say so.
+    const std::string bounds = fmt::format(
+        "#undef __global__\n"
+        "#define __global__ __attribute__((global)) __launch_bounds__({})\n",
+        kStepWarps * 32);
+    return std::make_unique<CudaKernel>(
+        "decode_step", std::vector<std::string>{"table", "pools", "tokens", "plan", "scratch"},
+        outputs, body,
+        fmt::format("{}{}{}{}{}", k_tensor_core_text, k_attend_text, k_few_rows_text,
+                    k_decode_step_text, bounds),
+        false, step_shared_bytes(form_, rows_max));
+  }
+
+  StepForm form_;
+  std::map<std::string, std::unique_ptr<CudaKernel>> addresses_;
+  std::unique_ptr<CudaKernel> kernel_;
+};
+
+int head_parts(const DecodeShape& shape) {
+  return shape.kv_heads * pieces_of(shape.heads, shape.kv_heads);
+}
+
+bool large_card() {
+  const auto& info = mx::device_info(mx::Device(mx::Device::gpu));
+  const auto found = info.find("architecture");
+  if (found == info.end() || !std::holds_alternative<std::string>(found->second)) return false;
+  const std::string& name = std::get<std::string>(found->second);
+  return name == "sm_90" || name == "sm_100" || name == "sm_103";
+}
+
+}  // namespace
+
+// As kernels/decode_step.cuh lays it out: words, then products, attention or keys.
+int step_shared_bytes(const StepForm& form, int rows) {
+  const DecodeShape& shape = form.shape;
+  const int group = shape.heads / shape.kv_heads, pieces = pieces_of(shape.heads, shape.kv_heads);
+  const int heads = (group + pieces - 1) / pieces;
+  constexpr int kWords = (2 * 26 + 26) * 8;
+  const int columns = std::max({form.hidden, form.feed_forward, shape.heads * shape.head_dim});
+  const int products = kStepWarps * (kStepRowsMax * 16 + 1) * 4 + rows * (columns + 8) * 2;
+  const int attends =
+      ((heads + 2) * shape.head_dim + kStepWarps * heads * (shape.head_dim + 2)) * 4;
+  return kWords + std::max({products, attends, kStepWarps * 32 * 8});
+}
+
+StepScratchPlan step_scratch(const StepForm& form, int rows, int blocks) {
+  const DecodeShape& shape = form.shape;
+  StepScratchPlan plan;
+  const auto take = [&](int64_t bytes) {
+    plan.places.push_back(plan.bytes);
+    plan.bytes += (bytes + 255) / 256 * 256;
+  };
+  const int64_t wide = int64_t{shape.heads} * shape.head_dim;
+  const auto type = static_cast<int64_t>(shape.activations.size());
+  take(int64_t{rows} * form.hidden * type);
+  take(rows * (wide + 2 * int64_t{shape.kv_heads} * shape.head_dim) * type);
+  take(rows * wide * type);
+  take(int64_t{rows} * form.feed_forward * type);
+  const int64_t shares = std::max(rows, blocks / head_parts(shape));  // of all rows together
+  take(shares * shape.heads * (shape.head_dim + 2) * 4);
+  take(int64_t{blocks} * rows * 8);
+  take(12);
+  return plan;
+}
+
+std::vector<int64_t> step_numbers(const StepForm& form) {
+  return {form.layers,
+          form.hidden,
+          form.feed_forward,
+          form.vocab,
+          form.slots,
+          form.shape.kv_heads,
+          std::bit_cast<int32_t>(form.epsilon)};
+}
+
+std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form) {
+  return std::make_unique<CudaStep>(form);
+}
+
+std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const DecodeShape& shape,
+                                             const ModelSpec& spec, const StepWeights& weights,
+                                             const KvPool& kv, bool device,
+                                             int64_t logit_elements) {
+  const mx::Dtype type = shape.activations;
+  if ((type != mx::float16 && type != mx::bfloat16) || !kernels_take(shape, spec)) return nullptr;
+  StepForm form;
+  form.shape = shape;
+  form.layers = static_cast<int>(spec.layers);
+  form.hidden = static_cast<int>(spec.hidden);
+  form.feed_forward = static_cast<int>(spec.feed_forward);
+  form.vocab = static_cast<int>(spec.vocab);
+  form.slots = static_cast<int>(kv.keys(0).shape(1));
+  form.epsilon = spec.norm_eps;
+  if (form.feed_forward % 32 != 0 || form.hidden % 32 != 0 ||
+      shape.heads * shape.head_dim % 32 != 0) {
+    return nullptr;
+  }
+  std::set<int> formats;
+  const auto known = [&](const Matrix* matrix, bool bias) {
+    const int format = matrix == nullptr ? 0 : format_of(*matrix, type);
+    if (format != 0) formats.insert(format);
+    return format != 0 && (bias || !matrix->bias);
+  };
+  bool all = known(weights.embedding, false) && known(weights.head, false) &&
+             weights.final_norm->dtype() == type;
+  for (const StepLayer& layer : weights.layers) {
+    all = all && known(layer.qkv, true) && known(layer.output, false) &&
+          known(layer.gate_up, false) && known(layer.down, false) &&
+          layer.attention_norm->dtype() == type && layer.feed_forward_norm->dtype() == type;
+  }
+  if (!all) return nullptr;
+  form.formats.assign(formats.begin(), formats.end());
+
+  std::unique_ptr<DecodeStep> step(new DecodeStep());
+  step->kernel_ = make(form);
+  if (!step->kernel_) return nullptr;
+  step->blocks_ = step->kernel_->blocks();
+  const int most = device && large_card() ? kSharedBytesOfLarge : kSharedBytes;
+  while (step->rows_max_ < kStepRowsMax && step_shared_bytes(form, step->rows_max_ + 1) <= most &&
+         (step->rows_max_ + 1) * spec.vocab <= logit_elements) {
+    ++step->rows_max_;
+  }
+  if (step->rows_max_ == 0) return nullptr;
+  step->scratch_plan_ = step_scratch(form, kStepRowsMax, step->blocks_);
+  step->scratch_ =
+      settle(mx::zeros({static_cast<int>(step->scratch_plan_.bytes)}, mx::uint8), !device);
+  const std::vector<float> frequencies = spec.rope_frequencies();
+  step->frequencies_ = settle(
+      mx::array(frequencies.begin(), mx::Shape{static_cast<int>(frequencies.size())}), !device);
+
+  using Entry = std::variant<mx::array, int64_t>;
+  const auto entry = [](const std::optional<mx::array>& array) {
+    return array ? Entry(*array) : Entry(int64_t{0});
+  };
+  const auto add = [&](std::vector<Entry>& to, const Matrix& matrix) {
+    to.insert(to.end(), {matrix.weight, entry(matrix.scales), entry(matrix.biases),
+                         entry(matrix.bias), int64_t{format_of(matrix, type)}});
+  };
+  std::vector<Entry> words;
+  add(words, *weights.embedding);
+  add(words, *weights.head);
+  words.insert(words.end(), {*weights.final_norm, step->frequencies_});
+  for (const int64_t number : step_numbers(form)) words.push_back(number);
+  for (const int64_t place : step->scratch_plan_.places) words.push_back(place);
+  std::vector<mx::array> parts = {step->kernel_->addresses(words)};
+  for (const StepLayer& layer : weights.layers) {
+    words.clear();
+    for (const Matrix* matrix : {layer.qkv, layer.output, layer.gate_up, layer.down}) {
+      add(words, *matrix);
+    }
+    for (const mx::array* norm :
+         {layer.attention_norm, layer.feed_forward_norm, layer.q_norm, layer.k_norm}) {
+      words.push_back(norm != nullptr ? Entry(*norm) : Entry(int64_t{0}));
+    }
+    parts.push_back(step->kernel_->addresses(words));
+  }
+  step->table_ = mx::concatenate(parts);
+  mx::eval(step->table_, step->scratch_);
+  return step;
+}
+
+StepOutputs DecodeStep::run(const AttendStep& step, const mx::array& tokens, const KvPool& kv) {
+  if (!pools_) {
+    const std::vector<mx::array>& arrays = kv.arrays();
+    pools_ = kernel_->addresses({arrays.begin(), arrays.end()});
+  }
+  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows, rows_max_,
+                      blocks_);
+}
+
+}  // namespace impetus::mlx_backend

@@ -1,0 +1,285 @@
+#include <algorithm>
+
+#include "base/guarded.h"
+#include "mlx/kernel_check.h"
+#include "mlx/mlx_decoder.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
+  return {mx::multiply(mx::multiply(inputs[0], mx::sigmoid(inputs[0])), inputs[1])};
+}
+
+std::vector<mx::array> finite(const std::vector<mx::array>& inputs) {
+  return {mx::isfinite(inputs[0])};
+}
+
+}  // namespace
+
+MlxDecoder::~MlxDecoder() {
+  // Arrays go in MLX's turn, and not before what uses them has ended.
+  auto done = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
+    forget();
+    wait();
+    layers_.clear();
+    embedding_ = head_ = Matrix();
+    final_norm_ = mx::array(0.0f);
+    whole_step_.reset();
+    kernels_.reset();
+    prefill_.reset();
+    row_kernels_.reset();
+    rotary_.reset();
+    kv_.reset();
+    mx::clear_cache();
+    return {};
+  });
+  (void)done.ok();
+}
+
+Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& options,
+                              MemoryLedger& ledger) {
+  IMPETUS_TRY(const DecoderWeights tensors, resolve_decoder(spec_, weights));
+  if (spec_.activation != Activation::silu) {
+    return error(ErrorCode::unsupported, "{}: decoders run with the SiLU activation only",
+                 spec_.family);
+  }
+  if (options.step_tokens_max < 1) {
+    return error(ErrorCode::invalid_argument, "a step of at most {} tokens runs nothing",
+                 options.step_tokens_max);
+  }
+  step_tokens_max_ = options.step_tokens_max;
+  std::vector<const NamedTensor*> matrices;
+  for (const auto& layer : tensors.layers) {
+    for (const Linear* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
+      matrices.push_back(linear->weight);
+    }
+  }
+  matrices.push_back(tensors.head.weight);
+  IMPETUS_TRY(type_, activation_type(matrices, *tensors.final_norm.weight, !machine_->cpu));
+  tied_ = tensors.head.weight == tensors.embedding;
+
+  WeightLoader loader(weights, options.weights, type_, machine_->cpu);
+  int64_t bytes = 0;
+  for (const NamedTensor* tensor : matrices) {
+    IMPETUS_TRY(const int64_t one, loader.bytes(*tensor));
+    bytes += one;
+  }
+  if (!tied_ || options.weights == WeightPrecision::int8) {
+    bytes += tensors.embedding->view.bytes();
+  }
+  IMPETUS_TRY(weights_reservation_,
+              ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
+  IMPETUS_TRY(kv_, KvPool::create(spec_, options.kv, options.kv_tokens, machine_->cpu,
+                                  !machine_->as_gpu && (machine_->cpu || mx::metal::is_available()),
+                                  ledger));
+  kv_->set_barrier([this] {
+    wait();
+    if (whole_step_) whole_step_->forget_pools();
+  });
+  // The widest that stand at once: a layer's products and their inputs; scores and logits as they
+  // are cut; keys and values gathered for a batch.
+  const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
+                         3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
+  const int64_t logits =
+      std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
+  const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
+                          2 * logits * 4 + (gpu_paths() ? 0 : 3 * machine_->score_elements * 4);
+  IMPETUS_TRY(scratch_reservation_,
+              ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
+                                                  step_tokens_max_)));
+  limit_ = LimitShare(bytes + scratch);
+
+  layers_.resize(tensors.layers.size());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const DecoderWeights::Layer& from = tensors.layers[i];
+    Layer& to = layers_[i];
+    to.attention_norm = loader.vector(*from.attention_norm.weight);
+    to.feed_forward_norm = loader.vector(*from.feed_forward_norm.weight);
+    if (spec_.qk_norm) {
+      to.q_norm = loader.vector(*from.q_norm.weight);
+      to.k_norm = loader.vector(*from.k_norm.weight);
+    }
+    // Joined where each operation costs the host more than the device; elsewhere they stay where
+    // the file is mapped.
+    const auto several = [&](std::vector<Matrix>& matrices,
+                             std::initializer_list<const Linear*> linears) -> Result<void> {
+      for (const Linear* linear : linears) {
+        IMPETUS_TRY(Matrix matrix, loader.matrix(*linear));
+        matrices.push_back(std::move(matrix));
+      }
+      if (!machine_->decode_kernels) return {};
+      if (auto whole = joined(matrices)) matrices = {std::move(*whole)};
+      return {};
+    };
+    IMPETUS_CHECK(several(to.qkv, {&from.q, &from.k, &from.v}));
+    IMPETUS_CHECK(several(to.gate_up, {&from.gate, &from.up}));
+    IMPETUS_TRY(to.output, loader.matrix(from.output));
+    IMPETUS_TRY(to.down, loader.matrix(from.down));
+  }
+  final_norm_ = loader.vector(*tensors.final_norm.weight);
+  IMPETUS_TRY(head_, loader.matrix(tensors.head));
+  if (tied_ && options.weights == WeightPrecision::as_is) {
+    embedding_ = head_;
+  } else {
+    IMPETUS_TRY(embedding_, loader.table(*tensors.embedding));
+  }
+  borrowed_bytes_ = loader.borrowed_bytes();
+  machine_->may_fail("load");
+  // MLX's kernel on CUDA is launched with too many threads where heads are small and rows many.
+  const bool fused = gpu_paths() && (!machine_->cuda || spec_.head_dim >= 32);
+  rotary_ = std::make_unique<Rotary>(spec_, fused);
+  gated_ = gated;
+  finite_ = finite;
+  if (Wall::get().has_gpu() && !machine_->cpu) {
+    gated_ = mx::compile(gated, true);
+    finite_ = mx::compile(finite, true);
+  }
+  if (machine_->decode_kernels) {
+    shape_ = {static_cast<int>(spec_.heads),
+              static_cast<int>(spec_.kv_heads),
+              static_cast<int>(spec_.head_dim),
+              spec_.rope_pairs == RopePairs::neighbours,
+              spec_.qk_norm,
+              type_,
+              kv_->type()};
+    kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
+    if (kernels_) check_few_rows();
+    if (machine_->row_kernels) {
+      row_kernels_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
+    }
+  }
+  if (machine_->prefill_kernel) {
+    const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
+                             static_cast<int>(spec_.head_dim), true, kv_->type()};
+    prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
+  }
+  if (kernels_ && machine_->decode_step) make_whole_step(ledger);
+  warm();
+  return {};
+}
+
+// Where it has a form for the model, room, and does here what the operations of a step do.
+void MlxDecoder::make_whole_step(MemoryLedger& ledger) {
+  StepWeights weights;
+  for (const Layer& layer : layers_) {
+    if (layer.qkv.size() != 1 || layer.gate_up.size() != 1) return;
+    weights.layers.push_back({&layer.qkv.front(), &layer.output, &layer.gate_up.front(),
+                              &layer.down, &layer.attention_norm, &layer.feed_forward_norm,
+                              layer.q_norm ? &*layer.q_norm : nullptr,
+                              layer.k_norm ? &*layer.k_norm : nullptr});
+  }
+  weights.embedding = &embedding_;
+  weights.head = &head_;
+  weights.final_norm = &final_norm_;
+  const bool right = within(
+      spec_.family, "decode steps in one launch", 2 * kernels_error_limit(shape_), [&]() -> double {
+        whole_step_ = DecodeStep::make(machine_->decode_step, shape_, spec_, weights, *kv_,
+                                       !machine_->cpu, machine_->logit_elements);
+        return whole_step_ ? whole_step_error() : 0;
+      });
+  if (!whole_step_) return;
+  auto reserved = ledger.reserve(whole_step_->bytes(),
+                                 fmt::format("{}: working memory of decode steps", spec_.family));
+  if (!right || !reserved.ok()) {
+    whole_step_.reset();
+    return;
+  }
+  whole_step_reservation_ = std::move(*reserved);
+  whole_step_limit_ = LimitShare(whole_step_->bytes());
+}
+
+double MlxDecoder::whole_step_error() {
+  double worst = 0;
+  for (const int64_t sequences : {1, 5}) {
+    if (sequences > whole_step_->rows_max() || sequences > kv_->blocks() ||
+        sequences > step_tokens_max_) {
+      break;
+    }
+    const std::vector<float> made = probe(sequences);
+    auto whole_step = std::exchange(whole_step_, nullptr);
+    const std::vector<float> wanted = probe(sequences);
+    whole_step_ = std::move(whole_step);
+    const mx::Shape all{dim(std::ssize(made))};
+    const double error = apart(mx::array(made.begin(), all), mx::array(wanted.begin(), all));
+    worst = error <= worst ? worst : error;  // NaN is the worst
+  }
+  return worst;
+}
+
+// Logits of the last of three positions of some sequences, whose keys and values nobody reads.
+std::vector<float> MlxDecoder::probe(int64_t sequences) {
+  std::vector<float> logits;
+  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
+  std::vector<TokenId> tokens(blocks.size());
+  std::vector<SequenceStep> batch(blocks.size());
+  for (int64_t position = 0; position < std::min<int64_t>(3, spec_.context); ++position) {
+    for (size_t r = 0; r < batch.size(); ++r) {
+      blocks[r] = static_cast<BlockId>(r);
+      tokens[r] = static_cast<TokenId>(
+          (std::ssize(batch) * position + std::ssize(batch) - 1 - static_cast<int64_t>(r)) %
+          spec_.vocab);
+      batch[r].tokens = {&tokens[r], 1};
+      batch[r].position = position;
+      batch[r].blocks = {&blocks[r], 1};
+      batch[r].output = StepOutput::logits_last;
+    }
+    build(batch);
+    enqueue(logits_);
+    wait();
+    logits.clear();
+    for (Logits& part : logits_) {
+      part.values.eval();
+      const auto* values = part.values.data<float>();
+      logits.insert(logits.end(), values, values + part.rows * spec_.vocab);
+    }
+    forget();
+  }
+  return logits;
+}
+
+void MlxDecoder::check_few_rows() {
+  std::vector<std::pair<const Matrix*, bool>> matrices = {{&head_, false}};
+  for (const Layer& layer : layers_) {
+    for (const Matrix& matrix : layer.qkv) matrices.emplace_back(&matrix, false);
+    const Matrix& gate_up = layer.gate_up.front();
+    matrices.emplace_back(&gate_up, layer.gate_up.size() == 1 && !gate_up.bias);
+    matrices.insert(matrices.end(), {{&layer.output, false}, {&layer.down, false}});
+  }
+  few_rows_ = few_rows_right(*kernels_, matrices, shape_, spec_);
+}
+
+// A first step of each size compiles kernels, MLX's too: now rather than in somebody's answer. What
+// it writes of keys and values is read by nobody.
+void MlxDecoder::warm() {
+  if (kernels_) {
+    for (const int64_t sequences : {1, 2, 4, 8, 16, 32}) warm(sequences, 1);
+  }
+  if (prefill_) {
+    for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
+  }
+  own_kernels_ = own_prefills_ = own_places_ = whole_steps_ = 0;
+}
+
+void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
+  if (sequences * tokens > step_tokens_max_ || sequences > kv_->blocks() ||
+      tokens > spec_.context) {
+    return;
+  }
+  const std::vector<TokenId> some(static_cast<size_t>(tokens), 0);
+  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
+  std::vector<SequenceStep> batch(blocks.size());
+  for (size_t r = 0; r < batch.size(); ++r) {
+    blocks[r] = static_cast<BlockId>(r);
+    batch[r].tokens = some;
+    batch[r].blocks = {&blocks[r], 1};
+    batch[r].output = StepOutput::logits_last;
+  }
+  build(batch);
+  enqueue(logits_);
+  forget();
+  wait();
+}
+
+}  // namespace impetus::mlx_backend
