@@ -398,7 +398,46 @@ inline mx::array empty(const mx::Shape& shape, mx::Dtype type) {
   return mx::array(mx::allocator::malloc(bytes), shape, type);
 }
 
-// The shapes and types that are compiled here.
+template <typename T_, typename U_, int HEADS, int KV_HEADS, int DIM>
+struct Form {
+  using T = T_;
+  using U = U_;
+  static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
+};
+
+template <typename T, typename U, typename Body>
+bool with_dims(const DecodeShape& shape, Body&& body, mx::Dtype t, mx::Dtype u) {
+  if (shape.activations != t || shape.kv != u) return false;
+  const auto is = [&](int heads, int kv_heads, int dim) {
+    return shape.heads == heads && shape.kv_heads == kv_heads && shape.head_dim == dim;
+  };
+  // That of the conformance suite.
+  if (is(4, 2, 16)) return body(Form<T, U, 4, 2, 16>()), true;
+  // Pieces and a rest of query heads, in no whole number of warps; lanes without elements; a warp a
+  // key, several pairs a lane; one head.
+  if constexpr (std::is_same_v<T, U>) {
+    if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
+    if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
+    if (is(5, 1, 256)) return body(Form<T, U, 5, 1, 256>()), true;
+    if (is(1, 1, 8)) return body(Form<T, U, 1, 1, 8>()), true;
+  }
+  return false;
+}
+
+// Calls `body` with the Form of the shape, of those that are compiled here; false: it is none.
+template <typename Body>
+bool with_form(const DecodeShape& shape, Body&& body) {
+  return with_dims<float, float>(shape, body, mx::float32, mx::float32) ||
+         with_dims<_Float16, _Float16>(shape, body, mx::float16, mx::float16) ||
+         with_dims<Bf16, Bf16>(shape, body, mx::bfloat16, mx::bfloat16) ||
+         with_dims<float, _Float16>(shape, body, mx::float32, mx::float16) ||
+         with_dims<float, Bf16>(shape, body, mx::float32, mx::bfloat16) ||
+         with_dims<_Float16, float>(shape, body, mx::float16, mx::float32) ||
+         with_dims<Bf16, float>(shape, body, mx::bfloat16, mx::float32) ||
+         with_dims<Bf16, _Float16>(shape, body, mx::bfloat16, mx::float16);
+}
+
+// Where the shape has a Form.
 class HostKernels final : public DecodeKernels {
  public:
   HostKernels(const DecodeShape& shape, const ModelSpec& spec)
@@ -512,39 +551,9 @@ class HostKernels final : public DecodeKernels {
   }
 
  private:
-  template <typename T_, typename U_, int HEADS, int KV_HEADS, int DIM>
-  struct Form {
-    using T = T_;
-    using U = U_;
-    static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
-  };
-
-  template <typename T, typename U, typename Body>
-  bool with_dims(Body&& body, mx::Dtype t, mx::Dtype u) {
-    if (shape_.activations != t || shape_.kv != u) return false;
-    const auto is = [&](int heads, int kv_heads, int dim) {
-      return shape_.heads == heads && shape_.kv_heads == kv_heads && shape_.head_dim == dim;
-    };
-    // That of the conformance suite.
-    if (is(4, 2, 16)) return body(Form<T, U, 4, 2, 16>()), true;
-    // One piece and a rest of query heads; lanes without elements; a warp a key; one head.
-    if constexpr (std::is_same_v<T, U>) {
-      if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
-      if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
-      if (is(5, 1, 256)) return body(Form<T, U, 5, 1, 256>()), true;
-      if (is(1, 1, 8)) return body(Form<T, U, 1, 1, 8>()), true;
-    }
-    return false;
-  }
   template <typename Body>
   bool with(Body&& body) {
-    return with_dims<float, float>(body, mx::float32, mx::float32) ||
-           with_dims<_Float16, _Float16>(body, mx::float16, mx::float16) ||
-           with_dims<Bf16, Bf16>(body, mx::bfloat16, mx::bfloat16) ||
-           with_dims<float, _Float16>(body, mx::float32, mx::float16) ||
-           with_dims<_Float16, float>(body, mx::float16, mx::float32) ||
-           with_dims<Bf16, float>(body, mx::bfloat16, mx::float32) ||
-           with_dims<Bf16, _Float16>(body, mx::bfloat16, mx::float16);
+    return with_form(shape_, body);
   }
 
   DecodeShape shape_;

@@ -22,10 +22,6 @@ int format_of(const Matrix& matrix, mx::Dtype activations) {
   return taken ? matrix.bits * 1000 + matrix.group : 0;
 }
 
-std::string joined_with_commas(const std::vector<std::string>& parts) {
-  return fmt::format("{}", fmt::join(parts, ", "));
-}
-
 class CudaStep final : public StepKernel {
  public:
   explicit CudaStep(const StepForm& form) : form_(form) {}
@@ -98,8 +94,6 @@ class CudaStep final : public StepKernel {
     for (int i = 0; i < kStepRowsMax / 2; ++i) best.push_back(fmt::format("best{}", i));
     outputs.insert(outputs.end(), best.begin(), best.end());
     outputs.push_back("next");
-    std::vector<std::string> formats;
-    for (const int format : form_.formats) formats.push_back(std::to_string(format));
     const DecodeShape& shape = form_.shape;
     // Without the model's sizes: models of one kind share what was compiled.
     const std::string body = fmt::format(
@@ -111,8 +105,8 @@ class CudaStep final : public StepKernel {
         "reinterpret_cast<char*>(const_cast<uint8_t*>(scratch)),\n"
         "reinterpret_cast<char*>(memory), logits, best, next);",
         shape.activations == mx::bfloat16, shape.heads / shape.kv_heads, shape.head_dim,
-        int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, joined_with_commas(formats),
-        joined_with_commas(best), kStepWarps);
+        int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, fmt::join(form_.formats, ", "),
+        fmt::join(best, ", "), kStepWarps);
     // So many threads that the compiler must leave each its share of registers; MLX's declaration
     // has no place to say so.
     const std::string bounds = fmt::format(

@@ -133,13 +133,6 @@ class HostRows final : public RowKernels {
     });
   }
 
-  template <typename T_, typename U_, int HEADS, int KV_HEADS, int DIM>
-  struct Form {
-    using T = T_;
-    using U = U_;
-    static constexpr int kHeads = HEADS, kKvHeads = KV_HEADS, kDim = DIM;
-  };
-
   template <typename Body>
   void with_type(Body&& body) {
     if (shape_.activations == mx::float32) return body(0.0f);
@@ -147,32 +140,9 @@ class HostRows final : public RowKernels {
     return body(Bf16());
   }
 
-  template <typename T, typename U, typename Body>
-  bool with_dims(Body&& body, mx::Dtype t, mx::Dtype u) {
-    if (shape_.activations != t || shape_.kv != u) return false;
-    const auto is = [&](int heads, int kv_heads, int dim) {
-      return shape_.heads == heads && shape_.kv_heads == kv_heads && shape_.head_dim == dim;
-    };
-    // That of the conformance suite.
-    if (is(4, 2, 16)) return body(Form<T, U, 4, 2, 16>()), true;
-    // More heads than warps, in no whole number; lanes without a pair; several pairs a lane.
-    if constexpr (std::is_same_v<T, U>) {
-      if (is(14, 2, 64)) return body(Form<T, U, 14, 2, 64>()), true;
-      if (is(3, 3, 80)) return body(Form<T, U, 3, 3, 80>()), true;
-      if (is(5, 1, 256)) return body(Form<T, U, 5, 1, 256>()), true;
-    }
-    return false;
-  }
   template <typename Body>
   bool with(Body&& body) {
-    return with_dims<float, float>(body, mx::float32, mx::float32) ||
-           with_dims<_Float16, _Float16>(body, mx::float16, mx::float16) ||
-           with_dims<Bf16, Bf16>(body, mx::bfloat16, mx::bfloat16) ||
-           with_dims<float, _Float16>(body, mx::float32, mx::float16) ||
-           with_dims<float, Bf16>(body, mx::float32, mx::bfloat16) ||
-           with_dims<_Float16, float>(body, mx::float16, mx::float32) ||
-           with_dims<Bf16, float>(body, mx::bfloat16, mx::float32) ||
-           with_dims<Bf16, _Float16>(body, mx::bfloat16, mx::float16);
+    return with_form(shape_, body);
   }
 
   DecodeShape shape_;
