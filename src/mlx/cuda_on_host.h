@@ -226,6 +226,10 @@ inline float __shfl_xor_sync(unsigned, float value, int offset) {
   return ::impetus::mlx_backend::on_host::Block::running().exchange(value,
                                                                     static_cast<unsigned>(offset));
 }
+inline float __shfl_sync(unsigned, float value, int source) {
+  auto& block = ::impetus::mlx_backend::on_host::Block::running();
+  return block.exchange(value, block.thread.x % 32 ^ static_cast<unsigned>(source));
+}
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }

@@ -100,7 +100,7 @@ class CudaStep final : public StepKernel {
         "extern __shared__ uint4 memory[];\n"
         "using Model = impetus::StepModel<T, {}, U, {}, {}, {}, {}, {}, {}>;\n"
         "int* const best[] = {{{}}};\n"
-        "impetus::decode_step<Model, 1, {}>(reinterpret_cast<const long long*>(table),\n"
+        "impetus::decode_step<Model, {}>(reinterpret_cast<const long long*>(table),\n"
         "reinterpret_cast<const long long*>(pools), tokens, plan, plan_shape[1], plan_shape[0],\n"
         "reinterpret_cast<char*>(const_cast<uint8_t*>(scratch)),\n"
         "reinterpret_cast<char*>(memory), logits, best, next);",
@@ -145,12 +145,27 @@ int step_shared_bytes(const StepForm& form, int rows) {
   const DecodeShape& shape = form.shape;
   const int group = shape.heads / shape.kv_heads, pieces = pieces_of(shape.heads, shape.kv_heads);
   const int heads = (group + pieces - 1) / pieces;
-  constexpr int kWords = (2 * 26 + 26) * 8;
+  constexpr int kWords = (2 * 30 + 28) * 8;
   const int columns = std::max({form.hidden, form.feed_forward, shape.heads * shape.head_dim});
   const int products = kStepWarps * (kStepRowsMax * 16 + 1) * 4 + rows * (columns + 8) * 2;
   const int attends =
       ((heads + 2) * shape.head_dim + kStepWarps * heads * (shape.head_dim + 2)) * 4;
-  return kWords + std::max({products, attends, kStepWarps * 32 * 8});
+  return kWords + rows * shape.head_dim * 4 + std::max({products, attends, kStepWarps * 32 * 8});
+}
+
+int step_split(int format, int columns, int outputs, bool gates, int blocks) {
+  const int slab = 4 * 128 / (format / 1000), wide = gates ? 8 : 16;
+  const int tiles = (outputs + wide - 1) / wide, slabs = (columns + slab - 1) / slab;
+  int split = 0;
+  int64_t least = 0;
+  for (int power = 0; 1 << power <= kStepWarps; ++power) {
+    const int warps = 1 << power, at_once = blocks * (kStepWarps / warps);
+    const int64_t time = int64_t{(tiles + at_once - 1) / at_once} * ((slabs + warps - 1) / warps);
+    if (power > 0 && time >= least) continue;
+    split = power;
+    least = time;
+  }
+  return split;
 }
 
 StepScratchPlan step_scratch(const StepForm& form, int rows, int blocks) {
@@ -242,9 +257,14 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   const auto entry = [](const std::optional<mx::array>& array) {
     return array ? Entry(*array) : Entry(int64_t{0});
   };
-  const auto add = [&](std::vector<Entry>& to, const Matrix& matrix) {
+  const auto add = [&](std::vector<Entry>& to, const Matrix& matrix, bool gates = false) {
+    const int format = format_of(matrix, type);
+    const int columns =
+        static_cast<int>(matrix.weight.shape(1)) * (matrix.bits == 0 ? 1 : 32 / matrix.bits);
+    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gates ? 2 : 1);
     to.insert(to.end(), {matrix.weight, entry(matrix.scales), entry(matrix.biases),
-                         entry(matrix.bias), int64_t{format_of(matrix, type)}});
+                         entry(matrix.bias), int64_t{format},
+                         int64_t{step_split(format, columns, outputs, gates, step->blocks_)}});
   };
   std::vector<Entry> words;
   add(words, *weights.embedding);
@@ -256,7 +276,7 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   for (const StepLayer& layer : weights.layers) {
     words.clear();
     for (const Matrix* matrix : {layer.qkv, layer.output, layer.gate_up, layer.down}) {
-      add(words, *matrix);
+      add(words, *matrix, matrix == layer.gate_up);
     }
     for (const mx::array* norm :
          {layer.attention_norm, layer.feed_forward_norm, layer.q_norm, layer.k_norm}) {

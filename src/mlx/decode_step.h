@@ -29,6 +29,10 @@ struct StepScratchPlan {
   int64_t bytes = 0;
 };
 StepScratchPlan step_scratch(const StepForm& form, int rows, int blocks);
+// How many of a block's warps share the columns of a tile of a product's outputs, as a power of
+// two: so many that all blocks are busy to the end. `gates`: outputs that are two, one the other's
+// gate.
+int step_split(int format, int columns, int outputs, bool gates, int blocks);
 // The table's numbers, in the order of StepNumber there.
 std::vector<int64_t> step_numbers(const StepForm& form);
 // Shared memory of a block of kStepWarps for so many rows.

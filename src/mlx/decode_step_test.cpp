@@ -68,13 +68,13 @@ class HostStep final : public StepKernel {
       // As few warps as the kernel can be made of.
       constexpr int kWarps = 4;
       const int columns = std::max(form_.hidden, form_.feed_forward);
-      EXPECT_EQ((impetus::step_shared_bytes<Model, 1, kStepWarps>(rows_max, columns)),
+      EXPECT_EQ((impetus::step_shared_bytes<Model, kStepWarps>(rows_max, columns)),
                 step_shared_bytes(form_, rows_max));
       on_host::launch_at_once(
           static_cast<unsigned>(blocks), static_cast<unsigned>(missing), kWarps * 32,
-          static_cast<size_t>(impetus::step_shared_bytes<Model, 1, kWarps>(rows_max, columns)),
+          static_cast<size_t>(impetus::step_shared_bytes<Model, kWarps>(rows_max, columns)),
           [&](char* memory) {
-            impetus::decode_step<Model, 1, kWarps>(
+            impetus::decode_step<Model, kWarps>(
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.table)),
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.pools)),
                 data<int>(inputs.tokens), data<int>(inputs.plan), inputs.plan.shape(1), rows,

@@ -28,6 +28,22 @@ struct AttendShared {
   float bests[WARPS][kHeads], totals[WARPS][kHeads];
 };
 
+// Sines, then cosines, [2][DIM / 2], of a position's angles; by all threads of a block.
+template <int DIM>
+__device__ inline void find_turn(int position, const float* frequencies, int thread, int threads,
+                                 float* turn) {
+  // The angle's rounding is made good: position * frequency = angle + rest.
+  const float at = static_cast<float>(position);
+  IMPETUS_ROLL
+  for (int pair = thread; pair < DIM / 2; pair += threads) {
+    const float angle = at * frequencies[pair];
+    const float rest = fmaf(at, frequencies[pair], -angle);
+    const float s = sinf(angle), c = cosf(angle);
+    turn[pair] = s + rest * c;
+    turn[DIM / 2 + pair] = c - rest * s;
+  }
+}
+
 // What a block of attend works on: one of heads of keys * kPieces, a row, a share of its positions.
 struct AttendPart {
   int head, row, share, shares;
@@ -38,14 +54,14 @@ struct AttendPart {
 //   qkv [rows, (heads + 2 * kv_heads) * DIM]: before norms and rotation
 //   keys, values [kv_heads, slots, DIM]: the row's own are written here, by the block that needs
 //     them last; no other block reads them
-//   frequencies f32 [DIM / 2]; q_norm, k_norm T [DIM] (with NORM)
+//   turn: of the row's position, as find_turn leaves it; q_norm, k_norm T [DIM] (with NORM)
 //   out T [rows, heads * DIM], or with PARTIAL f32 [rows, heads, shares, DIM + 2]: weighted sums,
 //     the largest score times log2 e, the sum of weights
 template <typename T, typename U, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS, bool NORM,
           bool PARTIAL, int WARPS, typename O>
 __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* qkv, U* keys,
                                    U* values, int slots, const int* plan, int plan_width,
-                                   const float* frequencies, const T* q_norm, const T* k_norm,
+                                   const float* turn, const T* q_norm, const T* k_norm,
                                    float epsilon, O* out,
                                    AttendShared<GROUP, DIM, WARPS>& shared_memory) {
   using Pieces = HeadPieces<GROUP>;
@@ -68,8 +84,25 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   const int begin = share * each;
   const int end = begin + each < position + 1 ? begin + each : position + 1;
 
+  // Each group of lanes goes over its own keys. The first ones are on their way from here on.
+  const int part = (lane % kLanes) * 8;
+  const bool holds = part < DIM;
+  const int reader = warp * kKeys + lane / kLanes;
+  const auto load = [&](const U* pool, int p, Eight<U>& into) {
+    const long long slot = static_cast<long long>(blocks[p / BLOCK]) * BLOCK + p % BLOCK;
+    into = *reinterpret_cast<const Eight<U>*>(
+        pool + (static_cast<long long>(kv_head) * slots + slot) * DIM + part);
+  };
+  Eight<U> key, value, next_key, next_value;
+  int p = begin + reader;
+  if (holds && p < end && p != position) {
+    load(keys, p, key);
+    load(values, p, value);
+  }
+
   // Norms.
   const T* source = qkv + static_cast<long long>(row) * (all_heads + 2 * kv_heads) * DIM;
+  IMPETUS_ROLL
   for (int v = warp; v < kHeads + 2; v += WARPS) {
     int head = v < heads ? first + v : first;  // none: the first again, and never written out
     if (v == kKey) head = all_heads + kv_head;
@@ -90,14 +123,12 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   }
   __syncthreads();
 
-  // Rotation. The angle's rounding is made good: position * frequency = angle + rest.
+  // Rotation.
+  IMPETUS_ROLL
   for (int i = thread; i < (kHeads + 1) * (DIM / 2); i += kThreads) {
     const int v = i / (DIM / 2), pair = i % (DIM / 2);
     const int a = NEIGHBOURS ? 2 * pair : pair, b = NEIGHBOURS ? a + 1 : pair + DIM / 2;
-    const float angle = static_cast<float>(position) * frequencies[pair];
-    const float rest = fmaf(static_cast<float>(position), frequencies[pair], -angle);
-    const float s = sinf(angle), c = cosf(angle);
-    const float sine = s + rest * c, cosine = c - rest * s;
+    const float sine = turn[pair], cosine = turn[DIM / 2 + pair];
     const float x = vectors[v][a], y = vectors[v][b];
     vectors[v][a] = rounded<T>(x * cosine - y * sine);
     vectors[v][b] = rounded<T>(x * sine + y * cosine);
@@ -106,6 +137,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   if (begin <= position && end == position + 1) {
     const int slot = blocks[position / BLOCK] * BLOCK + position % BLOCK;
     const long long to = (static_cast<long long>(kv_head) * slots + slot) * DIM;
+    IMPETUS_ROLL
     for (int d = thread; d < DIM; d += kThreads) {
       const U key = static_cast<U>(vectors[kKey][d]), value = static_cast<U>(vectors[kValue][d]);
       if (piece == 0) {
@@ -118,10 +150,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   }
   __syncthreads();
 
-  // Each group of lanes goes over its own keys; a running softmax for each query head.
-  const int part = (lane % kLanes) * 8;
-  const bool holds = part < DIM;
-  const int reader = warp * kKeys + lane / kLanes;
+  // A running softmax for each query head.
   const float scale = kLog2E * rsqrtf(static_cast<float>(DIM));
   float query[kHeads][8], sum[kHeads][8], best[kHeads], total[kHeads];
   for (int h = 0; h < kHeads; ++h) {
@@ -132,17 +161,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
       sum[h][i] = 0;
     }
   }
-  const auto load = [&](const U* pool, int p, Eight<U>& into) {
-    const long long slot = static_cast<long long>(blocks[p / BLOCK]) * BLOCK + p % BLOCK;
-    into = *reinterpret_cast<const Eight<U>*>(
-        pool + (static_cast<long long>(kv_head) * slots + slot) * DIM + part);
-  };
-  Eight<U> key, value, next_key, next_value;
-  int p = begin + reader;
-  if (holds && p < end && p != position) {
-    load(keys, p, key);
-    load(values, p, value);
-  }
+  IMPETUS_ROLL
   for (int base = begin + warp * kKeys; base < end; base += kReaders, p += kReaders) {
     // The next ones are on their way while these are worked on.
     const int next = p + kReaders;
@@ -173,19 +192,19 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   }
   // A warp's readers together.
   for (int h = 0; h < kHeads; ++h) {
-    for (int offset = kLanes; offset < kWarp; offset *= 2) {
-      const float other_best = __shfl_xor_sync(0xffffffffu, best[h], offset);
-      const float other_total = __shfl_xor_sync(0xffffffffu, total[h], offset);
-      const float most = fmaxf(best[h], other_best);
-      // Readers without a key have no best.
-      const float mine = total[h] > 0 ? exp2f(best[h] - most) : 0;
-      const float theirs = other_total > 0 ? exp2f(other_best - most) : 0;
-      total[h] = total[h] * mine + other_total * theirs;
-      for (int i = 0; i < 8; ++i) {
-        sum[h][i] = sum[h][i] * mine + __shfl_xor_sync(0xffffffffu, sum[h][i], offset) * theirs;
+    const auto over_readers = [](float x, const auto& join) {
+      for (int offset = kLanes; offset < kWarp; offset *= 2) {
+        x = join(x, __shfl_xor_sync(0xffffffffu, x, offset));
       }
-      best[h] = most;
-    }
+      return x;
+    };
+    const auto plus = [](float a, float b) { return a + b; };
+    const float most = over_readers(best[h], [](float a, float b) { return fmaxf(a, b); });
+    // Readers without a key have no best.
+    const float mine = total[h] > 0 ? exp2f(best[h] - most) : 0;
+    best[h] = most;
+    total[h] = over_readers(total[h] * mine, plus);
+    for (int i = 0; i < 8; ++i) sum[h][i] = over_readers(sum[h][i] * mine, plus);
     if (lane >= kLanes) continue;
     if (holds) {
       for (int i = 0; i < 8; ++i) sums[warp][h][part + i] = sum[h][i];
@@ -197,6 +216,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   }
   __syncthreads();
 
+  IMPETUS_ROLL
   for (int i = thread; i < heads * DIM; i += kThreads) {
     const int h = i / DIM, d = i % DIM;
     float most = kNothing;
@@ -228,29 +248,48 @@ __device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const
                               int plan_width, const float* frequencies, const T* q_norm,
                               const T* k_norm, float epsilon, O* out) {
   __shared__ AttendShared<HEADS / KV_HEADS, DIM, kAttendThreads / kWarp> memory;
+  __shared__ float turn[DIM];
+  find_turn<DIM>(plan[static_cast<long long>(blockIdx.y) * plan_width], frequencies,
+                 static_cast<int>(threadIdx.x), kAttendThreads, turn);
   const AttendPart at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
                          static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z)};
   attend_part<T, U, HEADS / KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
-      at, KV_HEADS, qkv, keys, values, slots, plan, plan_width, frequencies, q_norm, k_norm,
-      epsilon, out, memory);
+      at, KV_HEADS, qkv, keys, values, slots, plan, plan_width, turn, q_norm, k_norm, epsilon, out,
+      memory);
 }
 
-// An element of the shares of attend<PARTIAL> together: f32 [rows * HEADS, shares, DIM + 2] -> T
-// [rows * HEADS, DIM].
+// Pieces of kWarp elements of a head, each a warp's work in merging.
+__device__ constexpr int merge_pieces(int dim) {
+  return (dim + kWarp - 1) / kWarp;
+}
+
+// A piece of a head's shares of attend<PARTIAL> together, by a warp: f32 [rows * heads, shares, DIM
+// + 2] -> T [rows * heads, DIM].
 template <typename T, int DIM>
-__device__ inline void merge_one(const float* partial, int shares, long long head, int d, T* out) {
+__device__ inline void merge_piece(const float* partial, int shares, long long head, int piece,
+                                   T* out) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, d = piece * kWarp + lane;
   const float* from = partial + head * shares * (DIM + 2);
-  float most = kNothing;
-  for (int s = 0; s < shares; ++s) most = fmaxf(most, read_l2(from + s * (DIM + 2) + DIM));
-  float all = 0, weights = 0;
-  for (int s = 0; s < shares; ++s) {
-    const float* one = from + s * (DIM + 2);
-    const float total = read_l2(one + DIM + 1);
-    const float factor = total > 0 ? exp2f(read_l2(one + DIM) - most) : 0;
-    all += factor * read_l2(one + d);
-    weights += factor * total;
+  float all = 0, weights = 0, best = kNothing;
+  for (int base = 0; base < shares; base += kWarp) {
+    // A share a lane, then an element a lane.
+    const int count = shares - base < kWarp ? shares - base : kWarp;
+    const float* mine = from + (base + lane) * (DIM + 2) + DIM;
+    const float own = lane < count ? read_l2(mine) : kNothing;
+    const float total = lane < count ? read_l2(mine + 1) : 0;
+    const float most = fmaxf(best, max_over(own, kWarp));
+    const float before = exp2f(best - most);
+    const float factor = total > 0 ? exp2f(own - most) : 0;  // a share may be of no position
+    best = most;
+    all *= before;
+    weights = weights * before + factor * total;
+    for (int s = 0; s < count; ++s) {
+      const float one = d < DIM ? read_l2(from + (base + s) * (DIM + 2) + d) : 0;
+      all += __shfl_sync(0xffffffffu, factor, s) * one;
+    }
   }
-  out[head * DIM + d] = static_cast<T>(all / weights);
+  weights = sum_over(weights, kWarp);
+  if (d < DIM) out[head * DIM + d] = static_cast<T>(all / weights);
 }
 
 // The same as a kernel. Grid: x over heads, y over rows.
@@ -258,8 +297,10 @@ template <typename T, int HEADS, int DIM>
 __device__ inline void merge(const float* partial, int shares, T* out) {
   const long long head =
       static_cast<long long>(blockIdx.y) * HEADS + static_cast<long long>(blockIdx.x);
-  for (int d = static_cast<int>(threadIdx.x); d < DIM; d += kAttendThreads) {
-    merge_one<T, DIM>(partial, shares, head, d, out);
+  constexpr int kWarps = kAttendThreads / kWarp;
+  for (int piece = static_cast<int>(threadIdx.x) / kWarp; piece < merge_pieces(DIM);
+       piece += kWarps) {
+    merge_piece<T, DIM>(partial, shares, head, piece, out);
   }
 }
 

@@ -5,8 +5,11 @@
 // U: of keys and values.
 #ifdef __CUDACC__
 #define IMPETUS_UNROLL _Pragma("unroll")
+// Loops of little work: their code would take room from what runs often.
+#define IMPETUS_ROLL _Pragma("unroll 1")
 #else
 #define IMPETUS_UNROLL
+#define IMPETUS_ROLL
 #endif
 
 namespace impetus {
@@ -34,6 +37,13 @@ struct alignas(16) Four {
 __device__ inline float sum_over(float x, int width) {
   for (int offset = width / 2; offset > 0; offset /= 2) {
     x += __shfl_xor_sync(0xffffffffu, x, offset);
+  }
+  return x;
+}
+
+__device__ inline float max_over(float x, int width) {
+  for (int offset = width / 2; offset > 0; offset /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
   }
   return x;
 }

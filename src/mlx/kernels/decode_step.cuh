@@ -5,8 +5,9 @@
 namespace impetus {
 
 // The table, in 64-bit words. A matrix is addresses of weight, scales, biases (of groups) and of
-// the bias (of outputs; 0: none), and its format: BITS * 1000 + GROUP, dense 16000.
-constexpr int kMatrixWords = 5;
+// the bias (of outputs; 0: none), its format: BITS * 1000 + GROUP, dense 16000, and as a power of
+// two, how many warps share a tile's columns.
+constexpr int kMatrixWords = 6;
 // First the embedding, the head, the last norm, the rotation's frequencies, then numbers and where
 // in the scratch memory what lies, in bytes.
 constexpr int kHeadAt = kMatrixWords, kLastNormAt = 2 * kMatrixWords;
@@ -19,7 +20,8 @@ constexpr int kPlacesAt = kNumbersAt + kNumbers, kModelWords = kPlacesAt + kPlac
 // attention, of the feed-forward, of q, of k.
 constexpr int kOutputAt = kMatrixWords, kGateUpAt = 2 * kMatrixWords, kDownAt = 3 * kMatrixWords;
 constexpr int kNormsAt = 4 * kMatrixWords, kLayerWords = kNormsAt + 4;
-constexpr int kSharePositions = 32;  // that are worth a share
+constexpr int kStepRows = 8;         // at most
+constexpr int kSharePositions = 64;  // that are worth a share
 // Blocks that wait for the others longer give up: another program on this GPU holds their places.
 constexpr long long kPatience = 5000000000;  // ns
 
@@ -29,13 +31,15 @@ using Key = unsigned long long;
 struct StepMatrix {
   const unsigned* weight;
   const unsigned short *scales, *biases, *bias;
-  int format;
+  int format, split;
 };
 __device__ inline StepMatrix matrix_at(const Word* words) {
   return {reinterpret_cast<const unsigned*>(words[0]),
           reinterpret_cast<const unsigned short*>(words[1]),
           reinterpret_cast<const unsigned short*>(words[2]),
-          reinterpret_cast<const unsigned short*>(words[3]), static_cast<int>(words[4])};
+          reinterpret_cast<const unsigned short*>(words[3]),
+          static_cast<int>(words[4]),
+          static_cast<int>(words[5])};
 }
 
 // Where all blocks wait for all, again and again. `state`, zeros before the first launch: arrivals
@@ -45,21 +49,26 @@ class Meeting {
  public:
   __device__ explicit Meeting(unsigned* state) : state_(state) {}
 
-  __device__ void wait() {
+  // A launch's first.
+  __device__ void begin() {
+    constexpr unsigned kTurn = 0x80000000u;  // changes when all have arrived
     __syncthreads();
     if (threadIdx.x == 0) {
-      if (met_ == 0) {
-        constexpr unsigned kTurn = 0x80000000u;  // changes when all have arrived
-        const unsigned before = arrivals(state_);
-        if (blockIdx.x == 0) state_[1] = 0;  // nobody is there before all have met
-        arrive(state_, blockIdx.x == 0 ? kTurn - (gridDim.x - 1) : 1);
-        until([&] { return ((before ^ arrivals(state_)) & kTurn) != 0; });
-      } else {
-        arrive(state_ + 1, 1);
-        until([&] { return arrivals(state_ + 1) >= met_ * gridDim.x; });
-      }
+      const unsigned before = arrivals(state_);
+      if (blockIdx.x == 0) state_[1] = 0;  // nobody is there before all have met
+      arrive(state_, blockIdx.x == 0 ? kTurn - (gridDim.x - 1) : 1);
+      until([&] { return ((before ^ arrivals(state_)) & kTurn) != 0; });
     }
-    ++met_;
+    __syncthreads();
+  }
+  // The others.
+  __device__ void wait() {
+    met_ += gridDim.x;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      arrive(state_ + 1, 1);
+      until([&] { return arrivals(state_ + 1) >= met_; });
+    }
     __syncthreads();
   }
   __device__ bool gave_up() const { return arrivals(state_ + 2) != 0; }
@@ -79,7 +88,7 @@ class Meeting {
   }
 
   unsigned* state_;
-  unsigned met_ = 0;
+  unsigned met_ = 0;  // arrivals that were waited for
 };
 
 // The first bytes of a matrix, up to `most`, to the L2 cache: each block its share.
@@ -89,6 +98,7 @@ __device__ inline void fetch_ahead(const StepMatrix& matrix, long long elements,
   const auto fetch = [&](const void* from, long long bytes) {
     const long long lines = (bytes < most ? bytes : most) / 128;
     const long long stride = static_cast<long long>(gridDim.x) * threads;
+    IMPETUS_ROLL
     for (long long line = static_cast<long long>(blockIdx.x) * threads + threadIdx.x; line < lines;
          line += stride) {
       fetch_line(static_cast<const char*>(from) + line * 128);
@@ -101,76 +111,65 @@ __device__ inline void fetch_ahead(const StepMatrix& matrix, long long elements,
 }
 
 // Products of all rows with a matrix, over all blocks: `use(row, output, value)` for each, once,
-// rounded by nobody yet; always the same thread for a row. With GATED two outputs become one, as in
-// few_rows.
-template <typename T, bool BF16, int BITS, int GROUP, bool GATED, int TILES, int WARPS,
-          typename Use>
+// rounded by nobody yet; always the same thread for a row, unless `gates`: then two outputs become
+// one, as in few_rows with GATED.
+template <typename T, bool BF16, int BITS, int GROUP, int WARPS, typename Use>
 __device__ inline void multiply_all(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                    int columns, int outputs, float (*sums)[TILES * 8][16],
-                                    const Use& use) {
-  constexpr int kSlab = 4 * few_rows_each(BITS), kOutputs = GATED ? 8 : 16;
-  constexpr int kRows = TILES * 8, kThreads = WARPS * kWarp;
-  static_assert(GATED || kThreads % (kOutputs * kRows) == 0);
+                                    int columns, int outputs, bool gates,
+                                    float (*sums)[kStepRows][16], const Use& use) {
+  constexpr int kSlab = 4 * few_rows_each(BITS), kThreads = WARPS * kWarp;
+  static_assert(kThreads % (16 * kStepRows) == 0);
+  const int wide = gates ? 3 : 4;  // outputs of a tile, as a power of two
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
   const int g = lane / 4, t = lane % 4;
   const int blocks = static_cast<int>(gridDim.x);
-  const int tiles = (outputs + kOutputs - 1) / kOutputs, slabs = (columns + kSlab - 1) / kSlab;
-  // Warps that share a tile's columns: so many that blocks are busy to the end.
-  int split = 1;
-  long long least = 0;
-  for (int s = 1; s <= WARPS; s *= 2) {
-    const int at_once = blocks * (WARPS / s);
-    const long long time =
-        static_cast<long long>((tiles + at_once - 1) / at_once) * ((slabs + s - 1) / s);
-    if (s > 1 && time >= least) continue;
-    split = s;
-    least = time;
-  }
-  const int per = WARPS / split, groups = (tiles + per - 1) / per;
+  const int tiles = (outputs + (1 << wide) - 1) >> wide, slabs = (columns + kSlab - 1) / kSlab;
+  // Warps of a tile, and tiles of a block.
+  const int split = 1 << matrix.split < WARPS ? 1 << matrix.split : WARPS, per = WARPS / split;
+  const int member = warp & (split - 1);
   const int each = (slabs + split - 1) / split;
-  const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
-  for (int group = static_cast<int>(blockIdx.x); group < groups; group += blocks) {
-    const int first = (group * per + warp / split) * kOutputs;
-    const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
-    const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
-    float sum[TILES][4] = {};
+  const int begin = member * each, end = begin + each < slabs ? begin + each : slabs;
+  IMPETUS_ROLL
+  for (int base = static_cast<int>(blockIdx.x) * per; base < tiles; base += blocks * per) {
+    const int first = (base + warp / split) << wide;
+    const int output[2] = {first + g, first + g + (gates ? outputs : 8)};
+    const bool there[2] = {output[0] < outputs, (gates ? output[0] : output[1]) < outputs};
+    float sum[4] = {};
     if (first < outputs) {
       multiply_tile<T, BF16, BITS, GROUP>(sum, x, pitch, rows, matrix.weight, matrix.scales,
                                           matrix.biases, columns, output, there, begin, end);
     }
-    for (int tile = 0; tile < TILES; ++tile) {
-      for (int i = 0; i < 4; ++i) {
-        sums[warp][tile * 8 + 2 * t + i % 2][g + i / 2 * 8] = sum[tile][i];
-      }
-    }
+    for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
     __syncthreads();
-    for (int i = thread; i < per * kRows * kOutputs; i += kThreads) {
-      const int output = i % kOutputs, row = i / kOutputs % kRows, tile = i / kOutputs / kRows;
-      const int to = (group * per + tile) * kOutputs + output;
+    IMPETUS_ROLL
+    for (int i = thread; i < per * kStepRows << wide; i += kThreads) {
+      const int output = i & ((1 << wide) - 1), row = (i >> wide) % kStepRows;
+      const int tile = (i >> wide) / kStepRows;
+      const int to = ((base + tile) << wide) + output;
       if (to >= outputs || row >= rows) continue;
       float whole = 0, other = 0;
       for (int s = 0; s < split; ++s) {
         const auto& share = sums[tile * split + s][row];
         whole += share[output];
-        if (GATED) other += share[output + 8];
+        if (gates) other += share[output + 8];
       }
-      use(row, to, GATED ? gated(whole, other) : whole);
+      use(row, to, gates ? gated(whole, other) : whole);
     }
     __syncthreads();
   }
 }
 
 // The same in whichever of FORMATS the matrix has.
-template <typename T, bool BF16, bool GATED, int TILES, int WARPS, int... FORMATS, typename Use>
+template <typename T, bool BF16, int WARPS, int... FORMATS, typename Use>
 __device__ inline void multiply_any(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                    int columns, int outputs, float (*sums)[TILES * 8][16],
-                                    const Use& use) {
+                                    int columns, int outputs, bool gates,
+                                    float (*sums)[kStepRows][16], const Use& use) {
   const auto one = [&](auto format) {
     constexpr int kFormat = decltype(format)::kValue;
     if (matrix.format != kFormat) return;
-    multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, GATED, TILES, WARPS>(
-        matrix, x, pitch, rows, columns, outputs, sums, use);
+    multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, WARPS>(matrix, x, pitch, rows, columns,
+                                                                 outputs, gates, sums, use);
   };
   (one(Number<FORMATS>{}), ...);
 }
@@ -240,48 +239,49 @@ struct StepModel {
   using U = U_;
   static constexpr int kGroup = GROUP, kDim = DIM, kBlock = BLOCK;
 
-  template <bool GATED, int TILES, int WARPS, typename Use>
+  template <int WARPS, typename Use>
   __device__ static void multiply(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                  int columns, int outputs, float (*sums)[TILES * 8][16],
-                                  const Use& use) {
-    multiply_any<T, BF16, GATED, TILES, WARPS, FORMATS...>(matrix, x, pitch, rows, columns, outputs,
-                                                           sums, use);
+                                  int columns, int outputs, bool gates,
+                                  float (*sums)[kStepRows][16], const Use& use) {
+    multiply_any<T, BF16, WARPS, FORMATS...>(matrix, x, pitch, rows, columns, outputs, gates, sums,
+                                             use);
   }
   template <int WARPS>
   __device__ static void attend(const AttendPart& at, int kv_heads, const T* qkv, Word keys,
                                 Word values, int slots, const int* plan, int plan_width,
-                                Word frequencies, Word q_norm, Word k_norm, float epsilon,
+                                const float* turn, Word q_norm, Word k_norm, float epsilon,
                                 float* out, AttendShared<GROUP, DIM, WARPS>& memory) {
     attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, QK_NORM, true>(
         at, kv_heads, qkv, reinterpret_cast<U*>(keys), reinterpret_cast<U*>(values), slots, plan,
-        plan_width, reinterpret_cast<const float*>(frequencies), reinterpret_cast<const T*>(q_norm),
-        reinterpret_cast<const T*>(k_norm), epsilon, out, memory);
+        plan_width, turn, reinterpret_cast<const T*>(q_norm), reinterpret_cast<const T*>(k_norm),
+        epsilon, out, memory);
   }
 };
 
-// Shared memory of a block: words of two layers by turns, and of the rest of the model; behind them
-// take turns products (with their input behind them, T [rows, columns + kRowGap]), attention and
-// keys.
+// Shared memory of a block: words of two layers by turns, and of the rest of the model; the turns
+// of rows, f32 [rows, 2, DIM / 2]; behind them take turns products (with their input behind them, T
+// [rows, columns + kRowGap]), attention and keys.
 constexpr int kRowGap = 8;  // so that rows lie in different banks
 constexpr int kPoolsAt = kLayerWords, kStepWords = kLayerWords + 2;
 struct WordsShared {
   Word layer[2][kStepWords];  // the layer's, then where its keys and its values are
   Word model[kModelWords];
 };
-template <int TILES, int WARPS>
+template <int WARPS>
 struct ProductShared {
-  float sums[WARPS][TILES * 8][16];
+  float sums[WARPS][kStepRows][16];
   float squares[WARPS];
 };
-template <typename Model, int TILES, int WARPS>
+template <typename Model, int WARPS>
 __device__ constexpr int step_shared_bytes(int rows, int columns) {
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
   const int input = rows * (columns + kRowGap) * static_cast<int>(sizeof(typename Model::T));
-  const int products = static_cast<int>(sizeof(ProductShared<TILES, WARPS>)) + input;
+  const int products = static_cast<int>(sizeof(ProductShared<WARPS>)) + input;
   const int attends = static_cast<int>(sizeof(Attend));
   const int keys = static_cast<int>(sizeof(Key)) * WARPS * kWarp;
   const int most = products > attends ? products : attends;
-  return static_cast<int>(sizeof(WordsShared)) + (most > keys ? most : keys);
+  return static_cast<int>(sizeof(WordsShared)) + rows * Model::kDim * 4 +
+         (most > keys ? most : keys);
 }
 
 // Into how many shares a step's positions are cut: for enough parts, of enough positions each.
@@ -311,14 +311,14 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
 //   logits f32 [rows, vocab], values of T; best: addresses of i32 [2], of rows 0 and 1, 2 and 3 and
 //     so on: the likeliest id, of equal ones the smallest; -1: not finite; -2: blocks gave up; next
 //     i32 [rows]: the same, for the step after this one
-template <typename Model, int TILES, int WARPS>
+template <typename Model, int WARPS>
 __device__ inline void decode_step(const Word* table, const Word* pools, const int* tokens,
                                    const int* plan, int plan_width, int rows, char* scratch,
                                    char* memory, float* logits, int* const* best, int* next) {
   using T = typename Model::T;
-  using Products = ProductShared<TILES, WARPS>;
+  using Products = ProductShared<WARPS>;
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
-  constexpr int kThreads = WARPS * kWarp, kRows = TILES * 8, kDim = Model::kDim;
+  constexpr int kThreads = WARPS * kWarp, kDim = Model::kDim;
   // Ahead of a part that reads as much, no more: it would push out what is read before.
   constexpr long long kAhead = 12 << 20;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
@@ -326,6 +326,8 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   const int everywhere = block * kThreads + thread, everybody = blocks * kThreads;
   WordsShared& words_of = *reinterpret_cast<WordsShared*>(memory);
   memory += sizeof(WordsShared);
+  float* turns = reinterpret_cast<float*>(memory);
+  memory += rows * kDim * sizeof(float);
   auto& sums = reinterpret_cast<Products*>(memory)->sums;
   T* input = reinterpret_cast<T*>(memory + sizeof(Products));
   Key* keys = reinterpret_cast<Key*>(memory);
@@ -355,21 +357,27 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   };
   // Rows as they are, in shared memory: each is read once, not by every warp.
   const auto stage = [&](const T* x, int columns, int apart) {
-    for (int i = thread * 8; i < rows * columns; i += kThreads * 8) {
-      *reinterpret_cast<Four*>(input + i / columns * apart + i % columns) =
-          read_l2(reinterpret_cast<const Four*>(x + i));
+    for (int row = 0; row < rows; ++row) {
+      for (int c = thread * 8; c < columns; c += kThreads * 8) {
+        *reinterpret_cast<Four*>(input + row * apart + c) =
+            read_l2(reinterpret_cast<const Four*>(x + at(row, columns, c)));
+      }
     }
     __syncthreads();
   };
 
   read_words(0);
   const StepMatrix embedding = matrix_at(model);
+  IMPETUS_ROLL
+  for (int row = 0; row < rows; ++row) {
+    find_turn<kDim>(plan[row * plan_width], reinterpret_cast<const float*>(model[kFrequenciesAt]),
+                    thread, kThreads, turns + row * kDim);
+  }
+  IMPETUS_ROLL
   for (int i = everywhere; i < rows * hidden; i += everybody) {
     place(kResidual)[i] = element_of<T>(embedding, tokens[i / hidden], hidden, i % hidden);
   }
-  __syncthreads();
-  fetch_ahead(matrix_at(words_of.layer[0]), at(qkv_wide, hidden, 0), kAhead, kThreads);
-  meeting.wait();
+  meeting.begin();
 
   // Four products a layer and what comes before each, then the head.
   enum Product { kOfQkv, kOfOutput, kOfGateUp, kOfDown, kOfHead };
@@ -384,14 +392,16 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
                                  part / head_parts / rows, shares};
         Model::template attend<WARPS>(
             mine, kv_heads, place(kQkv), words[kPoolsAt], words[kPoolsAt + 1], number(kSlots), plan,
-            plan_width, model[kFrequenciesAt], words[kNormsAt + 2], words[kNormsAt + 3], epsilon,
+            plan_width, turns + mine.row * kDim, words[kNormsAt + 2], words[kNormsAt + 3], epsilon,
             reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
         __syncthreads();
       }
       meeting.wait();
-      for (int i = everywhere; i < rows * wide; i += everybody) {
-        merge_one<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kDim,
-                           i % kDim, place(kAttended));
+      constexpr int kPieces = merge_pieces(kDim);
+      for (int i = block + thread / kWarp * blocks; i < rows * (wide / kDim) * kPieces;
+           i += blocks * WARPS) {
+        merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
+                             i % kPieces, place(kAttended));
       }
       meeting.wait();
     }
@@ -409,48 +419,45 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     }
     const StepMatrix matrix =
         matrix_at(product == kOfHead ? model + kHeadAt : words + product * kMatrixWords);
-    if (product == kOfGateUp) {
-      const int outputs = number(kFeedForward);
-      Model::template multiply<true, TILES, WARPS>(
-          matrix, input, apart, rows, columns, outputs, sums, [&](int row, int to, float value) {
-            place(kHiddenRows)[at(row, outputs, to)] = static_cast<T>(value);
-          });
-    } else {
-      const int outputs = product == kOfQkv    ? qkv_wide
-                          : product == kOfHead ? number(kVocab)
+    const int outputs = product == kOfQkv      ? qkv_wide
+                        : product == kOfGateUp ? number(kFeedForward)
+                        : product == kOfHead   ? number(kVocab)
                                                : hidden;
-      Model::template multiply<false, TILES, WARPS>(
-          matrix, input, apart, rows, columns, outputs, sums, [&](int row, int to, float value) {
-            const long long i = at(row, outputs, to);
-            value = rounded<T>(value);
-            if (matrix.bias != nullptr) {
-              value += static_cast<float>(reinterpret_cast<const T*>(matrix.bias)[to]);
-            }
-            if (product == kOfHead) {
-              logits[i] = value;
-              const Key one = key_of(value, to);
-              if (one > key) key = one;
-            } else if (product == kOfQkv) {
-              place(kQkv)[i] = static_cast<T>(value);
-            } else {
-              T* sum = place(kResidual) + i;
-              *sum = static_cast<T>(static_cast<float>(read_l2(sum)) + value);
-            }
-          });
-    }
+    T* const to_rows = place(product == kOfQkv ? kQkv : kHiddenRows);
+    Model::template multiply<WARPS>(
+        matrix, input, apart, rows, columns, outputs, product == kOfGateUp, sums,
+        [&](int row, int to, float value) {
+          const long long i = at(row, outputs, to);
+          value = rounded<T>(value);
+          if (matrix.bias != nullptr) {
+            value += static_cast<float>(reinterpret_cast<const T*>(matrix.bias)[to]);
+          }
+          if (product == kOfHead) {
+            logits[i] = value;
+            const Key one = key_of(value, to);
+            if (one > key) key = one;
+          } else if (product == kOfQkv || product == kOfGateUp) {
+            to_rows[i] = static_cast<T>(value);
+          } else {
+            T* sum = place(kResidual) + i;
+            *sum = static_cast<T>(static_cast<float>(read_l2(sum)) + value);
+          }
+        });
     if (product == kOfHead) break;
-    // While blocks wait, the next weights come.
-    if (product == kOfQkv) {
-      fetch_ahead(matrix_at(words + kOutputAt), at(hidden, wide, 0), kAhead, kThreads);
-      fetch_ahead(matrix_at(words + kGateUpAt), 2 * at(number(kFeedForward), hidden, 0), kAhead,
-                  kThreads);
-    } else if (product == kOfGateUp) {
-      fetch_ahead(matrix_at(words + kDownAt), at(hidden, number(kFeedForward), 0), kAhead,
-                  kThreads);
-    } else if (product == kOfDown) {
-      const bool last = layer + 1 == layers;
-      fetch_ahead(matrix_at(last ? model + kHeadAt : words_of.layer[(layer + 1) % 2]),
-                  at(last ? number(kVocab) : qkv_wide, hidden, 0), kAhead, kThreads);
+    // While blocks wait, the next weights come: two products' before attention, which reads few.
+    const bool last = product == kOfDown && layer + 1 == layers;
+    IMPETUS_ROLL
+    for (int ahead = product + 1; ahead <= product + (product == kOfQkv ? 2 : 1); ++ahead) {
+      if (ahead == kOfGateUp && product == kOfOutput) break;
+      const Word* of = last               ? model + kHeadAt
+                       : ahead == kOfHead ? words_of.layer[(layer + 1) % 2]
+                                          : words + ahead * kMatrixWords;
+      const long long elements = last                 ? at(number(kVocab), hidden, 0)
+                                 : ahead == kOfHead   ? at(qkv_wide, hidden, 0)
+                                 : ahead == kOfOutput ? at(hidden, wide, 0)
+                                 : ahead == kOfGateUp ? 2 * at(number(kFeedForward), hidden, 0)
+                                                      : at(hidden, number(kFeedForward), 0);
+      fetch_ahead(matrix_at(of), elements, kAhead, kThreads);
     }
     meeting.wait();
     if (++product > kOfDown) product = ++layer == layers ? kOfHead : kOfQkv;
@@ -461,24 +468,27 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     keys[thread] = key;
     __syncthreads();
     Key most = 0;
-    for (int i = 0; thread < kRows && i < kThreads / kRows; ++i) {
+    IMPETUS_ROLL
+    for (int i = 0; thread < kStepRows && i < kThreads / kStepRows; ++i) {
       const Key one = keys[thread_of(i, thread)];
       if (one > most) most = one;
     }
     return most;
   };
   // As multiply_all gives outputs to threads.
-  key = greatest([](int i, int row) { return (i / 16 * kRows + row) * 16 + i % 16; });
+  key = greatest([](int i, int row) { return (i / 16 * kStepRows + row) * 16 + i % 16; });
   Key* left = reinterpret_cast<Key*>(place(kKeys));
-  if (thread < rows) left[block * kRows + thread] = key;
+  if (thread < rows) left[block * kStepRows + thread] = key;
   meeting.wait();
   if (block != 0) return;
   key = 0;
-  for (int b = thread / kRows; b < blocks; b += kThreads / kRows) {
-    const Key one = thread % kRows < rows ? read_l2(left + b * kRows + thread % kRows) : 0;
+  IMPETUS_ROLL
+  for (int b = thread / kStepRows; b < blocks; b += kThreads / kStepRows) {
+    const int row = thread % kStepRows;
+    const Key one = row < rows ? read_l2(left + b * kStepRows + row) : 0;
     if (one > key) key = one;
   }
-  key = greatest([](int i, int row) { return i * kRows + row; });
+  key = greatest([](int i, int row) { return i * kStepRows + row; });
   if (thread >= rows) return;
   const int id = meeting.gave_up() ? -2 : id_of(key);
   best[thread / 2][thread % 2] = id;

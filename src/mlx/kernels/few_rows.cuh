@@ -58,14 +58,14 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
   return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
 }
 
-// A tile of a product, by a warp: sum[r] [16 outputs, 8 rows from 8 r on] += the weights' slabs
-// [begin, end) times x, as multiply_add holds it.
+// A tile of a product, by a warp: sum [16 outputs, 8 rows] += the weights' slabs [begin,
+// end) times x, as multiply_add holds it.
 //   x T [rows, columns], rows `pitch` elements apart
 //   weight [.., columns]: codes of BITS (4, 8), scales and biases T [.., columns / GROUP], or T
 //   with
 //     BITS 16; `first`, `second`: outputs that this lane reads, g and g + 8 of the tile, if any
-template <typename T, bool BF16, int BITS, int GROUP, int TILES>
-__device__ inline void multiply_tile(float (&sum)[TILES][4], const T* x, int pitch, int rows,
+template <typename T, bool BF16, int BITS, int GROUP>
+__device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int rows,
                                      const unsigned* weight, const unsigned short* scales,
                                      const unsigned short* biases, int columns,
                                      const int (&output)[2], const bool (&there)[2], int begin,
@@ -101,30 +101,24 @@ __device__ inline void multiply_tile(float (&sum)[TILES][4], const T* x, int pit
   };
   const auto multiply = [&](int slab, int which) {
     const int at = slab * kSlab + t * kEach;
+    unsigned input[kEach / 2];
     IMPETUS_UNROLL
-    for (int tile = 0; tile < TILES; ++tile) {
-      const int row = tile * 8 + g;
-      unsigned input[kEach / 2];
-      IMPETUS_UNROLL
-      for (int i = 0; i < kEach / 8; ++i) {
-        Four some = {};
-        if (row < rows && at < columns) {
-          some = reinterpret_cast<const Four*>(x + row * pitch + at)[i];
+    for (int i = 0; i < kEach / 8; ++i) {
+      Four some = {};
+      if (g < rows && at < columns) some = reinterpret_cast<const Four*>(x + g * pitch + at)[i];
+      for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
+    }
+    IMPETUS_UNROLL
+    for (int p = 0; p < kEach / 2; p += 2) {
+      unsigned codes[2][2];
+      for (int r = 0; r < 2; ++r) {
+        for (int i = 0; i < 2; ++i) {
+          codes[r][i] =
+              weights_of<BF16, BITS>(words[which][r], p + i, scale[which][r], bias[which][r]);
         }
-        for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
       }
-      IMPETUS_UNROLL
-      for (int p = 0; p < kEach / 2; p += 2) {
-        unsigned codes[2][2];
-        for (int r = 0; r < 2; ++r) {
-          for (int i = 0; i < 2; ++i) {
-            codes[r][i] =
-                weights_of<BF16, BITS>(words[which][r], p + i, scale[which][r], bias[which][r]);
-          }
-        }
-        multiply_add<BF16>(sum[tile], codes[0][0], codes[1][0], codes[0][1], codes[1][1],
-                           meets<BITS>(input, p), meets<BITS>(input, p + 1));
-      }
+      multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
+                         meets<BITS>(input, p), meets<BITS>(input, p + 1));
     }
   };
   IMPETUS_UNROLL
@@ -159,10 +153,10 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
   const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
   const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
-  float sum[1][4] = {};
+  float sum[4] = {};
   multiply_tile<T, BF16, BITS, GROUP>(sum, x, columns, rows, weight, scales, biases, columns,
                                       output, there, begin, end);
-  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[0][i];
+  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
   __syncthreads();
 
   for (int i = thread; i < tiles * rows * kOutputs; i += kFewRowsThreads) {
