@@ -230,6 +230,9 @@ inline float __shfl_sync(unsigned, float value, int source) {
   auto& block = ::impetus::mlx_backend::on_host::Block::running();
   return block.exchange(value, block.thread.x % 32 ^ static_cast<unsigned>(source));
 }
+inline int __shfl_sync(unsigned mask, int value, int source) {
+  return std::bit_cast<int>(__shfl_sync(mask, std::bit_cast<float>(value), source));
+}
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
@@ -282,6 +285,8 @@ inline long long nanoseconds() {
   return mlx_backend::on_host::clock_now += 1000000000;
 }
 inline void fetch_line(const void*) {}
+constexpr bool kFetchesRuns = false;
+inline void fetch_run(const void*, unsigned) {}
 
 template <bool BF16>
 float half_of(unsigned pair, int which) {

@@ -73,13 +73,13 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   const int all_heads = kv_heads * GROUP;
 
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const int kv_head = at.head / kPieces, piece = at.head % kPieces;
   const int row = at.row, share = at.share, shares = at.shares;
   const int first = kv_head * GROUP + piece * kHeads;  // query head
   const int heads = GROUP - piece * kHeads < kHeads ? GROUP - piece * kHeads : kHeads;
   const int* blocks = plan + static_cast<long long>(row) * plan_width + 1;
-  const int position = blocks[-1];
+  const int position = uniform(blocks[-1]);
   const int each = (position + shares) / shares;  // of position + 1, rounded up
   const int begin = share * each;
   const int end = begin + each < position + 1 ? begin + each : position + 1;
@@ -298,7 +298,7 @@ __device__ inline void merge(const float* partial, int shares, T* out) {
   const long long head =
       static_cast<long long>(blockIdx.y) * HEADS + static_cast<long long>(blockIdx.x);
   constexpr int kWarps = kAttendThreads / kWarp;
-  for (int piece = static_cast<int>(threadIdx.x) / kWarp; piece < merge_pieces(DIM);
+  for (int piece = uniform(static_cast<int>(threadIdx.x) / kWarp); piece < merge_pieces(DIM);
        piece += kWarps) {
     merge_piece<T, DIM>(partial, shares, head, piece, out);
   }

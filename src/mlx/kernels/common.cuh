@@ -41,6 +41,10 @@ __device__ inline float sum_over(float x, int width) {
   return x;
 }
 
+// The same of all of a warp's lanes, so that the compiler knows it.
+__device__ inline int uniform(int x) {
+  return __shfl_sync(0xffffffffu, x, 0);
+}
 __device__ inline float max_over(float x, int width) {
   for (int offset = width / 2; offset > 0; offset /= 2) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));

@@ -97,6 +97,14 @@ __device__ inline void fetch_ahead(const StepMatrix& matrix, long long elements,
   const int bits = matrix.format / 1000, group = matrix.format % 1000;
   const auto fetch = [&](const void* from, long long bytes) {
     const long long lines = (bytes < most ? bytes : most) / 128;
+    if constexpr (kFetchesRuns) {
+      const long long each = (lines + gridDim.x - 1) / gridDim.x, first = blockIdx.x * each;
+      const long long left = lines - first < each ? lines - first : each;
+      if (threadIdx.x == 0 && left > 0) {
+        fetch_run(static_cast<const char*>(from) + first * 128, static_cast<unsigned>(left * 128));
+      }
+      return;
+    }
     const long long stride = static_cast<long long>(gridDim.x) * threads;
     IMPETUS_ROLL
     for (long long line = static_cast<long long>(blockIdx.x) * threads + threadIdx.x; line < lines;
@@ -121,7 +129,7 @@ __device__ inline void multiply_all(const StepMatrix& matrix, const T* x, int pi
   static_assert(kThreads % (16 * kStepRows) == 0);
   const int wide = gates ? 3 : 4;  // outputs of a tile, as a power of two
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const int g = lane / 4, t = lane % 4;
   const int blocks = static_cast<int>(gridDim.x);
   const int tiles = (outputs + (1 << wide) - 1) >> wide, slabs = (columns + kSlab - 1) / kSlab;
@@ -179,21 +187,25 @@ template <typename T, int WARPS>
 __device__ inline void normalise(const T* x, const T* weight, int rows, int columns, float epsilon,
                                  T* made, int pitch, float (&squares_of)[WARPS]) {
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   int team = 1;  // warps of a row
   while (team * 2 * rows <= WARPS) team *= 2;
   const auto eight = [](const T* at) { return read_l2(reinterpret_cast<const Eight<T>*>(at)); };
-  const int member = warp % team * kWarp + lane;
+  const int member = warp % team * kWarp + lane, apart = team * kWarp * 8;
+  const int mine = columns - 1 - member * 8;  // behind this thread's first
+  const int last = mine < 0 ? -1 : member * 8 + mine / apart * apart;
+  IMPETUS_ROLL
   for (int base = 0; base < rows; base += WARPS / team) {
     const int row = base + warp / team;
     const T* from = x + static_cast<long long>(row) * columns;
     float squares = 0;
-    if (row < rows) {
-      for (int c = member * 8; c < columns; c += team * kWarp * 8) {
-        const Eight<T> some = eight(from + c);
-        for (int i = 0; i < 8; ++i) {
-          squares += static_cast<float>(some.at[i]) * static_cast<float>(some.at[i]);
-        }
+    // What a thread reads first is all of a row, if it is one of few: it is kept.
+    Eight<T> some, weights;
+    for (int c = row < rows ? last : -1; c >= 0; c -= apart) {
+      some = eight(from + c);
+      if (c < apart) weights = *reinterpret_cast<const Eight<T>*>(weight + c);
+      for (int i = 0; i < 8; ++i) {
+        squares += static_cast<float>(some.at[i]) * static_cast<float>(some.at[i]);
       }
     }
     squares = sum_over(squares, kWarp);
@@ -203,9 +215,11 @@ __device__ inline void normalise(const T* x, const T* weight, int rows, int colu
     for (int w = 0; w < team; ++w) squares += squares_of[warp / team * team + w];
     const float scale = rsqrtf(squares / static_cast<float>(columns) + epsilon);
     if (row < rows) {
-      for (int c = member * 8; c < columns; c += team * kWarp * 8) {
-        const Eight<T> some = eight(from + c);
-        const Eight<T> weights = *reinterpret_cast<const Eight<T>*>(weight + c);
+      for (int c = member * 8; c < columns; c += apart) {
+        if (c >= apart) {
+          some = eight(from + c);
+          weights = *reinterpret_cast<const Eight<T>*>(weight + c);
+        }
         Eight<T> to;
         for (int i = 0; i < 8; ++i) {
           to.at[i] = static_cast<T>(static_cast<float>(some.at[i]) * scale *
@@ -398,7 +412,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
       }
       meeting.wait();
       constexpr int kPieces = merge_pieces(kDim);
-      for (int i = block + thread / kWarp * blocks; i < rows * (wide / kDim) * kPieces;
+      for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
            i += blocks * WARPS) {
         merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
                              i % kPieces, place(kAttended));

@@ -62,40 +62,43 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
 // end) times x, as multiply_add holds it.
 //   x T [rows, columns], rows `pitch` elements apart
 //   weight [.., columns]: codes of BITS (4, 8), scales and biases T [.., columns / GROUP], or T
-//   with
-//     BITS 16; `first`, `second`: outputs that this lane reads, g and g + 8 of the tile, if any
+//     with BITS 16
+//   output: that this lane reads, g and g + 8 of the tile, if they are `there`
 template <typename T, bool BF16, int BITS, int GROUP>
 __device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int rows,
                                      const unsigned* weight, const unsigned short* scales,
                                      const unsigned short* biases, int columns,
                                      const int (&output)[2], const bool (&there)[2], int begin,
                                      int end) {
-  constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach, kDepth = 4;
+  constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach;
+  // Slabs that are on their way while as many are worked on: no more, since the loop's code must
+  // stay in the smallest cache of instructions.
+  constexpr int kAhead = BITS == 16 ? 4 : 2;
   constexpr bool kCodes = BITS < 16;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int g = lane / 4, t = lane % 4;
-  // Slabs on their way: enough of them to hide how long memory takes.
-  Four words[kDepth][2];
-  unsigned short scale[kDepth][2] = {}, bias[kDepth][2] = {};
+  Four words[2 * kAhead][2];
+  unsigned short scale[2 * kAhead][2] = {}, bias[2 * kAhead][2] = {};
   const unsigned* from[2];
   const unsigned short *scales_of[2], *biases_of[2];
   for (int r = 0; r < 2; ++r) {
     const long long row = there[r] ? output[r] : 0;
-    from[r] = weight + (row * columns + t * kEach) / (32 / BITS);
+    from[r] = weight + (row * columns + (t * kEach < columns ? t * kEach : 0)) / (32 / BITS);
     if constexpr (kCodes) {
       scales_of[r] = scales + row * (columns / GROUP);
       biases_of[r] = biases + row * (columns / GROUP);
     }
   }
   const auto read = [&](int slab, int to) {
+    // Past the end: something of the same row, which meets zeros or is not used.
+    if (slab >= end || slab * kSlab + t * kEach >= columns) slab = 0;
     const int at = slab * kSlab + t * kEach;
+    const int group = kCodes && at < columns ? at / (kCodes ? GROUP : 1) : 0;
     for (int r = 0; r < 2; ++r) {
-      words[to][r] = Four{};
-      if (!there[r] || slab >= end || at >= columns) continue;
       words[to][r] = read_once(from[r] + slab * (kSlab / (32 / BITS)));
       if constexpr (kCodes) {
-        scale[to][r] = read_early(scales_of[r] + at / GROUP);
-        bias[to][r] = read_early(biases_of[r] + at / GROUP);
+        scale[to][r] = read_early(scales_of[r] + group);
+        bias[to][r] = read_early(biases_of[r] + group);
       }
     }
   };
@@ -122,12 +125,22 @@ __device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int
     }
   };
   IMPETUS_UNROLL
-  for (int d = 0; d < kDepth - 1; ++d) read(begin + d, d);
-  for (int base = begin; base < end; base += kDepth) {
+  for (int d = 0; d < kAhead; ++d) read(begin + d, d);
+  IMPETUS_ROLL
+  for (int base = begin; base < end; base += kAhead) {
     IMPETUS_UNROLL
-    for (int d = 0; d < kDepth; ++d) {
-      read(base + d + kDepth - 1, (d + kDepth - 1) % kDepth);
+    for (int d = 0; d < kAhead; ++d) read(base + kAhead + d, kAhead + d);
+    IMPETUS_UNROLL
+    for (int d = 0; d < kAhead; ++d) {
       if (base + d < end) multiply(base + d, d);
+    }
+    IMPETUS_UNROLL
+    for (int d = 0; d < kAhead; ++d) {
+      for (int r = 0; r < 2; ++r) {
+        words[d][r] = words[kAhead + d][r];
+        scale[d][r] = scale[kAhead + d][r];
+        bias[d][r] = bias[kAhead + d][r];
+      }
     }
   }
 }
@@ -144,7 +157,7 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   __shared__ float sums[kFewRowsWarps][kFewRowsMax][16];
 
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const int g = lane / 4, t = lane % 4;
   const int split = few_rows_split((outputs + kOutputs - 1) / kOutputs);
   const int tiles = kFewRowsWarps / split;

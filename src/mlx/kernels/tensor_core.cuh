@@ -65,6 +65,17 @@ __device__ inline long long nanoseconds() {
 __device__ inline void fetch_line(const void* from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
+// Many of them by one instruction, from compute capability 9.0 on.
+#if __CUDA_ARCH__ >= 900
+constexpr bool kFetchesRuns = true;
+__device__ inline void fetch_run(const void* from, unsigned bytes) {
+  const auto aligned = reinterpret_cast<unsigned long long>(from) & ~15ull;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(aligned), "r"(bytes));
+}
+#else
+constexpr bool kFetchesRuns = false;
+__device__ inline void fetch_run(const void*, unsigned) {}
+#endif
 
 // a * b + c of both halves.
 template <bool BF16>
