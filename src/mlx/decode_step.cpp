@@ -111,7 +111,7 @@ class CudaStep final : public StepKernel {
     // has no place to say so.
     const std::string bounds = fmt::format(
         "#undef __global__\n"
-        "#define __global__ __attribute__((global)) __launch_bounds__({})\n",
+        "#define __global__ __attribute__((global)) __launch_bounds__({}, 1)\n",
         kStepWarps * 32);
     return std::make_unique<CudaKernel>(
         "decode_step", std::vector<std::string>{"table", "pools", "tokens", "plan", "scratch"},
@@ -156,11 +156,14 @@ int step_shared_bytes(const StepForm& form, int rows) {
 int step_split(int format, int columns, int outputs, bool gates, int blocks) {
   const int slab = 4 * 128 / (format / 1000), wide = gates ? 8 : 16;
   const int tiles = (outputs + wide - 1) / wide, slabs = (columns + slab - 1) / slab;
+  // What a tile costs beside its slabs: memory's answer, and the sum over warps.
+  const int beside = format == kDense ? 5 : 3;
   int split = 0;
   int64_t least = 0;
   for (int power = 0; 1 << power <= kStepWarps; ++power) {
     const int warps = 1 << power, at_once = blocks * (kStepWarps / warps);
-    const int64_t time = int64_t{(tiles + at_once - 1) / at_once} * ((slabs + warps - 1) / warps);
+    const int64_t time =
+        int64_t{(tiles + at_once - 1) / at_once} * ((slabs + warps - 1) / warps + beside);
     if (power > 0 && time >= least) continue;
     split = power;
     least = time;

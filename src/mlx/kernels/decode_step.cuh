@@ -91,95 +91,132 @@ class Meeting {
   unsigned met_ = 0;  // arrivals that were waited for
 };
 
-// The first bytes of a matrix, up to `most`, to the L2 cache: each block its share.
-__device__ inline void fetch_ahead(const StepMatrix& matrix, long long elements, long long most,
-                                   int threads) {
-  const int bits = matrix.format / 1000, group = matrix.format % 1000;
-  const auto fetch = [&](const void* from, long long bytes) {
-    const long long lines = (bytes < most ? bytes : most) / 128;
+// A product of all rows with a matrix [outputs, columns], or [2 * outputs, columns] where it
+// `gates`: then two outputs become one, as in few_rows with GATED.
+struct StepProduct {
+  StepMatrix matrix;
+  int columns, outputs;
+  bool gates;
+};
+
+// How a block's warps share a product: `split` of them a tile of outputs, `per` tiles at once, the
+// first at `base`; in all `tiles` of 2^wide outputs.
+template <int WARPS>
+struct ProductShare {
+  int wide, tiles, split, per, base;
+  __device__ explicit ProductShare(const StepProduct& of) {
+    wide = of.gates ? 3 : 4;
+    tiles = (of.outputs + (1 << wide) - 1) >> wide;
+    split = 1 << of.matrix.split < WARPS ? 1 << of.matrix.split : WARPS;
+    per = WARPS / split;
+    base = static_cast<int>(blockIdx.x) * per;
+  }
+};
+
+// A block's share of the weights, of its first tiles, up to `most` bytes, to the L2 cache: by the
+// multiprocessor that reads them next, whose table of pages then holds them.
+template <int WARPS>
+__device__ inline void fetch_ahead(const StepProduct& of, int most) {
+  const ProductShare<WARPS> share(of);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int bits = of.matrix.format / 1000, group = of.matrix.format % 1000;
+  const int first = share.base << share.wide, left = of.outputs - first;
+  const int rows = left < share.per << share.wide ? left : share.per << share.wide;
+  if (rows <= 0) return;
+  const auto fetch = [&](const void* matrix, int row_bytes, int first) {
+    const char* from = static_cast<const char*>(matrix) + static_cast<long long>(first) * row_bytes;
+    const int bytes = rows * row_bytes < most ? rows * row_bytes : most;
     if constexpr (kFetchesRuns) {
-      const long long each = (lines + gridDim.x - 1) / gridDim.x, first = blockIdx.x * each;
-      const long long left = lines - first < each ? lines - first : each;
-      if (threadIdx.x == 0 && left > 0) {
-        fetch_run(static_cast<const char*>(from) + first * 128, static_cast<unsigned>(left * 128));
-      }
-      return;
-    }
-    const long long stride = static_cast<long long>(gridDim.x) * threads;
-    IMPETUS_ROLL
-    for (long long line = static_cast<long long>(blockIdx.x) * threads + threadIdx.x; line < lines;
-         line += stride) {
-      fetch_line(static_cast<const char*>(from) + line * 128);
+      if (thread == 0) fetch_run(from, static_cast<unsigned>(bytes) & ~15u);
+    } else {
+      IMPETUS_ROLL
+      for (int at = thread * 128; at < bytes; at += WARPS * kWarp * 128) fetch_line(from + at);
     }
   };
-  fetch(matrix.weight, elements * bits / 8);
-  if (group == 0) return;
-  fetch(matrix.scales, elements / group * 2);
-  fetch(matrix.biases, elements / group * 2);
+  IMPETUS_ROLL
+  for (int half = 0; half <= (of.gates ? 1 : 0); ++half) {
+    const int from = first + half * of.outputs;
+    fetch(of.matrix.weight, of.columns / 8 * bits, from);
+    if (group == 0) continue;
+    fetch(of.matrix.scales, of.columns / group * 2, from);
+    fetch(of.matrix.biases, of.columns / group * 2, from);
+  }
 }
 
-// Products of all rows with a matrix, over all blocks: `use(row, output, value)` for each, once,
-// rounded by nobody yet; always the same thread for a row, unless `gates`: then two outputs become
-// one, as in few_rows with GATED.
-template <typename T, bool BF16, int BITS, int GROUP, int WARPS, typename Use>
-__device__ inline void multiply_all(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                    int columns, int outputs, bool gates,
-                                    float (*sums)[kStepRows][16], const Use& use) {
-  constexpr int kSlab = 4 * few_rows_each(BITS), kThreads = WARPS * kWarp;
+// The tile of this warp when its block is at `base`.
+template <int BITS, int GROUP, int WARPS>
+__device__ inline Tile<BITS, GROUP> tile_at(const StepProduct& of, const ProductShare<WARPS>& share,
+                                            int base) {
+  constexpr int kSlab = Tile<BITS, GROUP>::kSlab;
+  const int thread = static_cast<int>(threadIdx.x), g = thread % kWarp / 4;
+  const int warp = uniform(thread / kWarp);
+  const int slabs = (of.columns + kSlab - 1) / kSlab;
+  const int each = (slabs + share.split - 1) / share.split;
+  const int begin = (warp & (share.split - 1)) * each;
+  const int first = (base + warp / share.split) << share.wide;
+  const int end = first >= of.outputs ? begin : begin + each < slabs ? begin + each : slabs;
+  const int output[2] = {first + g, first + g + (of.gates ? of.outputs : 8)};
+  const bool there[2] = {output[0] < of.outputs, (of.gates ? output[0] : output[1]) < of.outputs};
+  return {
+      of.matrix.weight, of.matrix.scales, of.matrix.biases, of.columns, output, there, begin, end};
+}
+
+// Products of all rows, over all blocks: `use(row, output, value, early(row, output))` for each,
+// once, rounded by nobody yet; always the same thread for a row, unless the product gates. `reads`:
+// as read_first left them for this warp's first tile.
+//   x T [rows, columns], rows `pitch` elements apart
+template <typename T, bool BF16, int BITS, int GROUP, int WARPS, typename Early, typename Use>
+__device__ inline void multiply_all(const StepProduct& of, TileReads& reads, const T* x, int pitch,
+                                    int rows, float (*sums)[kStepRows][16], const Early& early,
+                                    const Use& use) {
+  constexpr int kThreads = WARPS * kWarp;
   static_assert(kThreads % (16 * kStepRows) == 0);
-  const int wide = gates ? 3 : 4;  // outputs of a tile, as a power of two
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarp, warp = uniform(thread / kWarp);
-  const int g = lane / 4, t = lane % 4;
-  const int blocks = static_cast<int>(gridDim.x);
-  const int tiles = (outputs + (1 << wide) - 1) >> wide, slabs = (columns + kSlab - 1) / kSlab;
-  // Warps of a tile, and tiles of a block.
-  const int split = 1 << matrix.split < WARPS ? 1 << matrix.split : WARPS, per = WARPS / split;
-  const int member = warp & (split - 1);
-  const int each = (slabs + split - 1) / split;
-  const int begin = member * each, end = begin + each < slabs ? begin + each : slabs;
+  const ProductShare<WARPS> share(of);
+  const int wide = share.wide;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
+  const int g = lane / 4, t = lane % 4, warp = uniform(thread / kWarp);
+  const int apart = static_cast<int>(gridDim.x) * share.per;
   IMPETUS_ROLL
-  for (int base = static_cast<int>(blockIdx.x) * per; base < tiles; base += blocks * per) {
-    const int first = (base + warp / split) << wide;
-    const int output[2] = {first + g, first + g + (gates ? outputs : 8)};
-    const bool there[2] = {output[0] < outputs, (gates ? output[0] : output[1]) < outputs};
+  for (int base = share.base; base < share.tiles; base += apart) {
+    const auto output_of = [&](int i) {
+      return ((base + (i >> wide) / kStepRows) << wide) + (i & ((1 << wide) - 1));
+    };
+    const auto row_of = [&](int i) { return (i >> wide) % kStepRows; };
+    const auto is_one = [&](int i) { return output_of(i) < of.outputs && row_of(i) < rows; };
+    const auto before = is_one(thread) ? early(row_of(thread), output_of(thread)) : 0;
     float sum[4] = {};
-    if (first < outputs) {
-      multiply_tile<T, BF16, BITS, GROUP>(sum, x, pitch, rows, matrix.weight, matrix.scales,
-                                          matrix.biases, columns, output, there, begin, end);
+    multiply_tile<T, BF16>(sum, x, pitch, rows, of.columns, tile_at<BITS, GROUP>(of, share, base),
+                           reads);
+    if (base + apart < share.tiles) {
+      tile_at<BITS, GROUP>(of, share, base + apart).read_first(reads);
     }
     for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
     __syncthreads();
     IMPETUS_ROLL
-    for (int i = thread; i < per * kStepRows << wide; i += kThreads) {
-      const int output = i & ((1 << wide) - 1), row = (i >> wide) % kStepRows;
-      const int tile = (i >> wide) / kStepRows;
-      const int to = ((base + tile) << wide) + output;
-      if (to >= outputs || row >= rows) continue;
+    for (int i = thread; i < share.per * kStepRows << wide; i += kThreads) {
+      if (!is_one(i)) continue;
+      const int row = row_of(i), output = output_of(i);
+      const int at = i & ((1 << wide) - 1), tile = (i >> wide) / kStepRows;
       float whole = 0, other = 0;
-      for (int s = 0; s < split; ++s) {
-        const auto& share = sums[tile * split + s][row];
-        whole += share[output];
-        if (gates) other += share[output + 8];
+      for (int s = 0; s < share.split; ++s) {
+        const auto& part = sums[tile * share.split + s][row];
+        whole += part[at];
+        if (of.gates) other += part[at + 8];
       }
-      use(row, to, gates ? gated(whole, other) : whole);
+      use(row, output, of.gates ? gated(whole, other) : whole,
+          i == thread ? before : early(row, output));
     }
     __syncthreads();
   }
 }
 
-// The same in whichever of FORMATS the matrix has.
-template <typename T, bool BF16, int WARPS, int... FORMATS, typename Use>
-__device__ inline void multiply_any(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                    int columns, int outputs, bool gates,
-                                    float (*sums)[kStepRows][16], const Use& use) {
-  const auto one = [&](auto format) {
-    constexpr int kFormat = decltype(format)::kValue;
-    if (matrix.format != kFormat) return;
-    multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, WARPS>(matrix, x, pitch, rows, columns,
-                                                                 outputs, gates, sums, use);
+// `one(format)` with whichever of FORMATS the product's matrix has.
+template <int... FORMATS, typename One>
+__device__ inline void with_format(const StepProduct& of, const One& one) {
+  const auto if_it = [&](auto format) {
+    if (of.matrix.format == decltype(format)::kValue) one(format);
   };
-  (one(Number<FORMATS>{}), ...);
+  (if_it(Number<FORMATS>{}), ...);
 }
 
 // made [rows, columns], rows `pitch` apart, in shared memory: rms_norm(x) * weight.
@@ -253,12 +290,24 @@ struct StepModel {
   using U = U_;
   static constexpr int kGroup = GROUP, kDim = DIM, kBlock = BLOCK;
 
-  template <int WARPS, typename Use>
-  __device__ static void multiply(const StepMatrix& matrix, const T* x, int pitch, int rows,
-                                  int columns, int outputs, bool gates,
-                                  float (*sums)[kStepRows][16], const Use& use) {
-    multiply_any<T, BF16, WARPS, FORMATS...>(matrix, x, pitch, rows, columns, outputs, gates, sums,
-                                             use);
+  // As multiply_all begins with it.
+  template <int WARPS>
+  __device__ static void read_first(const StepProduct& of, TileReads& reads) {
+    with_format<FORMATS...>(of, [&](auto format) {
+      constexpr int kFormat = decltype(format)::kValue;
+      const ProductShare<WARPS> share(of);
+      tile_at<kFormat / 1000, kFormat % 1000>(of, share, share.base).read_first(reads);
+    });
+  }
+  template <int WARPS, typename Early, typename Use>
+  __device__ static void multiply(const StepProduct& of, TileReads& reads, const T* x, int pitch,
+                                  int rows, float (*sums)[kStepRows][16], const Early& early,
+                                  const Use& use) {
+    with_format<FORMATS...>(of, [&](auto format) {
+      constexpr int kFormat = decltype(format)::kValue;
+      multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, WARPS>(of, reads, x, pitch, rows, sums,
+                                                                   early, use);
+    });
   }
   template <int WARPS>
   __device__ static void attend(const AttendPart& at, int kv_heads, const T* qkv, Word keys,
@@ -333,8 +382,8 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   using Products = ProductShared<WARPS>;
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
   constexpr int kThreads = WARPS * kWarp, kDim = Model::kDim;
-  // Ahead of a part that reads as much, no more: it would push out what is read before.
-  constexpr long long kAhead = 12 << 20;
+  // Bytes ahead of a part that reads as many, no more: they would push out what is read before.
+  constexpr int kAhead = 12 << 20;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   const int blocks = static_cast<int>(gridDim.x);
   const int everywhere = block * kThreads + thread, everybody = blocks * kThreads;
@@ -391,14 +440,32 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   for (int i = everywhere; i < rows * hidden; i += everybody) {
     place(kResidual)[i] = element_of<T>(embedding, tokens[i / hidden], hidden, i % hidden);
   }
-  meeting.begin();
-
   // Four products a layer and what comes before each, then the head.
   enum Product { kOfQkv, kOfOutput, kOfGateUp, kOfDown, kOfHead };
+  const auto product_of = [&](int layer, int product) -> StepProduct {
+    const Word* words =
+        product == kOfHead ? model + kHeadAt : words_of.layer[layer % 2] + product * kMatrixWords;
+    return {matrix_at(words),
+            product == kOfOutput ? wide
+            : product == kOfDown ? number(kFeedForward)
+                                 : hidden,
+            product == kOfQkv      ? qkv_wide
+            : product == kOfGateUp ? number(kFeedForward)
+            : product == kOfHead   ? number(kVocab)
+                                   : hidden,
+            product == kOfGateUp};
+  };
+  // Weights are on their way while blocks wait.
+  TileReads reads;
+  __syncthreads();
+  Model::template read_first<WARPS>(product_of(0, kOfQkv), reads);
+  meeting.begin();
+
   Key key = 0;
   int layer = 0, product = kOfQkv;
   for (;;) {
     const Word* words = words_of.layer[layer % 2];
+    const StepProduct of = product_of(layer, product);
     if (product == kOfQkv) read_words(layer + 1);
     if (product == kOfOutput) {
       for (int part = block; part < head_parts * rows * shares; part += blocks) {
@@ -410,6 +477,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
             reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
         __syncthreads();
       }
+      Model::template read_first<WARPS>(of, reads);
       meeting.wait();
       constexpr int kPieces = merge_pieces(kDim);
       for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
@@ -421,60 +489,50 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     }
 
     const bool of_norm = product == kOfQkv || product == kOfGateUp || product == kOfHead;
-    const int columns = of_norm ? hidden : product == kOfOutput ? wide : number(kFeedForward);
-    const int apart = columns + kRowGap;
+    const int apart = of.columns + kRowGap;
     if (of_norm) {
       const Word weight = product == kOfHead ? model[kLastNormAt]
                                              : words[kNormsAt + (product == kOfGateUp ? 1 : 0)];
       normalise<T, WARPS>(place(kResidual), reinterpret_cast<const T*>(weight), rows, hidden,
                           epsilon, input, apart, reinterpret_cast<Products*>(memory)->squares);
     } else {
-      stage(place(product == kOfOutput ? kAttended : kHiddenRows), columns, apart);
+      stage(place(product == kOfOutput ? kAttended : kHiddenRows), of.columns, apart);
     }
-    const StepMatrix matrix =
-        matrix_at(product == kOfHead ? model + kHeadAt : words + product * kMatrixWords);
-    const int outputs = product == kOfQkv      ? qkv_wide
-                        : product == kOfGateUp ? number(kFeedForward)
-                        : product == kOfHead   ? number(kVocab)
-                                               : hidden;
-    T* const to_rows = place(product == kOfQkv ? kQkv : kHiddenRows);
+    const bool adds = product == kOfOutput || product == kOfDown;
+    T* const to_rows = place(product == kOfQkv ? kQkv : adds ? kResidual : kHiddenRows);
+    const auto at_of = [&](int row, int output) { return at(row, of.outputs, output); };
     Model::template multiply<WARPS>(
-        matrix, input, apart, rows, columns, outputs, product == kOfGateUp, sums,
-        [&](int row, int to, float value) {
-          const long long i = at(row, outputs, to);
-          value = rounded<T>(value);
-          if (matrix.bias != nullptr) {
-            value += static_cast<float>(reinterpret_cast<const T*>(matrix.bias)[to]);
+        of, reads, input, apart, rows, sums,
+        [&](int row, int output) {
+          if (adds) return static_cast<float>(read_l2(to_rows + at_of(row, output)));
+          const T* bias = reinterpret_cast<const T*>(of.matrix.bias);
+          return bias != nullptr ? static_cast<float>(bias[output]) : 0;
+        },
+        [&](int row, int output, float value, float more) {
+          value = rounded<T>(value) + more;
+          if (product != kOfHead) {
+            to_rows[at_of(row, output)] = static_cast<T>(value);
+            return;
           }
-          if (product == kOfHead) {
-            logits[i] = value;
-            const Key one = key_of(value, to);
-            if (one > key) key = one;
-          } else if (product == kOfQkv || product == kOfGateUp) {
-            to_rows[i] = static_cast<T>(value);
-          } else {
-            T* sum = place(kResidual) + i;
-            *sum = static_cast<T>(static_cast<float>(read_l2(sum)) + value);
-          }
+          logits[at_of(row, output)] = value;
+          const Key one = key_of(value, output);
+          if (one > key) key = one;
         });
     if (product == kOfHead) break;
-    // While blocks wait, the next weights come: two products' before attention, which reads few.
-    const bool last = product == kOfDown && layer + 1 == layers;
+    const int before = product;
+    if (++product > kOfDown) {
+      ++layer;
+      product = layer == layers ? kOfHead : kOfQkv;
+    }
+    // Attention comes first, and needs its registers.
+    if (product != kOfOutput) Model::template read_first<WARPS>(product_of(layer, product), reads);
+    // Two products' before attention, which reads few; none behind it.
     IMPETUS_ROLL
-    for (int ahead = product + 1; ahead <= product + (product == kOfQkv ? 2 : 1); ++ahead) {
-      if (ahead == kOfGateUp && product == kOfOutput) break;
-      const Word* of = last               ? model + kHeadAt
-                       : ahead == kOfHead ? words_of.layer[(layer + 1) % 2]
-                                          : words + ahead * kMatrixWords;
-      const long long elements = last                 ? at(number(kVocab), hidden, 0)
-                                 : ahead == kOfHead   ? at(qkv_wide, hidden, 0)
-                                 : ahead == kOfOutput ? at(hidden, wide, 0)
-                                 : ahead == kOfGateUp ? 2 * at(number(kFeedForward), hidden, 0)
-                                                      : at(hidden, number(kFeedForward), 0);
-      fetch_ahead(matrix_at(of), elements, kAhead, kThreads);
+    for (int ahead = product; before != kOfOutput; ahead = kOfGateUp) {
+      fetch_ahead<WARPS>(product_of(layer, ahead), kAhead / blocks);
+      if (before != kOfQkv || ahead == kOfGateUp) break;
     }
     meeting.wait();
-    if (++product > kOfDown) product = ++layer == layers ? kOfHead : kOfQkv;
   }
 
   // Of the threads that are of one row (i, row): the greatest key, to thread `row`.

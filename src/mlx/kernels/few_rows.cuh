@@ -58,57 +58,91 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
   return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
 }
 
-// A tile of a product, by a warp: sum [16 outputs, 8 rows] += the weights' slabs [begin,
-// end) times x, as multiply_add holds it.
-//   x T [rows, columns], rows `pitch` elements apart
-//   weight [.., columns]: codes of BITS (4, 8), scales and biases T [.., columns / GROUP], or T
+// Weights on their way to a warp: of some slabs of a tile.
+struct TileReads {
+  static constexpr int kMost = 4;
+  Four words[kMost][2];
+  unsigned short scale[kMost][2], bias[kMost][2];
+};
+
+// A warp's tile of a product: 16 outputs, slabs [begin, end) of their columns.
+//   weight [.., columns]: codes of BITS (4, 8), scales and biases [.., columns / GROUP]; or dense,
 //     with BITS 16
 //   output: that this lane reads, g and g + 8 of the tile, if they are `there`
-template <typename T, bool BF16, int BITS, int GROUP>
-__device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int rows,
-                                     const unsigned* weight, const unsigned short* scales,
-                                     const unsigned short* biases, int columns,
-                                     const int (&output)[2], const bool (&there)[2], int begin,
-                                     int end) {
-  constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach;
+template <int BITS, int GROUP>
+class Tile {
+ public:
+  static constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach;
+  static constexpr bool kCodes = BITS < 16;
   // Slabs that are on their way while as many are worked on: no more, since the loop's code must
   // stay in the smallest cache of instructions.
-  constexpr int kAhead = BITS == 16 ? 4 : 2;
-  constexpr bool kCodes = BITS < 16;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int g = lane / 4, t = lane % 4;
-  Four words[2 * kAhead][2];
-  unsigned short scale[2 * kAhead][2] = {}, bias[2 * kAhead][2] = {};
-  const unsigned* from[2];
-  const unsigned short *scales_of[2], *biases_of[2];
-  for (int r = 0; r < 2; ++r) {
-    const long long row = there[r] ? output[r] : 0;
-    from[r] = weight + (row * columns + (t * kEach < columns ? t * kEach : 0)) / (32 / BITS);
-    if constexpr (kCodes) {
-      scales_of[r] = scales + row * (columns / GROUP);
-      biases_of[r] = biases + row * (columns / GROUP);
-    }
-  }
-  const auto read = [&](int slab, int to) {
-    // Past the end: something of the same row, which meets zeros or is not used.
-    if (slab >= end || slab * kSlab + t * kEach >= columns) slab = 0;
-    const int at = slab * kSlab + t * kEach;
-    const int group = kCodes && at < columns ? at / (kCodes ? GROUP : 1) : 0;
+  static constexpr int kAhead = kCodes ? 2 : TileReads::kMost;
+
+  __device__ Tile(const unsigned* weight, const unsigned short* scales,
+                  const unsigned short* biases, int columns, const int (&output)[2],
+                  const bool (&there)[2], int begin, int end)
+      : columns_(columns), begin_(begin), end_(end) {
     for (int r = 0; r < 2; ++r) {
-      words[to][r] = read_once(from[r] + slab * (kSlab / (32 / BITS)));
+      const long long row = there[r] ? output[r] : 0;
+      from_[r] = weight + (row * columns + (lane_at() < columns ? lane_at() : 0)) / (32 / BITS);
       if constexpr (kCodes) {
-        scale[to][r] = read_early(scales_of[r] + group);
-        bias[to][r] = read_early(biases_of[r] + group);
+        scales_[r] = scales + row * (columns / GROUP);
+        biases_[r] = biases + row * (columns / GROUP);
       }
     }
-  };
+  }
+
+  __device__ int begin() const { return begin_; }
+  __device__ int end() const { return end_; }
+  // This lane's first column of a slab.
+  __device__ static int column(int slab) { return slab * kSlab + lane_at(); }
+
+  __device__ void read(int slab, int to, TileReads& reads) const {
+    if (slab >= end_) return;
+    // Past the columns something of the same row, which meets zeros.
+    const bool past = column(slab) >= columns_;
+    for (int r = 0; r < 2; ++r) {
+      reads.words[to][r] = read_once(from_[r] + (past ? 0 : slab * (kSlab / (32 / BITS))));
+      if constexpr (kCodes) {
+        const int group = past ? 0 : column(slab) / GROUP;
+        reads.scale[to][r] = read_early(scales_[r] + group);
+        reads.bias[to][r] = read_early(biases_[r] + group);
+      }
+    }
+  }
+  // What multiply_tile begins with.
+  __device__ void read_first(TileReads& reads) const {
+    reads = {};  // nothing of before is kept in registers
+    IMPETUS_UNROLL
+    for (int d = 0; d < kAhead; ++d) read(begin_ + d, d, reads);
+  }
+
+ private:
+  __device__ static int lane_at() { return static_cast<int>(threadIdx.x) % 4 * kEach; }
+
+  const unsigned* from_[2];
+  const unsigned short *scales_[2], *biases_[2];
+  int columns_, begin_, end_;
+};
+
+// sum [16 outputs, 8 rows] += a tile of weights times x, as multiply_add holds it. `reads`: as
+// read_first left them.
+//   x T [rows, columns], rows `pitch` elements apart
+template <typename T, bool BF16, int BITS, int GROUP>
+__device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int rows, int columns,
+                                     const Tile<BITS, GROUP>& tile, TileReads& reads) {
+  using Of = Tile<BITS, GROUP>;
+  constexpr int kEach = Of::kEach, kAhead = Of::kAhead;
+  const int row = static_cast<int>(threadIdx.x) % kWarp / 4;
   const auto multiply = [&](int slab, int which) {
-    const int at = slab * kSlab + t * kEach;
+    const int at = Of::column(slab);
     unsigned input[kEach / 2];
     IMPETUS_UNROLL
     for (int i = 0; i < kEach / 8; ++i) {
       Four some = {};
-      if (g < rows && at < columns) some = reinterpret_cast<const Four*>(x + g * pitch + at)[i];
+      if (row < rows && at < columns) {
+        some = reinterpret_cast<const Four*>(x + row * pitch + at)[i];
+      }
       for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
     }
     IMPETUS_UNROLL
@@ -116,32 +150,24 @@ __device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int
       unsigned codes[2][2];
       for (int r = 0; r < 2; ++r) {
         for (int i = 0; i < 2; ++i) {
-          codes[r][i] =
-              weights_of<BF16, BITS>(words[which][r], p + i, scale[which][r], bias[which][r]);
+          codes[r][i] = weights_of<BF16, BITS>(reads.words[which][r], p + i, reads.scale[which][r],
+                                               reads.bias[which][r]);
         }
       }
       multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
                          meets<BITS>(input, p), meets<BITS>(input, p + 1));
     }
   };
-  IMPETUS_UNROLL
-  for (int d = 0; d < kAhead; ++d) read(begin + d, d);
   IMPETUS_ROLL
-  for (int base = begin; base < end; base += kAhead) {
+  for (int base = tile.begin(); base < tile.end(); base += kAhead) {
+    TileReads behind;
     IMPETUS_UNROLL
-    for (int d = 0; d < kAhead; ++d) read(base + kAhead + d, kAhead + d);
-    IMPETUS_UNROLL
-    for (int d = 0; d < kAhead; ++d) {
-      if (base + d < end) multiply(base + d, d);
-    }
+    for (int d = 0; d < kAhead; ++d) tile.read(base + kAhead + d, d, behind);
     IMPETUS_UNROLL
     for (int d = 0; d < kAhead; ++d) {
-      for (int r = 0; r < 2; ++r) {
-        words[d][r] = words[kAhead + d][r];
-        scale[d][r] = scale[kAhead + d][r];
-        bias[d][r] = bias[kAhead + d][r];
-      }
+      if (base + d < tile.end()) multiply(base + d, d);
     }
+    reads = behind;
   }
 }
 
@@ -160,21 +186,23 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const int g = lane / 4, t = lane % 4;
   const int split = few_rows_split((outputs + kOutputs - 1) / kOutputs);
-  const int tiles = kFewRowsWarps / split;
-  const int first = (static_cast<int>(blockIdx.x) * tiles + warp / split) * kOutputs;
+  const int per = kFewRowsWarps / split;  // tiles
+  const int first = (static_cast<int>(blockIdx.x) * per + warp / split) * kOutputs;
   const int slabs = (columns + kSlab - 1) / kSlab, each = (slabs + split - 1) / split;
   const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
   const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
   const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
   float sum[4] = {};
-  multiply_tile<T, BF16, BITS, GROUP>(sum, x, columns, rows, weight, scales, biases, columns,
-                                      output, there, begin, end);
+  TileReads reads;
+  const Tile<BITS, GROUP> tile(weight, scales, biases, columns, output, there, begin, end);
+  tile.read_first(reads);
+  multiply_tile<T, BF16>(sum, x, columns, rows, columns, tile, reads);
   for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
   __syncthreads();
 
-  for (int i = thread; i < tiles * rows * kOutputs; i += kFewRowsThreads) {
+  for (int i = thread; i < per * rows * kOutputs; i += kFewRowsThreads) {
     const int output = i % kOutputs, row = i / kOutputs % rows, tile = i / kOutputs / rows;
-    const int to = (static_cast<int>(blockIdx.x) * tiles + tile) * kOutputs + output;
+    const int to = (static_cast<int>(blockIdx.x) * per + tile) * kOutputs + output;
     if (to >= outputs) continue;
     float whole = 0, other = 0;
     for (int s = 0; s < split; ++s) {
