@@ -33,7 +33,9 @@ bool is_mlx(std::string_view name) {
 // unsupported where this build or MLX's lacks it.
 Result<std::unique_ptr<Backend>> make_mlx(std::string_view name) {
 #ifdef IMPETUS_HAVE_MLX
-  auto made = make_mlx_backend({.cpu = name == "mlx-cpu"});
+  const auto cache = cache_folder();
+  auto made = make_mlx_backend(
+      {.cpu = name == "mlx-cpu", .kernels_folder = cache.empty() ? cache : cache / "kernels"});
   if (!made.ok()) {
     return error(ErrorCode::unsupported, "MLX does not start: {}", made.error().message);
   }

@@ -6,46 +6,69 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <variant>
 #include <vector>
 
+#include "mlx/kernel_code.h"
 #include "mlx/kernel_texts.h"
 #include "mlx/wall.h"
 
 namespace impetus::mlx_backend {
 
-using Arguments = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
+// What a text is compiled with: numbers and types by their names.
+using Arguments = std::vector<std::pair<std::string, std::variant<int, bool, mx::Dtype>>>;
+// What a launch is given beside arrays, by value.
+using Numbers = std::vector<mx::fast::ScalarArg>;
 
+struct KernelText {
+  std::string name;  // of the kernel, behind "impetus_"
+  std::vector<std::string> inputs = {}, outputs = {}, numbers = {};
+  std::string body = {};  // what each thread runs; sees the names above and those of Arguments
+  std::string text = {};  // what `body` calls, behind common.cuh
+  int threads = 0;        // of a block
+  // At least so many blocks run on a multiprocessor, as far as registers go; 0: left to the
+  // compiler.
+  int blocks = 0;
+  bool contiguous = false;  // inputs that are not are copied
+  int shared_bytes = 0;     // of memory that a block shares, beside what the text declares
+};
+
+// Compiled by `code` at the first call of a form; MLX launches what was compiled. REQUIRES: one
+// thread at a time, in MLX's turn.
 class CudaKernel {
  public:
-  // `text`: what `body` calls, behind common.cuh. `contiguous`: inputs that are not are copied.
-  // `shared_bytes`: of memory that a block shares, beside what the text declares.
-  CudaKernel(const std::string& name, const std::vector<std::string>& inputs,
-             const std::vector<std::string>& outputs, const std::string& body,
-             const std::string& text, bool contiguous = false, int shared_bytes = 0)
-      : make_(mx::fast::cuda_kernel("impetus_" + name, inputs, outputs, body, k_common_text + text,
-                                    contiguous, shared_bytes)) {}
+  CudaKernel(KernelText text, std::shared_ptr<KernelCode> code)
+      : text_(std::move(text)), code_(std::move(code)) {}
 
-  // `grid`: in blocks of `threads`. `form`: a number of its own for each list of arguments.
-  // REQUIRES: inputs of the same types and ranks in every call with a grid and form, on one stream:
-  // the text is made of them.
+  // What a call with these does before MLX is asked; for kernels that run behind others.
+  void compile(const std::vector<mx::Dtype>& inputs, const std::vector<mx::Dtype>& outputs,
+               const Numbers& numbers, const Arguments& arguments, int form = 0);
+
+  // `grid`: in blocks. `form`: a number of its own for each list of arguments.
+  // REQUIRES: inputs of the same types in every call with a form, numbers of the same types in
+  // every call, all on one stream. Throws std::runtime_error where the text does not compile.
   std::vector<mx::array> operator()(const std::vector<mx::array>& inputs,
                                     const std::vector<mx::Shape>& shapes,
                                     const std::vector<mx::Dtype>& types, std::array<int, 3> grid,
-                                    int threads, const Arguments& arguments, int form = 0) {
-    // MLX puts the text together anew for each call: that of an earlier one serves.
-    if (launches_.size() > kLaunchesMax) launches_.clear();
-    auto& known = launches_[{grid[0], grid[1], grid[2], form}];
-    if (known) return mx::array::make_arrays(shapes, types, known, inputs);
-    auto made = make_(inputs, shapes, types, {grid[0] * threads, grid[1], grid[2]}, {threads, 1, 1},
-                      arguments, {}, false, {});
-    known = made.front().primitive_ptr();
-    return made;
-  }
+                                    const Numbers& numbers, const Arguments& arguments,
+                                    int form = 0);
 
  private:
-  static constexpr size_t kLaunchesMax = 512;
-  mx::fast::CustomKernelFunction make_;
-  std::map<std::array<int, 4>, std::shared_ptr<mx::Primitive>> launches_;
+  // Each holds a copy of the code.
+  static constexpr size_t kLaunchesMax = 64;
+
+  std::string whole(const std::vector<mx::Dtype>& inputs, const std::vector<mx::Dtype>& outputs,
+                    const Numbers& numbers, const Arguments& arguments) const;
+
+  KernelText text_;
+  std::shared_ptr<KernelCode> code_;
+  std::map<int, std::shared_ptr<const std::string>> compiled_;  // by form
+  std::map<std::tuple<std::array<int, 3>, int, Numbers>, std::shared_ptr<mx::Primitive>> launches_;
 };
+
+// As nvrtc_compiler takes it: "sm_90". Throws where MLX has no CUDA device.
+std::string device_architecture();
 
 }  // namespace impetus::mlx_backend

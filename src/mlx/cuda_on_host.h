@@ -473,9 +473,9 @@ class HostKernels final : public DecodeKernels {
         launch({F::kKvHeads * pieces, static_cast<unsigned>(step.rows),
                 static_cast<unsigned>(step.shares)},
                kAttendThreads, [&] {
-                 impetus::attend<T, U, F::kHeads, F::kKvHeads, F::kDim, KvPool::kBlockTokens,
+                 impetus::attend<T, U, F::kHeads / F::kKvHeads, F::kDim, KvPool::kBlockTokens,
                                  NEIGHBOURS, NORM, PARTIAL>(
-                     data<T>(inputs[0]), data<U>(inputs[1]), data<U>(inputs[2]),
+                     F::kKvHeads, data<T>(inputs[0]), data<U>(inputs[1]), data<U>(inputs[2]),
                      static_cast<int>(keys.shape(1)), data<int>(inputs[3]),
                      static_cast<int>(step.plan.shape(1)), frequencies_.data(), data<T>(inputs[4]),
                      data<T>(inputs[5]), epsilon_, to);
@@ -493,7 +493,7 @@ class HostKernels final : public DecodeKernels {
                                  (F::kDim + 2));
       choose.template operator()<true>(partial.data());
       launch({F::kHeads, static_cast<unsigned>(step.rows), 1}, kAttendThreads, [&] {
-        impetus::merge<T, F::kHeads, F::kDim>(partial.data(), step.shares, data<T>(out));
+        impetus::merge<T, F::kDim>(partial.data(), F::kHeads, step.shares, data<T>(out));
       });
     });
     return out;

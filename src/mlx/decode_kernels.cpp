@@ -23,19 +23,53 @@ constexpr int64_t kFewRowsWeights = int64_t{1} << 24;
 
 class CudaKernels final : public DecodeKernels {
  public:
-  CudaKernels(const DecodeShape& shape, const ModelSpec& spec)
+  CudaKernels(const DecodeShape& shape, const ModelSpec& spec,
+              const std::shared_ptr<KernelCode>& code)
       : shape_(shape),
-        // In the text: an array of one number would be read across the bus by every block.
-        epsilon_(fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps))) {
+        // By value: an array of one number would be read across the bus by every block.
+        epsilon_(spec.norm_eps),
+        attend_args_{{"T", shape.activations},
+                     {"U", shape.kv},
+                     {"GROUP", shape.heads / shape.kv_heads},
+                     {"DIM", shape.head_dim},
+                     {"BLOCK", int{KvPool::kBlockTokens}},
+                     {"NEIGHBOURS", shape.neighbours},
+                     {"NORM", shape.qk_norm}},
+        merge_args_{{"T", shape.activations}, {"DIM", shape.head_dim}},
+        attend_(attend_text("attend", "false", "out"), code),
+        attend_shares_(attend_text("attend_shares", "true", "partial"), code),
+        merge_({.name = "merge",
+                .inputs = {"partial"},
+                .outputs = {"out"},
+                .numbers = {"heads", "shares"},
+                .body = "impetus::merge<T, DIM>(partial, heads, shares, out);",
+                .text = std::string(k_tensor_core_text) + k_attend_text,
+                .threads = kAttendThreads},
+               code),
+        add_norm_(
+            {.name = "add_norm",
+             .inputs = {"residual", "x", "weight"},
+             .outputs = {"sum", "normed"},
+             .numbers = {"epsilon", "columns"},
+             .body = "impetus::add_norm<T>(residual, x, weight, epsilon, columns, sum, normed);",
+             .text = k_add_norm_text,
+             .threads = kNormThreads},
+            code),
+        few_rows_({.name = "few_rows",
+                   .inputs = {"x", "weight", "scales", "biases"},
+                   .outputs = {"out"},
+                   .numbers = {"rows", "columns", "outputs"},
+                   .body = "impetus::few_rows<T, BF16, BITS, GROUP, GATED>(x, weight, "
+                           "reinterpret_cast<const unsigned short*>(scales), "
+                           "reinterpret_cast<const unsigned short*>(biases), rows, columns, "
+                           "outputs, out);",
+                   .text = std::string(k_tensor_core_text) + k_few_rows_text,
+                   .threads = kFewRowsThreads,
+                   .contiguous = true},
+                  code) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
-    dims_ = {{"T", shape.activations}, {"HEADS", shape.heads}, {"DIM", shape.head_dim}};
-    attend_args_ = dims_;
-    attend_args_.insert(attend_args_.end(), {{"U", shape.kv},
-                                             {"KV_HEADS", shape.kv_heads},
-                                             {"BLOCK", KvPool::kBlockTokens},
-                                             {"NEIGHBOURS", shape.neighbours},
-                                             {"NORM", shape.qk_norm}});
+    merge_.compile({mx::float32}, {shape.activations}, {shape.heads, 1}, merge_args_);
   }
 
   mx::array attend(const AttendStep& step, const mx::array& qkv, const mx::array& keys,
@@ -45,32 +79,34 @@ class CudaKernels final : public DecodeKernels {
                                            frequencies_, q_norm, k_norm};
     const std::array grid{shape_.kv_heads * pieces_of(shape_.heads, shape_.kv_heads), step.rows,
                           step.shares};
+    const Numbers numbers = {shape_.kv_heads, int{keys.shape(1)}, int{step.plan.shape(1)},
+                             epsilon_};
     const mx::Shape out{step.rows, shape_.heads * shape_.head_dim};
     if (step.shares == 1) {
-      return attend_(inputs, {out}, {shape_.activations}, grid, kAttendThreads, attend_args_)[0];
+      return attend_(inputs, {out}, {shape_.activations}, grid, numbers, attend_args_)[0];
     }
     const mx::Shape shares{step.rows, shape_.heads, step.shares, shape_.head_dim + 2};
     const mx::array partial =
-        attend_shares_(inputs, {shares}, {mx::float32}, grid, kAttendThreads, attend_args_)[0];
+        attend_shares_(inputs, {shares}, {mx::float32}, grid, numbers, attend_args_)[0];
     return merge_({partial}, {out}, {shape_.activations}, {shape_.heads, step.rows, 1},
-                  kAttendThreads, dims_)[0];
+                  {shape_.heads, step.shares}, merge_args_)[0];
   }
 
   std::pair<mx::array, mx::array> add_norm(const mx::array& residual, const mx::array& x,
                                            const mx::array& weight) override {
-    const auto made = add_norm_({residual, x, weight}, {residual.shape(), residual.shape()},
-                                {shape_.activations, shape_.activations},
-                                {static_cast<int>(residual.shape(0)), 1, 1}, kNormThreads,
-                                {{"T", shape_.activations}});
+    const auto made =
+        add_norm_({residual, x, weight}, {residual.shape(), residual.shape()},
+                  {shape_.activations, shape_.activations}, {int{residual.shape(0)}, 1, 1},
+                  {epsilon_, int{residual.shape(1)}}, {{"T", shape_.activations}});
     return {made[0], made[1]};
   }
 
   mx::array few_rows(const mx::array& x, const Matrix& matrix, bool gated) override {
-    const int rows = static_cast<int>(x.shape(0)), tiles = few_rows_tiles(matrix, gated);
-    const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gated ? 2 : 1);
+    const int rows = x.shape(0), tiles = few_rows_tiles(matrix, gated);
+    const int outputs = matrix.weight.shape(0) / (gated ? 2 : 1);
     const int blocks = (tiles * few_rows_split(tiles) + kFewRowsWarps - 1) / kFewRowsWarps;
     return few_rows_({x, matrix.weight, *matrix.scales, *matrix.biases}, {{rows, outputs}},
-                     {shape_.activations}, {blocks, 1, 1}, kFewRowsThreads,
+                     {shape_.activations}, {blocks, 1, 1}, {rows, int{x.shape(1)}, outputs},
                      {{"T", shape_.activations},
                       {"BF16", shape_.activations == mx::bfloat16},
                       {"BITS", matrix.bits},
@@ -81,44 +117,25 @@ class CudaKernels final : public DecodeKernels {
 
  private:
   // Not made contiguous: a copy of the pool would take the writes.
-  CudaKernel attend_of(const char* name, const char* partial, const char* out) const {
-    return {name,
-            {"qkv", "keys", "values", "plan", "frequencies", "q_norm", "k_norm"},
-            {out},
-            fmt::format("impetus::attend<T, U, HEADS, KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, {}>("
-                        "qkv, const_cast<U*>(keys), const_cast<U*>(values), keys_shape[1], plan, "
-                        "plan_shape[1], frequencies, q_norm, k_norm, {}, {});",
-                        partial, epsilon_, out),
-            std::string(k_tensor_core_text) + k_attend_text};
+  static KernelText attend_text(const char* name, const char* partial, const char* out) {
+    return {.name = name,
+            .inputs = {"qkv", "keys", "values", "plan", "frequencies", "q_norm", "k_norm"},
+            .outputs = {out},
+            .numbers = {"kv_heads", "slots", "plan_width", "epsilon"},
+            .body = fmt::format("impetus::attend<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, NORM, {}>("
+                                "kv_heads, qkv, const_cast<U*>(keys), const_cast<U*>(values), "
+                                "slots, plan, plan_width, frequencies, q_norm, k_norm, epsilon, "
+                                "{});",
+                                partial, out),
+            .text = std::string(k_tensor_core_text) + k_attend_text,
+            .threads = kAttendThreads};
   }
 
   DecodeShape shape_;
-  std::string epsilon_;
+  float epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
-  Arguments dims_, attend_args_;
-  CudaKernel attend_ = attend_of("attend", "false", "out");
-  CudaKernel attend_shares_ = attend_of("attend_shares", "true", "partial");
-  CudaKernel merge_{"merge",
-                    {"partial"},
-                    {"out"},
-                    "impetus::merge<T, HEADS, DIM>(partial, partial_shape[2], out);",
-                    std::string(k_tensor_core_text) + k_attend_text};
-  CudaKernel add_norm_{
-      "add_norm",
-      {"residual", "x", "weight"},
-      {"sum", "normed"},
-      fmt::format("impetus::add_norm<T>(residual, x, weight, {}, residual_shape[1], sum, normed);",
-                  epsilon_),
-      k_add_norm_text};
-  CudaKernel few_rows_{"few_rows",
-                       {"x", "weight", "scales", "biases"},
-                       {"out"},
-                       "impetus::few_rows<T, BF16, BITS, GROUP, GATED>(x, weight, "
-                       "reinterpret_cast<const unsigned short*>(scales), "
-                       "reinterpret_cast<const unsigned short*>(biases), x_shape[0], x_shape[1], "
-                       "weight_shape[0] / (GATED ? 2 : 1), out);",
-                       std::string(k_tensor_core_text) + k_few_rows_text,
-                       /*contiguous=*/true};
+  Arguments attend_args_, merge_args_;
+  CudaKernel attend_, attend_shares_, merge_, add_norm_, few_rows_;
 };
 
 }  // namespace
@@ -127,8 +144,9 @@ bool kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
   return shape.head_dim % 8 == 0 && shape.head_dim <= kHeadDimMax && spec.hidden % 8 == 0;
 }
 
-std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec) {
-  return std::make_unique<CudaKernels>(shape, spec);
+std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec,
+                                                 const std::shared_ptr<KernelCode>& code) {
+  return std::make_unique<CudaKernels>(shape, spec, code);
 }
 
 int few_rows_tiles(const Matrix& matrix, bool gated) {
@@ -151,7 +169,9 @@ bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows) {
 AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
   const auto rows = static_cast<int64_t>(plan.sequences.size());
   constexpr int64_t kBlock = KvPool::kBlockTokens;
-  const int64_t width = 1 + (plan.length_max + kBlock - 1) / kBlock;
+  // Few widths: each is a launch of its own.
+  const auto blocks = static_cast<uint64_t>((plan.length_max + kBlock - 1) / kBlock);
+  const auto width = static_cast<int64_t>(std::bit_ceil(1 + blocks));
   std::vector<int32_t> values(static_cast<size_t>(rows * width), 0);
   for (int64_t r = 0; r < rows; ++r) {
     const PlannedSequence& sequence = plan.sequences[static_cast<size_t>(r)];

@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "mlx/kernel_code.h"
 #include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
 #include "mlx/weights.h"
@@ -42,7 +43,8 @@ constexpr int pieces_of(int heads, int kv_heads) {
 
 // What a step's attention is launched with.
 struct AttendStep {
-  mx::array plan = mx::array(0);  // i32 [rows, 1 + blocks]: position, then blocks
+  // i32 [rows, width]: position, then blocks, then zeros to a power of two
+  mx::array plan = mx::array(0);
   mx::array host = mx::array(0);  // what `plan` is made of, until the step has run
   int rows = 0, shares = 1;       // positions are cut into so many
 };
@@ -67,7 +69,8 @@ class DecodeKernels {
 using DecodeKernelMaker =
     std::function<std::unique_ptr<DecodeKernels>(const DecodeShape& shape, const ModelSpec& spec)>;
 
-std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec);
+std::unique_ptr<DecodeKernels> make_cuda_kernels(const DecodeShape& shape, const ModelSpec& spec,
+                                                 const std::shared_ptr<KernelCode>& code);
 // Whether the kernels have a form for it.
 bool kernels_take(const DecodeShape& shape, const ModelSpec& spec);
 

@@ -24,21 +24,26 @@ int format_of(const Matrix& matrix, mx::Dtype activations) {
 
 class CudaStep final : public StepKernel {
  public:
-  explicit CudaStep(const StepForm& form) : form_(form) {}
+  CudaStep(const StepForm& form, std::shared_ptr<KernelCode> code)
+      : form_(form), code_(std::move(code)) {}
 
   // Each block leaves the number of the multiprocessor that it ran on.
   int blocks() override {
-    static const int seats = [] {
-      constexpr int kProbes = 4096, kThreads = 1024;
-      CudaKernel probe("multiprocessors", {"ignored"}, {"out"},
-                       "const long long begin = impetus::nanoseconds();\n"
-                       "while (impetus::nanoseconds() - begin < 2000) {}\n"
-                       "unsigned id;\n"
-                       "asm volatile(\"mov.u32 %0, %%smid;\" : \"=r\"(id));\n"
-                       "if (threadIdx.x == 0) out[blockIdx.x] = id;",
-                       k_tensor_core_text);
+    static const int seats = [&] {
+      constexpr int kProbes = 4096;
+      CudaKernel probe({.name = "multiprocessors",
+                        .inputs = {"ignored"},
+                        .outputs = {"out"},
+                        .body = "const long long begin = impetus::nanoseconds();\n"
+                                "while (impetus::nanoseconds() - begin < 2000) {}\n"
+                                "unsigned id;\n"
+                                "asm volatile(\"mov.u32 %0, %%smid;\" : \"=r\"(id));\n"
+                                "if (threadIdx.x == 0) out[blockIdx.x] = id;",
+                        .text = k_tensor_core_text,
+                        .threads = 1024},
+                       code_);
       mx::array made =
-          probe({mx::array({0, 0, 0})}, {{kProbes}}, {mx::int32}, {kProbes, 1, 1}, kThreads, {})[0];
+          probe({mx::array({0, 0, 0})}, {{kProbes}}, {mx::int32}, {kProbes, 1, 1}, {}, {})[0];
       made.eval();
       const auto* ids = made.data<int32_t>();
       return static_cast<int>(std::set<int32_t>(ids, ids + kProbes).size());
@@ -48,26 +53,34 @@ class CudaStep final : public StepKernel {
 
   mx::array addresses(const std::vector<std::variant<mx::array, int64_t>>& of) override {
     std::vector<mx::array> inputs;
-    std::vector<std::string> names;
-    std::string body = "if (threadIdx.x == 0) {\n";
+    Numbers numbers;
+    KernelText text = {.name = "addresses", .outputs = {"out"}, .threads = 32};
+    text.body = "if (threadIdx.x == 0) {\n";
+    // The text depends on what is an array, and of which type; numbers come as halves.
+    std::string key;
     for (size_t i = 0; i < of.size(); ++i) {
       if (const auto* number = std::get_if<int64_t>(&of[i])) {
-        body += fmt::format("out[{}] = {};\n", i, *number);
+        key += '.';
+        text.numbers.insert(text.numbers.end(),
+                            {fmt::format("low{}", i), fmt::format("high{}", i)});
+        numbers.emplace_back(static_cast<int>(*number & 0xffffffff));
+        numbers.emplace_back(static_cast<int>(*number >> 32));
+        text.body += fmt::format(
+            "out[{0}] = static_cast<long long>(static_cast<unsigned long long>("
+            "static_cast<unsigned>(high{0})) << 32 | static_cast<unsigned>(low{0}));\n",
+            i);
         continue;
       }
       inputs.push_back(std::get<mx::array>(of[i]));
-      names.push_back(fmt::format("a{}", names.size()));
-      body += fmt::format("out[{}] = reinterpret_cast<long long>({});\n", i, names.back());
+      key += static_cast<char>('a' + static_cast<int>(inputs.back().dtype().val()));
+      text.inputs.push_back(fmt::format("a{}", i));
+      text.body += fmt::format("out[{0}] = reinterpret_cast<long long>(a{0});\n", i);
     }
-    // The text depends on the arrays' types.
-    std::string key = body;
-    for (const mx::array& input : inputs) key += fmt::format("{}.", input.dtype().size());
+    text.body += '}';
     auto& kernel = addresses_[key];
-    if (!kernel) {
-      kernel = std::make_unique<CudaKernel>(fmt::format("addresses{}", addresses_.size()), names,
-                                            std::vector<std::string>{"out"}, body + "}", "");
-    }
-    return (*kernel)(inputs, {{static_cast<int>(of.size())}}, {mx::int64}, {1, 1, 1}, 32, {})[0];
+    if (!kernel) kernel = std::make_unique<CudaKernel>(std::move(text), code_);
+    return (*kernel)(inputs, {{static_cast<int>(of.size())}}, {mx::int64}, {1, 1, 1}, numbers,
+                     {})[0];
   }
 
   StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) override {
@@ -79,8 +92,8 @@ class CudaStep final : public StepKernel {
     shapes.push_back({kStepRowsMax});
     types.insert(types.end(), kPairs + 1, mx::int32);
     auto made = (*kernel_)({inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch},
-                           shapes, types, {blocks, 1, 1}, kStepWarps * 32,
-                           {{"T", form_.shape.activations}, {"U", form_.shape.kv}}, rows);
+                           shapes, types, {blocks, 1, 1}, {int{inputs.plan.shape(1)}, rows},
+                           {{"T", form_.shape.activations}, {"U", form_.shape.kv}});
     StepOutputs outputs;
     outputs.logits = made.front();
     outputs.next = made.back();
@@ -101,27 +114,29 @@ class CudaStep final : public StepKernel {
         "using Model = impetus::StepModel<T, {}, U, {}, {}, {}, {}, {}, {}>;\n"
         "int* const best[] = {{{}}};\n"
         "impetus::decode_step<Model, {}>(reinterpret_cast<const long long*>(table),\n"
-        "reinterpret_cast<const long long*>(pools), tokens, plan, plan_shape[1], plan_shape[0],\n"
-        "reinterpret_cast<char*>(const_cast<uint8_t*>(scratch)),\n"
+        "reinterpret_cast<const long long*>(pools), tokens, plan, plan_width, rows,\n"
+        "reinterpret_cast<char*>(const_cast<unsigned char*>(scratch)),\n"
         "reinterpret_cast<char*>(memory), logits, best, next);",
         shape.activations == mx::bfloat16, shape.heads / shape.kv_heads, shape.head_dim,
         int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, fmt::join(form_.formats, ", "),
         fmt::join(best, ", "), kStepWarps);
-    // So many threads that the compiler must leave each its share of registers; MLX's declaration
-    // has no place to say so.
-    const std::string bounds = fmt::format(
-        "#undef __global__\n"
-        "#define __global__ __attribute__((global)) __launch_bounds__({}, 1)\n",
-        kStepWarps * 32);
+    // The bounds say how many threads the compiler must leave each its share of registers.
     return std::make_unique<CudaKernel>(
-        "decode_step", std::vector<std::string>{"table", "pools", "tokens", "plan", "scratch"},
-        outputs, body,
-        fmt::format("{}{}{}{}{}", k_tensor_core_text, k_attend_text, k_few_rows_text,
-                    k_decode_step_text, bounds),
-        false, step_shared_bytes(form_, rows_max));
+        KernelText{.name = "decode_step",
+                   .inputs = {"table", "pools", "tokens", "plan", "scratch"},
+                   .outputs = outputs,
+                   .numbers = {"plan_width", "rows"},
+                   .body = body,
+                   .text = fmt::format("{}{}{}{}", k_tensor_core_text, k_attend_text,
+                                       k_few_rows_text, k_decode_step_text),
+                   .threads = kStepWarps * 32,
+                   .blocks = 1,
+                   .shared_bytes = step_shared_bytes(form_, rows_max)},
+        code_);
   }
 
   StepForm form_;
+  std::shared_ptr<KernelCode> code_;
   std::map<std::string, std::unique_ptr<CudaKernel>> addresses_;
   std::unique_ptr<CudaKernel> kernel_;
 };
@@ -201,8 +216,9 @@ std::vector<int64_t> step_numbers(const StepForm& form) {
           std::bit_cast<int32_t>(form.epsilon)};
 }
 
-std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form) {
-  return std::make_unique<CudaStep>(form);
+std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form,
+                                           const std::shared_ptr<KernelCode>& code) {
+  return std::make_unique<CudaStep>(form, code);
 }
 
 std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const DecodeShape& shape,

@@ -41,7 +41,7 @@ int step_shared_bytes(const StepForm& form, int rows);
 struct StepInputs {
   mx::array table, pools;  // i64: addresses
   mx::array tokens;        // i32 [rows or more]
-  mx::array plan;          // i32 [rows, 1 + blocks]
+  mx::array plan;          // i32 [rows, width], as AttendStep has it
   mx::array scratch;       // u8, written behind MLX's back
 };
 struct StepOutputs {
@@ -62,7 +62,8 @@ class StepKernel {
   virtual StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) = 0;
 };
 using StepKernelMaker = std::function<std::unique_ptr<StepKernel>(const StepForm& form)>;
-std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form);
+std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form,
+                                           const std::shared_ptr<KernelCode>& code);
 
 // A model's weights, as decoder.cpp holds them; they must outlive the step, at the same addresses.
 struct StepLayer {

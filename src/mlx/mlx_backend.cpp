@@ -1,12 +1,16 @@
 #include "mlx/mlx_backend.h"
 
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <string_view>
 
 #include "base/guarded.h"
+#include "mlx/cuda_kernel.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/decode_step.h"
 #include "mlx/decoder.h"
+#include "mlx/kernel_code.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/row_kernels.h"
 #include "mlx/wall.h"
@@ -34,6 +38,17 @@ class MlxBackend final : public Backend {
  private:
   std::shared_ptr<const Machine> machine_;
 };
+
+// One for the process and folder, so that models share what was compiled. Throws where the compiler
+// is not there; the next call tries again.
+std::shared_ptr<KernelCode> code_in(const std::filesystem::path& folder) {
+  static std::mutex mutex;
+  static std::map<std::filesystem::path, std::shared_ptr<KernelCode>> known;
+  const std::lock_guard lock(mutex);
+  auto& code = known[folder];
+  if (!code) code = std::make_shared<KernelCode>(nvrtc_compiler(device_architecture()), folder);
+  return code;
+}
 
 }  // namespace
 }  // namespace mlx_backend
@@ -65,15 +80,25 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
     const std::string_view chosen = kernels != nullptr ? kernels : "";
     const bool unwanted = chosen == "off", parts = unwanted || chosen == "parts";
+    // Makers may throw: a model's load then goes on with MLX's operations, and a warning says why.
+    const auto code = [folder = options.kernels_folder] { return code_in(folder); };
     if (machine->cuda && !machine->decode_kernels && !unwanted) {
-      machine->decode_kernels = make_cuda_kernels;
+      machine->decode_kernels = [code](const DecodeShape& shape, const ModelSpec& spec) {
+        return make_cuda_kernels(shape, spec, code());
+      };
     }
-    if (machine->cuda && !machine->decode_step && !parts) machine->decode_step = make_cuda_step;
+    if (machine->cuda && !machine->decode_step && !parts) {
+      machine->decode_step = [code](const StepForm& form) { return make_cuda_step(form, code()); };
+    }
     if (machine->cuda && !machine->prefill_kernel && !unwanted) {
-      machine->prefill_kernel = make_cuda_prefill;
+      machine->prefill_kernel = [code](const PrefillShape& shape) {
+        return make_cuda_prefill(shape, code());
+      };
     }
     if (machine->cuda && !machine->row_kernels && !unwanted) {
-      machine->row_kernels = make_cuda_row_kernels;
+      machine->row_kernels = [code](const DecodeShape& shape, const ModelSpec& spec) {
+        return make_cuda_row_kernels(shape, spec, code());
+      };
     }
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";

@@ -7,6 +7,7 @@
 // Error: out of memory insufficient_memory, a device that is gone unavailable, any other internal.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -49,6 +50,8 @@ struct MlxOptions {
   std::function<std::unique_ptr<mlx_backend::RowKernels>(const mlx_backend::DecodeShape& shape,
                                                          const ModelSpec& spec)>
       row_kernels = nullptr;
+  // Where those of CUDA are kept compiled for the next start; empty: they are not.
+  std::filesystem::path kernels_folder = {};
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;

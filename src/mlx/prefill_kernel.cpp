@@ -15,48 +15,59 @@ namespace {
 
 constexpr int kHeadDimMax = 256;
 
-// MLX writes the kernel's head. So many blocks of threads on a multiprocessor leave registers to
-// load fragments ahead of the products that wait for them (ptxas: about 150 for heads of 64, 216
-// for 128); one more block, and each load stands before its product.
-std::string bounds_of(const PrefillShape& shape) {
-  return fmt::format(
-      "#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__({}, {})\n",
-      kPrefillThreads, shape.head_dim <= 80 ? 3 : 2);
+// Blocks of threads on a multiprocessor: so many leave registers to load fragments ahead of the
+// products that wait for them (ptxas: about 150 for heads of 64, 216 for 128); one more, and each
+// load stands before its product.
+int blocks_of(const PrefillShape& shape) {
+  return shape.head_dim <= 80 ? 3 : 2;
+}
+
+KernelText text_of(const PrefillShape& shape) {
+  KernelText text = {.name = "prefill",
+                     .inputs = {"queries", "keys", "values", "plan"},
+                     .outputs = {"out"},
+                     .numbers = {"slots"},
+                     .body =
+                         "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, BLOCK, true>("
+                         "queries, HEADS * DIM, DIM, keys, values, slots, plan, out);",
+                     .text = std::string(k_tensor_core_text) + k_tiles_text + k_prefill_text,
+                     .threads = kPrefillThreads,
+                     .blocks = blocks_of(shape),
+                     .contiguous = true};
+  if (shape.pool) return text;
+  text.name = "prefill_texts";
+  text.inputs = {"qkv", "plan"};
+  text.numbers = {};
+  text.body =
+      "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, 0, false>("
+      "qkv, (HEADS + 2 * KV_HEADS) * DIM, DIM, qkv + HEADS * DIM, "
+      "qkv + (HEADS + KV_HEADS) * DIM, 0, plan, out);";
+  return text;
 }
 
 class CudaPrefill final : public PrefillKernel {
  public:
-  explicit CudaPrefill(const PrefillShape& shape)
+  CudaPrefill(const PrefillShape& shape, const std::shared_ptr<KernelCode>& code)
       : shape_(shape),
         arguments_{{"T", shape.type},       {"BF16", shape.type == mx::bfloat16},
                    {"HEADS", shape.heads},  {"KV_HEADS", shape.kv_heads},
-                   {"DIM", shape.head_dim}, {"BLOCK", KvPool::kBlockTokens}},
-        kernel_(shape.pool ? "prefill" : "prefill_texts",
-                shape.pool ? std::vector<std::string>{"queries", "keys", "values", "plan"}
-                           : std::vector<std::string>{"qkv", "plan"},
-                {"out"},
-                shape.pool ? "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, BLOCK, true>("
-                             "queries, queries_strides[0], queries_strides[1], keys, values, "
-                             "keys_shape[1], plan, out);"
-                           : "impetus::prefill<T, BF16, HEADS, KV_HEADS, DIM, 0, false>("
-                             "qkv, (HEADS + 2 * KV_HEADS) * DIM, DIM, qkv + HEADS * DIM, "
-                             "qkv + (HEADS + KV_HEADS) * DIM, 0, plan, out);",
-                std::string(k_tensor_core_text) + k_tiles_text + k_prefill_text + bounds_of(shape),
-                /*contiguous=*/!shape.pool) {}
+                   {"DIM", shape.head_dim}, {"BLOCK", int{KvPool::kBlockTokens}}},
+        kernel_(text_of(shape), code) {}
 
   mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                    const mx::array& values) override {
-    return run(step, {queries, keys, values, step.plan});
+    return run(step, {queries, keys, values, step.plan}, {int{keys.shape(1)}});
   }
 
   mx::array attend_texts(const PrefillStep& step, const mx::array& qkv) override {
-    return run(step, {qkv, step.plan});
+    return run(step, {qkv, step.plan}, {});
   }
 
  private:
-  mx::array run(const PrefillStep& step, const std::vector<mx::array>& inputs) {
+  mx::array run(const PrefillStep& step, const std::vector<mx::array>& inputs,
+                const Numbers& numbers) {
     return kernel_(inputs, {{step.rows, shape_.heads * shape_.head_dim}}, {shape_.type},
-                   {shape_.heads * step.tiles, 1, 1}, kPrefillThreads, arguments_)[0];
+                   {shape_.heads * step.tiles, 1, 1}, numbers, arguments_)[0];
   }
 
   PrefillShape shape_;
@@ -71,8 +82,9 @@ bool prefill_takes(const PrefillShape& shape) {
          (shape.type == mx::float16 || shape.type == mx::bfloat16);
 }
 
-std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape) {
-  return std::make_unique<CudaPrefill>(shape);
+std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape,
+                                                 const std::shared_ptr<KernelCode>& code) {
+  return std::make_unique<CudaPrefill>(shape, code);
 }
 
 PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 
+#include "mlx/kernel_code.h"
 #include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
 
@@ -38,8 +39,9 @@ PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device
 class PrefillKernel {
  public:
   virtual ~PrefillKernel() = default;
-  // Both -> [rows, heads * head_dim]. With the pool: queries [rows, heads, 1, head_dim] of any
-  // strides but a last of 1, keys and values the pool's, written before.
+  // Both -> [rows, heads * head_dim]. With the pool: queries [rows, heads, 1, head_dim], which are
+  // copied where they do not lie row by row, as RowKernels::place leaves them; keys and values the
+  // pool's, written before.
   virtual mx::array attend(const PrefillStep& step, const mx::array& queries, const mx::array& keys,
                            const mx::array& values) = 0;
   // Without: qkv [rows, (heads + 2 * kv_heads) * head_dim], as one product makes them.
@@ -48,7 +50,8 @@ class PrefillKernel {
 
 using PrefillMaker = std::function<std::unique_ptr<PrefillKernel>(const PrefillShape& shape)>;
 
-std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape);
+std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape,
+                                                 const std::shared_ptr<KernelCode>& code);
 // Whether the kernel has a form for it.
 bool prefill_takes(const PrefillShape& shape);
 

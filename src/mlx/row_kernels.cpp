@@ -1,6 +1,5 @@
 #include "mlx/row_kernels.h"
 
-#include <bit>
 #include <cmath>
 #include <random>
 
@@ -14,15 +13,46 @@ namespace {
 
 class CudaRowKernels final : public RowKernels {
  public:
-  CudaRowKernels(const DecodeShape& shape, const ModelSpec& spec)
+  CudaRowKernels(const DecodeShape& shape, const ModelSpec& spec,
+                 const std::shared_ptr<KernelCode>& code)
       : shape_(shape),
-        // In the text: an array of one number would be read across the bus by every block.
-        epsilon_(fmt::format("__int_as_float({})", std::bit_cast<int32_t>(spec.norm_eps))),
-        type_{{"T", shape.activations}},
-        place_args_{{"T", shape.activations}, {"U", shape.kv},
-                    {"HEADS", shape.heads},   {"KV_HEADS", shape.kv_heads},
-                    {"DIM", shape.head_dim},  {"NEIGHBOURS", shape.neighbours},
-                    {"NORM", shape.qk_norm}} {
+        // By value: an array of one number would be read across the bus by every block.
+        epsilon_(spec.norm_eps),
+        place_args_{{"T", shape.activations},
+                    {"U", shape.kv},
+                    {"DIM", shape.head_dim},
+                    {"NEIGHBOURS", shape.neighbours},
+                    {"NORM", shape.qk_norm}},
+        // Not made contiguous: a copy of the pool would take the writes.
+        place_({.name = "place",
+                .inputs = {"qkv", "plan", "frequencies", "q_norm", "k_norm", "keys", "values"},
+                .outputs = {"queries"},
+                .numbers = {"heads", "kv_heads", "epsilon", "slots"},
+                .body = "impetus::place<T, U, DIM, NEIGHBOURS, NORM>(heads, kv_heads, qkv, plan, "
+                        "frequencies, q_norm, k_norm, epsilon, const_cast<U*>(keys), "
+                        "const_cast<U*>(values), slots, queries);",
+                .text = k_place_text,
+                .threads = kPlaceThreads},
+               code),
+        gated_({.name = "gated",
+                .inputs = {"both"},
+                .outputs = {"out"},
+                .numbers = {"rows", "columns"},
+                .body = "impetus::gated<T>(both, rows, columns, out);",
+                .text = k_gated_text,
+                .threads = kGatedThreads,
+                .contiguous = true},
+               code),
+        add_layer_norm_({.name = "add_layer_norm",
+                         .inputs = {"residual", "x", "weight", "bias"},
+                         .outputs = {"out"},
+                         .numbers = {"epsilon", "columns"},
+                         .body = "impetus::add_layer_norm<T, BIAS>(residual, x, weight, bias, "
+                                 "epsilon, columns, out);",
+                         .text = k_add_layer_norm_text,
+                         .threads = kLayerNormThreads,
+                         .contiguous = true},
+                        code) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     if (frequencies.empty()) return;  // an encoder
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
@@ -33,53 +63,31 @@ class CudaRowKernels final : public RowKernels {
                   const mx::array& k_norm) override {
     return place_({qkv, step.plan, frequencies_, q_norm, k_norm, keys, values},
                   {mx::Shape{step.rows, shape_.heads, 1, shape_.head_dim}}, {shape_.kv},
-                  {step.rows, 1, 1}, kPlaceThreads, place_args_)[0];
+                  {step.rows, 1, 1}, {shape_.heads, shape_.kv_heads, epsilon_, int{keys.shape(1)}},
+                  place_args_)[0];
   }
 
   mx::array gated(const mx::array& both) override {
     const int rows = both.shape(0), columns = both.shape(1) / 2;
     return gated_({both}, {mx::Shape{rows, columns}}, {shape_.activations},
-                  {gated_blocks(rows, columns), 1, 1}, kGatedThreads, type_)[0];
+                  {gated_blocks(rows, columns), 1, 1}, {rows, columns},
+                  {{"T", shape_.activations}})[0];
   }
 
   mx::array add_layer_norm(const mx::array& residual, const mx::array& x, const mx::array& weight,
                            const std::optional<mx::array>& bias) override {
-    return add_layer_norm_({residual, x, weight, bias ? *bias : weight}, {residual.shape()},
-                           {shape_.activations}, {residual.shape(0), 1, 1}, kLayerNormThreads,
-                           {{"T", shape_.activations}, {"BIAS", bias.has_value()}},
-                           bias ? 1 : 0)[0];
+    return add_layer_norm_(
+        {residual, x, weight, bias ? *bias : weight}, {residual.shape()}, {shape_.activations},
+        {residual.shape(0), 1, 1}, {epsilon_, int{x.shape(1)}},
+        {{"T", shape_.activations}, {"BIAS", bias.has_value()}}, bias ? 1 : 0)[0];
   }
 
  private:
   DecodeShape shape_;
-  std::string epsilon_;
+  float epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
-  Arguments type_, place_args_;
-  // Not made contiguous: a copy of the pool would take the writes.
-  CudaKernel place_{
-      "place",
-      {"qkv", "plan", "frequencies", "q_norm", "k_norm", "keys", "values"},
-      {"queries"},
-      fmt::format("impetus::place<T, U, HEADS, KV_HEADS, DIM, NEIGHBOURS, NORM>(qkv, plan, "
-                  "frequencies, q_norm, k_norm, {}, const_cast<U*>(keys), const_cast<U*>(values), "
-                  "keys_shape[1], queries);",
-                  epsilon_),
-      k_place_text};
-  CudaKernel gated_{"gated",
-                    {"both"},
-                    {"out"},
-                    "impetus::gated<T>(both, both_shape[0], both_shape[1] / 2, out);",
-                    k_gated_text,
-                    /*contiguous=*/true};
-  CudaKernel add_layer_norm_{
-      "add_layer_norm",
-      {"residual", "x", "weight", "bias"},
-      {"out"},
-      fmt::format("impetus::add_layer_norm<T, BIAS>(residual, x, weight, bias, {}, x_shape[1], "
-                  "out);",
-                  epsilon_),
-      k_add_layer_norm_text,
-      /*contiguous=*/true};
+  Arguments place_args_;
+  CudaKernel place_, gated_, add_layer_norm_;
 };
 
 bool row_kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
@@ -173,8 +181,9 @@ double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
 
 }  // namespace
 
-std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec) {
-  return std::make_unique<CudaRowKernels>(shape, spec);
+std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec,
+                                                  const std::shared_ptr<KernelCode>& code) {
+  return std::make_unique<CudaRowKernels>(shape, spec, code);
 }
 
 PlaceStep place_step(const StepPlan& plan, bool device) {

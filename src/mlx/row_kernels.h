@@ -53,7 +53,8 @@ class RowKernels {
 using RowKernelMaker =
     std::function<std::unique_ptr<RowKernels>(const DecodeShape& shape, const ModelSpec& spec)>;
 
-std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec);
+std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec,
+                                                  const std::shared_ptr<KernelCode>& code);
 
 // Runs the kernels of a decoder (place, gated), or that of an encoder (add_layer_norm), once beside
 // MLX's own operations on small random rows: how far apart they are at most, relative to the

@@ -120,10 +120,10 @@ class HostRows final : public RowKernels {
       using U = typename F::U;
       const auto run = [&]<bool NEIGHBOURS, bool NORM>() {
         launch({static_cast<unsigned>(queries.shape(0)), 1, 1}, kPlaceThreads, [&] {
-          impetus::place<T, U, F::kHeads, F::kKvHeads, F::kDim, NEIGHBOURS, NORM>(
-              data<T>(inputs[0]), data<int>(inputs[3]), frequencies_.data(), data<T>(inputs[4]),
-              data<T>(inputs[5]), epsilon_, data<U>(inputs[1]), data<U>(inputs[2]),
-              static_cast<int>(inputs[1].shape(1)), data<U>(queries));
+          impetus::place<T, U, F::kDim, NEIGHBOURS, NORM>(
+              F::kHeads, F::kKvHeads, data<T>(inputs[0]), data<int>(inputs[3]), frequencies_.data(),
+              data<T>(inputs[4]), data<T>(inputs[5]), epsilon_, data<U>(inputs[1]),
+              data<U>(inputs[2]), static_cast<int>(inputs[1].shape(1)), data<U>(queries));
         });
       };
       if (shape_.neighbours && shape_.qk_norm) return run.template operator()<true, true>();

@@ -242,19 +242,19 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
 }
 
 // The same as a kernel. Grid: x over AttendPart::head, y over rows, z over shares (with PARTIAL).
-template <typename T, typename U, int HEADS, int KV_HEADS, int DIM, int BLOCK, bool NEIGHBOURS,
-          bool NORM, bool PARTIAL, typename O>
-__device__ inline void attend(const T* qkv, U* keys, U* values, int slots, const int* plan,
-                              int plan_width, const float* frequencies, const T* q_norm,
-                              const T* k_norm, float epsilon, O* out) {
-  __shared__ AttendShared<HEADS / KV_HEADS, DIM, kAttendThreads / kWarp> memory;
+template <typename T, typename U, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS, bool NORM,
+          bool PARTIAL, typename O>
+__device__ inline void attend(int kv_heads, const T* qkv, U* keys, U* values, int slots,
+                              const int* plan, int plan_width, const float* frequencies,
+                              const T* q_norm, const T* k_norm, float epsilon, O* out) {
+  __shared__ AttendShared<GROUP, DIM, kAttendThreads / kWarp> memory;
   __shared__ float turn[DIM];
   find_turn<DIM>(plan[static_cast<long long>(blockIdx.y) * plan_width], frequencies,
                  static_cast<int>(threadIdx.x), kAttendThreads, turn);
   const AttendPart at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
                          static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z)};
-  attend_part<T, U, HEADS / KV_HEADS, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
-      at, KV_HEADS, qkv, keys, values, slots, plan, plan_width, turn, q_norm, k_norm, epsilon, out,
+  attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
+      at, kv_heads, qkv, keys, values, slots, plan, plan_width, turn, q_norm, k_norm, epsilon, out,
       memory);
 }
 
@@ -293,10 +293,10 @@ __device__ inline void merge_piece(const float* partial, int shares, long long h
 }
 
 // The same as a kernel. Grid: x over heads, y over rows.
-template <typename T, int HEADS, int DIM>
-__device__ inline void merge(const float* partial, int shares, T* out) {
+template <typename T, int DIM>
+__device__ inline void merge(const float* partial, int heads, int shares, T* out) {
   const long long head =
-      static_cast<long long>(blockIdx.y) * HEADS + static_cast<long long>(blockIdx.x);
+      static_cast<long long>(blockIdx.y) * heads + static_cast<long long>(blockIdx.x);
   constexpr int kWarps = kAttendThreads / kWarp;
   for (int piece = uniform(static_cast<int>(threadIdx.x) / kWarp); piece < merge_pieces(DIM);
        piece += kWarps) {

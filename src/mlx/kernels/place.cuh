@@ -6,16 +6,16 @@ constexpr int kPlaceWarps = kPlaceThreads / kWarp;
 
 // Queries and keys of each row normed (with NORM) and rotated as attend does it, keys and values
 // written to the row's slot. Grid: x over rows.
-//   qkv [rows, (HEADS + 2 * KV_HEADS) * DIM]: before norms and rotation
+//   qkv [rows, (heads + 2 * kv_heads) * DIM]: before norms and rotation
 //   plan i32 [2, rows]: positions, then slots, each once
 //   frequencies f32 [DIM / 2]; q_norm, k_norm T [DIM] (with NORM)
-//   keys, values [KV_HEADS, slots, DIM]: nothing but the rows' own slots is written
-//   queries U [rows, HEADS, DIM]
+//   keys, values [kv_heads, slots, DIM]: nothing but the rows' own slots is written
+//   queries U [rows, heads, DIM]
 // REQUIRES DIM % 2 == 0.
-template <typename T, typename U, int HEADS, int KV_HEADS, int DIM, bool NEIGHBOURS, bool NORM>
-__device__ inline void place(const T* qkv, const int* plan, const float* frequencies,
-                             const T* q_norm, const T* k_norm, float epsilon, U* keys, U* values,
-                             int slots, U* queries) {
+template <typename T, typename U, int DIM, bool NEIGHBOURS, bool NORM>
+__device__ inline void place(int heads, int kv_heads, const T* qkv, const int* plan,
+                             const float* frequencies, const T* q_norm, const T* k_norm,
+                             float epsilon, U* keys, U* values, int slots, U* queries) {
   constexpr int kHalf = DIM / 2;
   constexpr int kPairs = (kHalf + kWarp - 1) / kWarp;  // that a lane holds, kWarp apart
 
@@ -37,9 +37,9 @@ __device__ inline void place(const T* qkv, const int* plan, const float* frequen
   }
   __syncthreads();
 
-  const T* source = qkv + static_cast<long long>(row) * (HEADS + 2 * KV_HEADS) * DIM;
-  for (int head = warp; head < HEADS + 2 * KV_HEADS; head += kPlaceWarps) {
-    const bool is_query = head < HEADS, is_value = head >= HEADS + KV_HEADS;
+  const T* source = qkv + static_cast<long long>(row) * (heads + 2 * kv_heads) * DIM;
+  for (int head = warp; head < heads + 2 * kv_heads; head += kPlaceWarps) {
+    const bool is_query = head < heads, is_value = head >= heads + kv_heads;
     float x[kPairs], y[kPairs];
     float squares = 0;
     for (int i = 0; i < kPairs; ++i) {
@@ -55,9 +55,9 @@ __device__ inline void place(const T* qkv, const int* plan, const float* frequen
       scale = rsqrtf(squares / DIM + epsilon);
     }
     const T* weight = is_query ? q_norm : k_norm;
-    U* to = queries + (static_cast<long long>(row) * HEADS + head) * DIM;
+    U* to = queries + (static_cast<long long>(row) * heads + head) * DIM;
     if (!is_query) {
-      const int kv_head = (head - HEADS) % KV_HEADS;
+      const int kv_head = (head - heads) % kv_heads;
       to = (is_value ? values : keys) + (static_cast<long long>(kv_head) * slots + slot) * DIM;
     }
     for (int i = 0; i < kPairs; ++i) {
