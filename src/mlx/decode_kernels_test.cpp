@@ -182,6 +182,30 @@ TEST(DecodeKernels, AttendAsAReferenceInDouble) {
   }
 }
 
+TEST(DecodeKernels, PlansHaveFewWidths) {
+  const Turn turn(true);
+  constexpr int kBlock = KvPool::kBlockTokens;
+  const std::vector<BlockId> blocks = {7, 3, 4, 11, 2, 9, 0, 5, 6};
+  const TokenId token = 1;
+  for (const size_t most : {1, 2, 3, 4, 7, 8, 9}) {
+    std::vector<SequenceStep> batch(2);
+    for (SequenceStep& step : batch) step.tokens = {&token, 1};
+    batch[0].blocks = std::span(blocks).first(most);
+    batch[0].position = static_cast<int64_t>(most) * kBlock - 1;
+    batch[1].blocks = std::span(blocks).last(1);
+    StepPlan plan;
+    plan.make(batch, kBlock);
+    const AttendStep step = attend_step(plan, {4, 2, 16}, false);
+    const int width = most < 2 ? 2 : most < 4 ? 4 : most < 8 ? 8 : 16;
+    ASSERT_EQ(step.plan.shape(), (mx::Shape{2, width}));
+    std::vector<float> expected(static_cast<size_t>(2 * width));
+    expected[0] = static_cast<float>(batch[0].position);
+    std::ranges::copy(batch[0].blocks, expected.begin() + 1);
+    expected[static_cast<size_t>(width) + 1] = static_cast<float>(blocks.back());
+    EXPECT_EQ(floats(step.plan), expected) << most;
+  }
+}
+
 TEST(DecodeKernels, FewRowsAsAReferenceInDouble) {
   std::mt19937_64 random(12);
   const Turn turn(true);

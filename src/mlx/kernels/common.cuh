@@ -1,7 +1,7 @@
 // What the kernels of this folder share: attention on CUDA, and what of decode steps goes with it,
 // products of few rows too.
-// MLX compiles their text on the machine (decode_kernels.cpp, prefill_kernel.cpp); tests compile it
-// for the host and run its threads by turns (cuda_on_host.h). Sums in f32. T: type of activations,
+// NVRTC compiles their text on the machine (cuda_kernel.h); tests compile it so for some
+// architectures, and for the host, where its threads run by turns (cuda_on_host.h). Sums in f32. T: type of activations,
 // U: of keys and values.
 #ifdef __CUDACC__
 #define IMPETUS_UNROLL _Pragma("unroll")
