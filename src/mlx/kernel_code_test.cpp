@@ -137,6 +137,7 @@ TEST_F(CompiledCode, TheFolderIsBoundedAndTheOldestGo) {
     }
     EXPECT_EQ(entries().size(), 5u);
   }
+  ASSERT_FALSE(last.empty());
   // What another program left that ended while it wrote, and what is no entry.
   const fs::path left = last.string() + ".4711", other = folder_ / "read-me";
   ASSERT_TRUE(replace_file(left, "half").ok());
