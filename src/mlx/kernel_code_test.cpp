@@ -60,7 +60,12 @@ TEST_F(CompiledCode, IsCompiledOnce) {
 }
 
 TEST_F(CompiledCode, ThreadsWaitForOneCompilation) {
-  KernelCode code(fake_.as(), {});
+  const KernelCompiler fake = fake_.as();
+  const auto slow = [&](const std::string& text) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return fake.compile(text);
+  };
+  KernelCode code({fake.key, slow}, {});
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] { EXPECT_EQ(*code.of("one"), Fake::of("one")); });
