@@ -84,11 +84,10 @@ std::vector<mx::array> CudaKernel::operator()(const std::vector<mx::array>& inpu
                                               std::array<int, 3> grid, const Numbers& numbers,
                                               const Arguments& arguments, int form) {
   // An operation of an earlier call serves: MLX would copy the code for each.
-  if (launches_.size() >= kLaunchesMax && !launches_.contains({grid, form, numbers})) {
-    launches_.clear();
+  const Launch launch(grid, form, numbers);
+  if (const auto found = launches_.find(launch); found != launches_.end()) {
+    return mx::array::make_arrays(shapes, types, found->second, inputs);
   }
-  auto& known = launches_[{grid, form, numbers}];
-  if (known) return mx::array::make_arrays(shapes, types, known, inputs);
   std::vector<mx::Dtype> input_types;
   for (const mx::array& input : inputs) input_types.push_back(input.dtype());
   compile(input_types, types, numbers, arguments, form);
@@ -96,7 +95,8 @@ std::vector<mx::array> CudaKernel::operator()(const std::vector<mx::array>& inpu
       "impetus_" + text_.name, *compiled_[form], inputs, shapes, types, numbers,
       {grid[0] * text_.threads, grid[1], grid[2]}, {text_.threads, 1, 1}, text_.shared_bytes,
       std::nullopt, text_.contiguous, {});
-  known = made.front().primitive_ptr();
+  if (launches_.size() >= kLaunchesMax) launches_.clear();
+  launches_.emplace(launch, made.front().primitive_ptr());
   return made;
 }
 

@@ -56,6 +56,7 @@ class CudaKernel {
                                     int form = 0);
 
  private:
+  using Launch = std::tuple<std::array<int, 3>, int, Numbers>;  // grid, form
   // Each holds a copy of the code.
   static constexpr size_t kLaunchesMax = 64;
 
@@ -65,7 +66,7 @@ class CudaKernel {
   KernelText text_;
   std::shared_ptr<KernelCode> code_;
   std::map<int, std::shared_ptr<const std::string>> compiled_;  // by form
-  std::map<std::tuple<std::array<int, 3>, int, Numbers>, std::shared_ptr<mx::Primitive>> launches_;
+  std::map<Launch, std::shared_ptr<mx::Primitive>> launches_;
 };
 
 // As nvrtc_compiler takes it: "sm_90". Throws where MLX has no CUDA device.
