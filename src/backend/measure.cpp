@@ -247,18 +247,18 @@ Result<double> Measurer::moment(const Run& run, bool first) const {
     if (run.between) IMPETUS_CHECK(run.between());
     return seconds;
   };
-  // Caches and clocks, and the end of what another model has begun.
-  const int warm = std::min(run.stretch, kWarm);
-  IMPETUS_TRY(const double before, stretch(warm));
-  // Next to nothing beside a long step: that one counts.
-  if (!first && before > options_.step_budget_seconds) return before / warm;
+  // Caches and clocks, the end of what another model has begun, and what a library keeps of the
+  // steps that it has launched.
+  IMPETUS_TRY(const double before, stretch(kWarm));
+  // Next to nothing beside long steps: these count.
+  if (!first && before > kWarm * options_.step_budget_seconds) return before / kWarm;
   double sum = 0;
   int count = 0;
   do {
     IMPETUS_TRY(const double seconds, stretch(run.stretch));
     sum += seconds;
     ++count;
-  } while (count < kStretches || sum < options_.step_budget_seconds / 8);
+  } while (count < kStretches || sum < options_.step_budget_seconds / 2);
   return sum / (count * run.stretch);
 }
 
@@ -482,9 +482,10 @@ Result<void> Measurer::measure_encoder(int threads) {
 }
 
 constexpr std::array<int64_t, 4> kWidths = {512, 1024, 2048, 4096};
-// Of which a part is timed, beside what a step costs: many, where they are small.
+// Of which a part is timed, beside what a step costs. Enough of them that the device is busy while
+// the host is with the next ones, as in a model.
 int64_t layers_of(int64_t hidden) {
-  return hidden < 2048 ? 6 : hidden < 4096 ? 4 : 3;
+  return hidden < 4096 ? 6 : 4;
 }
 
 // The same layers twice and six times.
