@@ -26,7 +26,13 @@ bool contains_any(std::string_view text, std::initializer_list<std::string_view>
 Wall& Wall::get() {
   // f32 is f32: MLX on CUDA would multiply it in TF32, of 10 bits, unless the user says so.
   static const int full_f32 = setenv("MLX_ENABLE_TF32", "0", 0);
+  // On CUDA the device begins when MLX has put so many operations together. Its own 100 on large
+  // GPUs are more than many a prompt has: host and device would work one after another.
+  static const int begins_soon = mx::is_available(mx::Device::gpu) && !mx::metal::is_available()
+                                     ? setenv("MLX_MAX_OPS_PER_BUFFER", "10", 0)
+                                     : 0;
   (void)full_f32;
+  (void)begins_soon;
   static Wall* const wall = new Wall;
   return *wall;
 }
