@@ -284,9 +284,6 @@ inline unsigned arrivals(const unsigned* at) {
 inline long long nanoseconds() {
   return mlx_backend::on_host::clock_now += 1000000000;
 }
-inline void fetch_line(const void*) {}
-constexpr bool kFetchesRuns = false;
-inline void fetch_run(const void*, unsigned) {}
 
 template <bool BF16>
 float half_of(unsigned pair, int which) {

@@ -10,9 +10,9 @@
 namespace impetus::mlx_backend {
 namespace {
 
-constexpr int kDense = 16000;  // a format
+constexpr int kDense = 16000, kWide = 32000;  // formats; kWide: an embedding in f32
 // Of all architectures since sm_80, and of Hopper's and Blackwell's for data centres.
-constexpr int kSharedBytes = 96 << 10, kSharedBytesOfLarge = 200 << 10;
+constexpr int kSharedBytes = 96 << 10, kSharedBytesOfLarge = 192 << 10;
 
 int format_of(const Matrix& matrix, mx::Dtype activations) {
   if (matrix.bits == 0) return matrix.weight.dtype() == activations ? kDense : 0;
@@ -120,9 +120,13 @@ class CudaStep final : public StepKernel {
         shape.activations == mx::bfloat16, shape.heads / shape.kv_heads, shape.head_dim,
         int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, fmt::join(form_.formats, ", "),
         fmt::join(best, ", "), kStepWarps);
+    // MLX allows a kernel of a name and code its shared memory at its first launch, once for all
+    // models: a size is another name.
+    constexpr int kApart = 32 << 10;
+    const int shared = (step_shared_bytes(form_, rows_max) + kApart - 1) / kApart * kApart;
     // The bounds say how many threads the compiler must leave each its share of registers.
     return std::make_unique<CudaKernel>(
-        KernelText{.name = "decode_step",
+        KernelText{.name = fmt::format("decode_step_{}", shared),
                    .inputs = {"table", "pools", "tokens", "plan", "scratch"},
                    .outputs = outputs,
                    .numbers = {"plan_width", "rows"},
@@ -131,7 +135,7 @@ class CudaStep final : public StepKernel {
                                        k_few_rows_text, k_decode_step_text),
                    .threads = kStepWarps * 32,
                    .blocks = 1,
-                   .shared_bytes = step_shared_bytes(form_, rows_max)},
+                   .shared_bytes = shared},
         code_);
   }
 
@@ -245,8 +249,12 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
     if (format != 0) formats.insert(format);
     return format != 0 && (bias || !matrix->bias);
   };
-  bool all = known(weights.embedding, false) && known(weights.head, false) &&
-             weights.final_norm->dtype() == type;
+  // Looked up rather than multiplied with.
+  const int looked_up =
+      weights.embedding->bits == 0 && weights.embedding->weight.dtype() == mx::float32
+          ? kWide
+          : format_of(*weights.embedding, type);
+  bool all = looked_up != 0 && known(weights.head, false) && weights.final_norm->dtype() == type;
   for (const StepLayer& layer : weights.layers) {
     all = all && known(layer.qkv, true) && known(layer.output, false) &&
           known(layer.gate_up, false) && known(layer.down, false) &&
@@ -276,8 +284,8 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   const auto entry = [](const std::optional<mx::array>& array) {
     return array ? Entry(*array) : Entry(int64_t{0});
   };
-  const auto add = [&](std::vector<Entry>& to, const Matrix& matrix, bool gates = false) {
-    const int format = format_of(matrix, type);
+  const auto add = [&](std::vector<Entry>& to, const Matrix& matrix, int format,
+                       bool gates = false) {
     const int columns =
         static_cast<int>(matrix.weight.shape(1)) * (matrix.bits == 0 ? 1 : 32 / matrix.bits);
     const int outputs = static_cast<int>(matrix.weight.shape(0)) / (gates ? 2 : 1);
@@ -286,8 +294,8 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
                          int64_t{step_split(format, columns, outputs, gates, step->blocks_)}});
   };
   std::vector<Entry> words;
-  add(words, *weights.embedding);
-  add(words, *weights.head);
+  add(words, *weights.embedding, looked_up);
+  add(words, *weights.head, format_of(*weights.head, type));
   words.insert(words.end(), {*weights.final_norm, step->frequencies_});
   for (const int64_t number : step_numbers(form)) words.push_back(number);
   for (const int64_t place : step->scratch_plan_.places) words.push_back(place);
@@ -295,7 +303,7 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   for (const StepLayer& layer : weights.layers) {
     words.clear();
     for (const Matrix* matrix : {layer.qkv, layer.output, layer.gate_up, layer.down}) {
-      add(words, *matrix, matrix == layer.gate_up);
+      add(words, *matrix, format_of(*matrix, type), matrix == layer.gate_up);
     }
     for (const mx::array* norm :
          {layer.attention_norm, layer.feed_forward_norm, layer.q_norm, layer.k_norm}) {

@@ -409,14 +409,13 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
 
 // Blocks of threads that did not get to run beside one another do not next time, either.
 void MlxDecoder::check_whole_step(const Logits& logits) {
-  for (const mx::array& some : logits.best) {
-    const auto* ids = some.data<int32_t>();
-    if (std::find(ids, ids + some.size(), kGaveUp) == ids + some.size()) continue;
-    whole_step_.reset();
-    throw std::runtime_error(
-        "another program keeps a part of this GPU to itself: a decode step in one launch could not "
-        "run; the following ones are made of several");
-  }
+  if (!logits.gave_up()) return;
+  wait();  // what runs ahead reads what goes
+  whole_step_.reset();
+  throw std::runtime_error(
+      "a decode step in one launch waited for a part of this GPU in vain, which another program "
+      "may "
+      "keep to itself; the following ones are made of several launches");
 }
 
 // What output row `at` of a part wants of its logits.
@@ -424,8 +423,7 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
                             const Logits& logits, SequenceResult& result) {
   const bool sampled = step.output == StepOutput::sample;
   const bool last = position + 1 == step.position + static_cast<int64_t>(step.tokens.size());
-  const mx::array& some = logits.best[static_cast<size_t>(at / logits.best_rows)];
-  const int32_t best = some.data<int32_t>()[at % logits.best_rows];
+  const int32_t best = logits.best_of(at);
   const bool by_device = greedy(step);
   if (!sampled) {
     const float* values = logits.values.data<float>() + at * spec_.vocab;

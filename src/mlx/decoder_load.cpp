@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <numeric>
 
 #include "base/guarded.h"
+#include "base/log.h"
 #include "mlx/kernel_check.h"
 #include "mlx/mlx_decoder.h"
 
@@ -208,34 +210,44 @@ double MlxDecoder::whole_step_error() {
   return worst;
 }
 
-// Logits of the last of three positions of some sequences, whose keys and values nobody reads.
+// Logits of the first position of some sequences, and of one behind a prompt that is long enough
+// for attention in shares. Their keys and values nobody reads.
 std::vector<float> MlxDecoder::probe(int64_t sequences) {
+  constexpr int64_t kPrompt = 70, kBlock = KvPool::kBlockTokens;
+  const int64_t each = std::min(kv_->blocks() / sequences, kPrompt / kBlock + 1);
+  const int64_t prompt =
+      std::min({kPrompt, each * kBlock - 1, spec_.context - 1, step_tokens_max_ / sequences});
+  std::vector<BlockId> blocks(static_cast<size_t>(sequences * each));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<TokenId> tokens(static_cast<size_t>(sequences * std::max<int64_t>(1, prompt)));
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    tokens[t] = static_cast<TokenId>((7 * t + 3) % static_cast<size_t>(spec_.vocab));
+  }
   std::vector<float> logits;
-  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
-  std::vector<TokenId> tokens(blocks.size());
-  std::vector<SequenceStep> batch(blocks.size());
-  for (int64_t position = 0; position < std::min<int64_t>(3, spec_.context); ++position) {
+  const auto run = [&](int64_t position, int64_t count) {
+    std::vector<SequenceStep> batch(static_cast<size_t>(sequences));
     for (size_t r = 0; r < batch.size(); ++r) {
-      blocks[r] = static_cast<BlockId>(r);
-      tokens[r] = static_cast<TokenId>(
-          (std::ssize(batch) * position + std::ssize(batch) - 1 - static_cast<int64_t>(r)) %
-          spec_.vocab);
-      batch[r].tokens = {&tokens[r], 1};
+      const auto length = static_cast<size_t>(count), own = static_cast<size_t>(each);
+      batch[r].tokens = std::span(tokens).subspan(r * length, length);
       batch[r].position = position;
-      batch[r].blocks = {&blocks[r], 1};
+      batch[r].blocks = std::span(blocks).subspan(r * own, own);
       batch[r].output = StepOutput::logits_last;
     }
     build(batch);
     enqueue(logits_);
     wait();
-    logits.clear();
     for (Logits& part : logits_) {
+      if (count > 1) break;
       part.values.eval();
       const auto* values = part.values.data<float>();
       logits.insert(logits.end(), values, values + part.rows * spec_.vocab);
     }
     forget();
-  }
+  };
+  run(0, 1);
+  if (prompt < 1) return logits;
+  run(0, prompt);
+  run(prompt, 1);
   return logits;
 }
 
@@ -278,8 +290,15 @@ void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
   }
   build(batch);
   enqueue(logits_);
-  forget();
   wait();
+  if (whole_step_ && std::ranges::any_of(logits_, &Logits::gave_up)) {
+    log::warn(
+        "{}: decode steps in one launch: blocks of threads waited in vain for others; another "
+        "program may keep a part of this GPU to itself; several launches are used",
+        spec_.family);
+    whole_step_.reset();
+  }
+  forget();
 }
 
 }  // namespace impetus::mlx_backend

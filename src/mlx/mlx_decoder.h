@@ -39,6 +39,16 @@ struct Logits {
   // where a logit is infinite or NaN.
   std::vector<mx::array> best;
   int64_t best_rows = 0;
+  int32_t best_of(int64_t row) const {
+    return best[static_cast<size_t>(row / best_rows)].data<int32_t>()[row % best_rows];
+  }
+  // Of a step in one launch.
+  bool gave_up() const {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (best_of(row) == kGaveUp) return true;
+    }
+    return false;
+  }
   // i32 [rows or more]: `best` for the step after this one. An array of its own: MLX moves what the
   // host reads, and a step that runs ahead might read where it was.
   mx::array next = mx::array(0);

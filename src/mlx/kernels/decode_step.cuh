@@ -1,12 +1,13 @@
 // A whole decode step, one row a sequence, in one launch: blocks of threads that all run at once
 // and wait for one another between a layer's parts. A launch of each part would cost the host
-// more than the GPU takes for it; and while blocks wait, the next part's weights are on their way
-// to the L2 cache.
+// more than the GPU takes for it; and while blocks wait, the next part's first weights are on their
+// way. Not more of them, to the L2 cache: that gave no time back (it is hardly faster than memory
+// for all multiprocessors at once) and stood in the way of what is waited for.
 namespace impetus {
 
 // The table, in 64-bit words. A matrix is addresses of weight, scales, biases (of groups) and of
-// the bias (of outputs; 0: none), its format: BITS * 1000 + GROUP, dense 16000, and as a power of
-// two, how many warps share a tile's columns.
+// the bias (of outputs; 0: none), its format: BITS * 1000 + GROUP, dense 16000, an embedding in f32
+// 32000, and as a power of two, how many warps share a tile's columns.
 constexpr int kMatrixWords = 6;
 // First the embedding, the head, the last norm, the rotation's frequencies, then numbers and where
 // in the scratch memory what lies, in bytes.
@@ -18,7 +19,6 @@ enum StepPlace { kResidual, kQkv, kAttended, kHiddenRows, kShares, kKeys, kMeeti
 constexpr int kPlacesAt = kNumbersAt + kNumbers, kModelWords = kPlacesAt + kPlaces;
 // Then of each layer matrices of q, k and v, of the output, of gate and up, of down, and norms: of
 // attention, of the feed-forward, of q, of k.
-constexpr int kOutputAt = kMatrixWords, kGateUpAt = 2 * kMatrixWords, kDownAt = 3 * kMatrixWords;
 constexpr int kNormsAt = 4 * kMatrixWords, kLayerWords = kNormsAt + 4;
 constexpr int kStepRows = 8;         // at most
 constexpr int kSharePositions = 64;  // that are worth a share
@@ -61,12 +61,15 @@ class Meeting {
     }
     __syncthreads();
   }
-  // The others.
-  __device__ void wait() {
+  // The others, in two halves: what a block reads ahead is asked for between them, or it would not
+  // arrive before that is there.
+  __device__ void come() {
     met_ += gridDim.x;
     __syncthreads();
+    if (threadIdx.x == 0) arrive(state_ + 1, 1);
+  }
+  __device__ void wait() {
     if (threadIdx.x == 0) {
-      arrive(state_ + 1, 1);
       until([&] { return arrivals(state_ + 1) >= met_; });
     }
     __syncthreads();
@@ -83,7 +86,7 @@ class Meeting {
       if (gave_up()) return;
       const long long now = nanoseconds();
       if (since == 0) since = now;
-      if (now - since > kPatience) arrive(state_ + 2, 1);
+      if (now - since > kPatience && !done()) arrive(state_ + 2, 1);
     }
   }
 
@@ -99,49 +102,23 @@ struct StepProduct {
   bool gates;
 };
 
-// How a block's warps share a product: `split` of them a tile of outputs, `per` tiles at once, the
-// first at `base`; in all `tiles` of 2^wide outputs.
+// How a block's warps share a product: 2^split of them a tile of outputs, `per` tiles at once, the
+// first at `base`; in all `tiles` of 2^wide outputs. Shifts: a division takes longer than a load
+// from the L1 cache.
+__device__ constexpr int log2_of(int power) {
+  return power > 1 ? 1 + log2_of(power / 2) : 0;
+}
 template <int WARPS>
 struct ProductShare {
   int wide, tiles, split, per, base;
   __device__ explicit ProductShare(const StepProduct& of) {
     wide = of.gates ? 3 : 4;
     tiles = (of.outputs + (1 << wide) - 1) >> wide;
-    split = 1 << of.matrix.split < WARPS ? 1 << of.matrix.split : WARPS;
-    per = WARPS / split;
+    split = 1 << of.matrix.split < WARPS ? of.matrix.split : log2_of(WARPS);
+    per = WARPS >> split;
     base = static_cast<int>(blockIdx.x) * per;
   }
 };
-
-// A block's share of the weights, of its first tiles, up to `most` bytes, to the L2 cache: by the
-// multiprocessor that reads them next, whose table of pages then holds them.
-template <int WARPS>
-__device__ inline void fetch_ahead(const StepProduct& of, int most) {
-  const ProductShare<WARPS> share(of);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int bits = of.matrix.format / 1000, group = of.matrix.format % 1000;
-  const int first = share.base << share.wide, left = of.outputs - first;
-  const int rows = left < share.per << share.wide ? left : share.per << share.wide;
-  if (rows <= 0) return;
-  const auto fetch = [&](const void* matrix, int row_bytes, int first) {
-    const char* from = static_cast<const char*>(matrix) + static_cast<long long>(first) * row_bytes;
-    const int bytes = rows * row_bytes < most ? rows * row_bytes : most;
-    if constexpr (kFetchesRuns) {
-      if (thread == 0) fetch_run(from, static_cast<unsigned>(bytes) & ~15u);
-    } else {
-      IMPETUS_ROLL
-      for (int at = thread * 128; at < bytes; at += WARPS * kWarp * 128) fetch_line(from + at);
-    }
-  };
-  IMPETUS_ROLL
-  for (int half = 0; half <= (of.gates ? 1 : 0); ++half) {
-    const int from = first + half * of.outputs;
-    fetch(of.matrix.weight, of.columns / 8 * bits, from);
-    if (group == 0) continue;
-    fetch(of.matrix.scales, of.columns / group * 2, from);
-    fetch(of.matrix.biases, of.columns / group * 2, from);
-  }
-}
 
 // The tile of this warp when its block is at `base`.
 template <int BITS, int GROUP, int WARPS>
@@ -151,9 +128,9 @@ __device__ inline Tile<BITS, GROUP> tile_at(const StepProduct& of, const Product
   const int thread = static_cast<int>(threadIdx.x), g = thread % kWarp / 4;
   const int warp = uniform(thread / kWarp);
   const int slabs = (of.columns + kSlab - 1) / kSlab;
-  const int each = (slabs + share.split - 1) / share.split;
-  const int begin = (warp & (share.split - 1)) * each;
-  const int first = (base + warp / share.split) << share.wide;
+  const int each = (slabs + (1 << share.split) - 1) >> share.split;
+  const int begin = (warp & ((1 << share.split) - 1)) * each;
+  const int first = (base + (warp >> share.split)) << share.wide;
   const int end = first >= of.outputs ? begin : begin + each < slabs ? begin + each : slabs;
   const int output[2] = {first + g, first + g + (of.gates ? of.outputs : 8)};
   const bool there[2] = {output[0] < of.outputs, (of.gates ? output[0] : output[1]) < of.outputs};
@@ -198,8 +175,8 @@ __device__ inline void multiply_all(const StepProduct& of, TileReads& reads, con
       const int row = row_of(i), output = output_of(i);
       const int at = i & ((1 << wide) - 1), tile = (i >> wide) / kStepRows;
       float whole = 0, other = 0;
-      for (int s = 0; s < share.split; ++s) {
-        const auto& part = sums[tile * share.split + s][row];
+      for (int s = 0; s < 1 << share.split; ++s) {
+        const auto& part = sums[(tile << share.split) + s][row];
         whole += part[at];
         if (of.gates) other += part[at + 8];
       }
@@ -219,28 +196,39 @@ __device__ inline void with_format(const StepProduct& of, const One& one) {
   (if_it(Number<FORMATS>{}), ...);
 }
 
-// made [rows, columns], rows `pitch` apart, in shared memory: rms_norm(x) * weight.
+// 2^team warps share a row, when a block works on all rows at once or on as many as it has warps.
+template <int WARPS>
+__device__ inline int team_of(int rows) {
+  int team = 0;
+  while (rows << (team + 1) <= WARPS) ++team;
+  return team;
+}
+// The first column of those that a thread of a team works on, eight at once.
+__device__ inline int team_column(int team) {
+  return (static_cast<int>(threadIdx.x) & ((kWarp << team) - 1)) * 8;
+}
+
+// made [rows, columns], rows `pitch` apart, in shared memory: rms_norm(x) * weight. `first`: of
+// weight, from team_column on, if that is one of the columns.
 template <typename T, int WARPS>
-__device__ inline void normalise(const T* x, const T* weight, int rows, int columns, float epsilon,
-                                 T* made, int pitch, float (&squares_of)[WARPS]) {
+__device__ inline void normalise(const T* x, const T* weight, const Eight<T>& first, int team,
+                                 int rows, int columns, float epsilon, T* made, int pitch,
+                                 float (&squares_of)[WARPS]) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = uniform(thread / kWarp);
-  int team = 1;  // warps of a row
-  while (team * 2 * rows <= WARPS) team *= 2;
   const auto eight = [](const T* at) { return read_l2(reinterpret_cast<const Eight<T>*>(at)); };
-  const int member = warp % team * kWarp + lane, apart = team * kWarp * 8;
-  const int mine = columns - 1 - member * 8;  // behind this thread's first
-  const int last = mine < 0 ? -1 : member * 8 + mine / apart * apart;
+  const int begin = team_column(team), apart = 1 << (8 + team);
+  const int shift = 8 + team;  // log2 of apart
+  const int last = begin < columns ? begin + ((columns - 1 - begin) >> shift << shift) : -1;
   IMPETUS_ROLL
-  for (int base = 0; base < rows; base += WARPS / team) {
-    const int row = base + warp / team;
+  for (int base = 0; base < rows; base += WARPS >> team) {
+    const int row = base + (warp >> team);
     const T* from = x + static_cast<long long>(row) * columns;
     float squares = 0;
     // What a thread reads first is all of a row, if it is one of few: it is kept.
-    Eight<T> some, weights;
+    Eight<T> some;
     for (int c = row < rows ? last : -1; c >= 0; c -= apart) {
       some = eight(from + c);
-      if (c < apart) weights = *reinterpret_cast<const Eight<T>*>(weight + c);
       for (int i = 0; i < 8; ++i) {
         squares += static_cast<float>(some.at[i]) * static_cast<float>(some.at[i]);
       }
@@ -249,10 +237,11 @@ __device__ inline void normalise(const T* x, const T* weight, int rows, int colu
     if (lane == 0) squares_of[warp] = squares;
     __syncthreads();
     squares = 0;
-    for (int w = 0; w < team; ++w) squares += squares_of[warp / team * team + w];
+    for (int w = 0; w < 1 << team; ++w) squares += squares_of[(warp >> team << team) + w];
     const float scale = rsqrtf(squares / static_cast<float>(columns) + epsilon);
     if (row < rows) {
-      for (int c = member * 8; c < columns; c += apart) {
+      for (int c = begin; c < columns; c += apart) {
+        Eight<T> weights = first;
         if (c >= apart) {
           some = eight(from + c);
           weights = *reinterpret_cast<const Eight<T>*>(weight + c);
@@ -360,6 +349,7 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
   const long long at = row * columns + column;
   const int bits = matrix.format / 1000, group = matrix.format % 1000;
   if (bits == 16) return reinterpret_cast<const T*>(matrix.weight)[at];
+  if (bits == 32) return static_cast<T>(reinterpret_cast<const float*>(matrix.weight)[at]);
   const int each = 32 / bits, shift = static_cast<int>(at % each) * bits;
   const unsigned code = matrix.weight[at / each] >> shift & ((1u << bits) - 1);
   const auto part = [&](const unsigned short* of) {
@@ -372,8 +362,9 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
 //   table: as above; pools: addresses of keys and of values of each layer, [kv heads, slots, DIM]
 //   tokens i32 [rows]; plan as attend takes it
 //   logits f32 [rows, vocab], values of T; best: addresses of i32 [2], of rows 0 and 1, 2 and 3 and
-//     so on: the likeliest id, of equal ones the smallest; -1: not finite; -2: blocks gave up; next
-//     i32 [rows]: the same, for the step after this one
+//     so on: the likeliest id, of equal ones the smallest; -1: not finite; -2: blocks gave up; of
+//     no more rows than there are
+//   next i32 [rows]: the ids for the step after this one, 0 where there is none
 template <typename Model, int WARPS>
 __device__ inline void decode_step(const Word* table, const Word* pools, const int* tokens,
                                    const int* plan, int plan_width, int rows, char* scratch,
@@ -382,8 +373,6 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   using Products = ProductShared<WARPS>;
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
   constexpr int kThreads = WARPS * kWarp, kDim = Model::kDim;
-  // Bytes ahead of a part that reads as many, no more: they would push out what is read before.
-  constexpr int kAhead = 12 << 20;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   const int blocks = static_cast<int>(gridDim.x);
   const int everywhere = block * kThreads + thread, everybody = blocks * kThreads;
@@ -406,7 +395,13 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   const int wide = kv_heads * Model::kGroup * kDim, qkv_wide = wide + 2 * kv_heads * kDim;
   const float epsilon = __uint_as_float(static_cast<unsigned>(number(kEpsilon)));
   const int head_parts = kv_heads * HeadPieces<Model::kGroup>::kPieces;
-  const int shares = step_shares(blocks, head_parts * rows, (plan_width - 1) * Model::kBlock);
+  int longest = 0;
+  IMPETUS_ROLL
+  for (int row = 0; row < rows; ++row) {
+    const int length = plan[row * plan_width] + 1;
+    if (length > longest) longest = length;
+  }
+  const int shares = step_shares(blocks, head_parts * rows, longest);
   Meeting meeting(reinterpret_cast<unsigned*>(place(kMeeting)));
   const auto at = [](int row, int columns, int column) {
     return static_cast<long long>(row) * columns + column;
@@ -455,10 +450,27 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
                                    : hidden,
             product == kOfGateUp};
   };
-  // Weights are on their way while blocks wait.
+  const auto norm_of = [&](int layer, int product) {
+    return reinterpret_cast<const T*>(
+        product == kOfHead ? model[kLastNormAt]
+                           : words_of.layer[layer % 2][kNormsAt + (product == kOfGateUp ? 1 : 0)]);
+  };
+  const auto normed = [](int product) {
+    return product == kOfQkv || product == kOfGateUp || product == kOfHead;
+  };
+  // What comes next is on its way while blocks wait.
+  const int team = team_of<WARPS>(rows);
   TileReads reads;
+  Eight<T> norms;
+  const auto read_ahead = [&](int layer, int product) {
+    Model::template read_first<WARPS>(product_of(layer, product), reads);
+    const int column = team_column(team);
+    if (normed(product) && column < hidden) {
+      norms = *reinterpret_cast<const Eight<T>*>(norm_of(layer, product) + column);
+    }
+  };
   __syncthreads();
-  Model::template read_first<WARPS>(product_of(0, kOfQkv), reads);
+  read_ahead(0, kOfQkv);
   meeting.begin();
 
   Key key = 0;
@@ -477,7 +489,8 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
             reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
         __syncthreads();
       }
-      Model::template read_first<WARPS>(of, reads);
+      meeting.come();
+      read_ahead(layer, product);
       meeting.wait();
       constexpr int kPieces = merge_pieces(kDim);
       for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
@@ -485,15 +498,13 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
                              i % kPieces, place(kAttended));
       }
+      meeting.come();
       meeting.wait();
     }
 
-    const bool of_norm = product == kOfQkv || product == kOfGateUp || product == kOfHead;
     const int apart = of.columns + kRowGap;
-    if (of_norm) {
-      const Word weight = product == kOfHead ? model[kLastNormAt]
-                                             : words[kNormsAt + (product == kOfGateUp ? 1 : 0)];
-      normalise<T, WARPS>(place(kResidual), reinterpret_cast<const T*>(weight), rows, hidden,
+    if (normed(product)) {
+      normalise<T, WARPS>(place(kResidual), norm_of(layer, product), norms, team, rows, hidden,
                           epsilon, input, apart, reinterpret_cast<Products*>(memory)->squares);
     } else {
       stage(place(product == kOfOutput ? kAttended : kHiddenRows), of.columns, apart);
@@ -519,19 +530,13 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
           if (one > key) key = one;
         });
     if (product == kOfHead) break;
-    const int before = product;
+    meeting.come();
     if (++product > kOfDown) {
       ++layer;
       product = layer == layers ? kOfHead : kOfQkv;
     }
     // Attention comes first, and needs its registers.
-    if (product != kOfOutput) Model::template read_first<WARPS>(product_of(layer, product), reads);
-    // Two products' before attention, which reads few; none behind it.
-    IMPETUS_ROLL
-    for (int ahead = product; before != kOfOutput; ahead = kOfGateUp) {
-      fetch_ahead<WARPS>(product_of(layer, ahead), kAhead / blocks);
-      if (before != kOfQkv || ahead == kOfGateUp) break;
-    }
+    if (product != kOfOutput) read_ahead(layer, product);
     meeting.wait();
   }
 
@@ -551,6 +556,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   key = greatest([](int i, int row) { return (i / 16 * kStepRows + row) * 16 + i % 16; });
   Key* left = reinterpret_cast<Key*>(place(kKeys));
   if (thread < rows) left[block * kStepRows + thread] = key;
+  meeting.come();
   meeting.wait();
   if (block != 0) return;
   key = 0;

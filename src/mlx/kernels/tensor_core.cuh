@@ -32,13 +32,13 @@ __device__ inline V read_l2(const V* from) {
     __device__ Made() {}
   } made;
   if constexpr (sizeof(V) == 2) {
-    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(made.half) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(made.half) : "l"(from) : "memory");
   } else if constexpr (sizeof(V) == 4) {
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(made.word) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(made.word) : "l"(from) : "memory");
   } else if constexpr (sizeof(V) == 8) {
-    asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(made.two) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(made.two) : "l"(from) : "memory");
   } else {
-    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(made.four[0]), "=r"(made.four[1]), "=r"(made.four[2]), "=r"(made.four[3])
                  : "l"(from)
                  : "memory");
@@ -47,7 +47,8 @@ __device__ inline V read_l2(const V* from) {
 }
 
 // What blocks of one launch use to wait for one another. `arrive`: what the block wrote before is
-// seen by who sees the sum, if read by read_l2 (an acquiring read would empty the L1 cache).
+// seen by who sees the sum, if read by read_l2 behind a barrier of its block. PTX would have an
+// acquiring fence there, which empties the L1 cache; the GPUs seen read in this order without.
 __device__ inline void arrive(unsigned* at, unsigned value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
 }
@@ -61,21 +62,6 @@ __device__ inline long long nanoseconds() {
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   return now;
 }
-// 128 bytes to the L2 cache.
-__device__ inline void fetch_line(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-// Many of them by one instruction, from compute capability 9.0 on.
-#if __CUDA_ARCH__ >= 900
-constexpr bool kFetchesRuns = true;
-__device__ inline void fetch_run(const void* from, unsigned bytes) {
-  const auto aligned = reinterpret_cast<unsigned long long>(from) & ~15ull;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(aligned), "r"(bytes));
-}
-#else
-constexpr bool kFetchesRuns = false;
-__device__ inline void fetch_run(const void*, unsigned) {}
-#endif
 
 // a * b + c of both halves.
 template <bool BF16>
