@@ -481,7 +481,8 @@ Result<void> Measurer::measure_encoder(int threads) {
   return {};
 }
 
-constexpr std::array<int64_t, 4> kWidths = {512, 1024, 2048, 4096};
+constexpr std::array<int64_t, 5> kWidths = {256, 512, 1024, 2048, 4096};
+constexpr int64_t kStepWidth = 512;
 // Of which a part is timed, beside what a step costs. Enough of them that the device is busy while
 // the host is with the next ones, as in a model.
 int64_t layers_of(int64_t hidden) {
@@ -492,7 +493,7 @@ int64_t layers_of(int64_t hidden) {
 Result<void> Measurer::hold_steps() {
   const Kind kind{DType::f16};
   for (const int64_t layers : {2, 6}) {
-    IMPETUS_TRY(Loaded loaded, decoder(layers, kWidths.front(), kind, 1));
+    IMPETUS_TRY(Loaded loaded, decoder(layers, kStepWidth, kind, 1));
     steps_.models.push_back(std::move(loaded));
   }
   Executor &two = *steps_.models[0].executor, &six = *steps_.models[1].executor;
@@ -585,7 +586,7 @@ Result<void> Measurer::hold_layers(Kind kind) {
 }
 
 Result<void> Measurer::hold_encoder_layers(DType type) {
-  for (const int64_t hidden : {384, 768, 1536}) {
+  for (const int64_t hidden : {192, 384, 768, 1536}) {
     constexpr int64_t kLayers = 6;
     IMPETUS_TRY(const bool fitting,
                 fits(bytes_of_parameters(kLayers * hidden * hidden * 12, type)));

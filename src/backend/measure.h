@@ -8,7 +8,7 @@
 // - matrix: steps of 1 to 512 rows (64 where those would take seconds) over each weight type that
 //   the backend lists
 // - overhead: the same weights in few layers and in many: barriers
-// - layers, in place of these two where steps are enqueued: layers of four widths; MLX's groups of
+// - layers, in place of these two where steps are enqueued: layers of five widths; MLX's groups of
 //   64 with 4 and with 8 bits, where the backend lists `grouped`
 // - attention: the difference that 2,000 earlier positions make to a step; texts of 512 tokens
 // - copies: KV blocks out of the backend's storage and into it again

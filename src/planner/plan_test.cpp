@@ -69,10 +69,24 @@ TEST(Predict, WholeLayersAsMeasured) {
   EXPECT_NEAR(predictor.decode(4, 0, DType::f16).seconds, 1e-4 + layers * std::sqrt(128.0) * 1e-5,
               1e-9);
   EXPECT_NEAR(predictor.decode(32, 0, DType::f16).seconds, 1e-4 + layers * 32e-5, 1e-9);
-  // A prompt's own attention is in its time, that to earlier positions is not.
-  EXPECT_NEAR(predictor.prefill(512, 0, 512, DType::f16).seconds, 1e-4 + layers * 1e-3, 1e-9);
+  // A prompt's own attention is in its time, that to earlier positions is not. Of its last layer
+  // keys and values are.
+  const double keys = 2.0 * static_cast<double>(model.hidden * model.kv_heads * model.head_dim) /
+                      static_cast<double>(layer);
+  EXPECT_NEAR(predictor.prefill(512, 0, 512, DType::f16).seconds, 1e-4 + (layers - 1 + keys) * 1e-3,
+              1e-9);
   EXPECT_NEAR(predictor.prefill(512, 100, 512, DType::f16).seconds,
-              1e-4 + layers * (1e-3 + 4.0 * 2048 * 512 * 100 / 1e12), 1e-9);
+              1e-4 + (layers - 1 + keys) * 1e-3 + layers * 4.0 * 2048 * 512 * 100 / 1e12, 1e-9);
+  // Between two sizes a prompt's time is fixed, then in proportion.
+  DeviceProfile sized = profile;
+  sized.layers.push_back({ShapeClass::prefill, DType::q8_0, 512, layer / 8, 2e-4});
+  for (const auto& [size, seconds] : {std::pair{2, 5e-4}, {4, 2.5e-4}, {8, 2e-4}, {16, 2e-4}}) {
+    ModelCost smaller = model;
+    smaller.layer_weights.front().parameters /= size;
+    EXPECT_NEAR(Predictor(sized, smaller, 1).prefill(512, 0, 512, DType::f16).seconds,
+                1e-4 + (layers - 1 + std::min(1.0, size * keys)) * seconds, 1e-9)
+        << size;
+  }
   // Half the size between, four times the size beyond, an eighth of it: as the smallest.
   ModelCost other = model;
   const auto decode_of = [&](double size) {

@@ -166,9 +166,12 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
 }
 
 // Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest
-// rows, in proportion beyond the largest and the most.
+// rows, in proportion beyond the largest and the most. In prompts and texts of many launches host
+// and device work side by side, and the slower one counts: there a time is fixed until it is in
+// proportion.
 std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGroup& group,
                                                int64_t rows, int64_t parameters) const {
+  const bool side_by_side = shape != ShapeClass::decode;
   const auto shapes = shape == ShapeClass::encoder
                           ? std::vector{shape, ShapeClass::prefill}
                           : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
@@ -188,11 +191,12 @@ std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGro
         by_rows[time.rows][std::log(static_cast<double>(time.parameters))] = std::log(time.seconds);
       }
       if (by_rows.empty()) continue;
-      const auto at = [](const std::map<double, double>& points, double x) {
+      const auto at = [&](const std::map<double, double>& points, double x) {
         const auto above = points.lower_bound(x);
         if (above == points.begin()) return above->second;
         const auto& [x0, y0] = *std::prev(above);
         if (above == points.end()) return y0 + x - x0;
+        if (side_by_side) return std::max(y0, above->second + x - above->first);
         return y0 + (above->second - y0) * (x - x0) / (above->first - x0);
       };
       std::map<double, double> at_size;
@@ -228,10 +232,17 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
     bytes += read;
     ops += 2.0 * static_cast<double>(group.parameters) * static_cast<double>(rows);
   };
+  // A prompt's last layer makes keys and values; what it does beside for the last row is a step's.
+  double whole = 1;
+  if (shape.shape == ShapeClass::prefill && model_.layers > 0) {
+    const auto keys = static_cast<double>(2 * model_.hidden * model_.kv_heads * model_.head_dim);
+    const double part = std::min(1.0, keys / static_cast<double>(a_layer));
+    whole -= (1 - part) / static_cast<double>(model_.layers);
+  }
   for (const WeightGroup& group : model_.layer_weights) {
     // Of several types each takes its part of the layers.
-    add(group, static_cast<double>(group.parameters) / static_cast<double>(a_layer), a_layer,
-        shape.shape, shape.rows);
+    add(group, whole * static_cast<double>(group.parameters) / static_cast<double>(a_layer),
+        a_layer, shape.shape, shape.rows);
   }
   add(model_.head, 1, model_.head.parameters, ShapeClass::decode, shape.outputs);
   // What the layers' times do not have: earlier positions, and longer texts.
