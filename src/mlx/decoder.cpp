@@ -411,7 +411,7 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
 void MlxDecoder::check_whole_step(const Logits& logits) {
   if (!logits.gave_up()) return;
   wait();  // what runs ahead reads what goes
-  whole_step_.reset();
+  drop_whole_step();
   throw std::runtime_error(
       "a decode step in one launch waited for a part of this GPU in vain, which another program "
       "may "

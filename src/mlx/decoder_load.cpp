@@ -192,6 +192,12 @@ void MlxDecoder::make_whole_step(MemoryLedger& ledger) {
   whole_step_limit_ = LimitShare(whole_step_->bytes());
 }
 
+void MlxDecoder::drop_whole_step() {
+  whole_step_.reset();
+  whole_step_limit_ = LimitShare();
+  whole_step_reservation_ = Reservation();
+}
+
 double MlxDecoder::whole_step_error() {
   double worst = 0;
   for (const int64_t sequences : {1, 5}) {
@@ -203,6 +209,7 @@ double MlxDecoder::whole_step_error() {
     auto whole_step = std::exchange(whole_step_, nullptr);
     const std::vector<float> wanted = probe(sequences);
     whole_step_ = std::move(whole_step);
+    whole_step_->forget_pools();  // the prompt may have moved them
     const mx::Shape all{dim(std::ssize(made))};
     const double error = apart(mx::array(made.begin(), all), mx::array(wanted.begin(), all));
     worst = error <= worst ? worst : error;  // NaN is the worst
@@ -296,7 +303,7 @@ void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
         "{}: decode steps in one launch: blocks of threads waited in vain for others; another "
         "program may keep a part of this GPU to itself; several launches are used",
         spec_.family);
-    whole_step_.reset();
+    drop_whole_step();
   }
   forget();
 }

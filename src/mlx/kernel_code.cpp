@@ -27,8 +27,13 @@ constexpr std::string_view kEnding = ".cubin";
 constexpr size_t kDigits = 64;                        // of a SHA-256
 constexpr uintmax_t kBytesMax = uintmax_t{64} << 20;  // of an entry: no kernel comes near
 
+// Of an entry's name, too: another's code is none.
+std::string digest_of(const std::string& name, const std::string& code) {
+  return Sha256().add(name).add(code).hex();
+}
+
 // The code of an entry that is whole.
-std::optional<std::string> read_entry(const fs::path& path) {
+std::optional<std::string> read_entry(const fs::path& path, const std::string& name) {
   std::error_code code;
   const uintmax_t bytes = fs::file_size(path, code);
   if (code || bytes <= kDigits || bytes > kBytesMax) return std::nullopt;
@@ -36,7 +41,7 @@ std::optional<std::string> read_entry(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file.read(whole.data(), static_cast<std::streamsize>(whole.size()))) return std::nullopt;
   std::string made = whole.substr(kDigits);
-  if (sha256_hex(made) != std::string_view(whole).substr(0, kDigits)) return std::nullopt;
+  if (digest_of(name, made) != std::string_view(whole).substr(0, kDigits)) return std::nullopt;
   // Used: others go before it.
   fs::last_write_time(path, fs::file_time_type::clock::now(), code);
   return made;
@@ -53,16 +58,16 @@ std::shared_ptr<const std::string> KernelCode::of(const std::string& text) {
   const std::lock_guard lock(mutex_);
   if (const auto found = known_.find(name); found != known_.end()) return found->second;
   const fs::path path = folder_.empty() ? fs::path() : folder_ / fmt::format("{}{}", name, kEnding);
-  std::optional<std::string> code = path.empty() ? std::nullopt : read_entry(path);
+  std::optional<std::string> code = path.empty() ? std::nullopt : read_entry(path, name);
   if (!code) {
     code = compiler_.compile(text);
-    if (!path.empty()) keep(path, *code);
+    if (!path.empty()) keep(path, name, *code);
   }
   return known_[name] = std::make_shared<const std::string>(std::move(*code));
 }
 
-void KernelCode::keep(const fs::path& path, const std::string& code) {
-  const auto written = replace_file(path, sha256_hex(code) + code);
+void KernelCode::keep(const fs::path& path, const std::string& name, const std::string& code) {
+  const auto written = replace_file(path, digest_of(name, code) + code);
   if (written.ok()) return bound();
   if (!std::exchange(warned_, true)) {
     log::warn("kernels are compiled at every start, as what was compiled cannot be kept: {}",

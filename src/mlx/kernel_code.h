@@ -21,8 +21,8 @@ struct KernelCompiler {
 
 // Any thread; one text is compiled at a time.
 //
-// On disk: <sha256 of key and text>.cubin, 64 hexadecimal digits of SHA-256 of the code, then the
-// code. An entry that does not match is made anew. Processes share the folder.
+// On disk: <sha256 of key and text>.cubin, 64 hexadecimal digits of SHA-256 of that name and the
+// code, then the code. An entry that does not match is made anew. Processes share the folder.
 class KernelCode {
  public:
   static constexpr size_t kEntriesMax = 1024;
@@ -36,7 +36,7 @@ class KernelCode {
   std::shared_ptr<const std::string> of(const std::string& text);
 
  private:
-  void keep(const std::filesystem::path& path, const std::string& code);
+  void keep(const std::filesystem::path& path, const std::string& name, const std::string& code);
   void bound() const;
 
   KernelCompiler compiler_;

@@ -33,6 +33,8 @@ class KernelTexts : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!nvrtc_is_loaded()) {
+      // Where it was to be loaded.
+      ASSERT_EQ(std::getenv("IMPETUS_TEST_NVRTC"), nullptr) << "NVRTC is not loaded";
       GTEST_SKIP() << "NVRTC is not loaded; LD_PRELOAD of libnvrtc.so does it";
     }
     begin();

@@ -56,6 +56,12 @@ std::shared_ptr<KernelCode> code_in(const std::filesystem::path& folder) {
 Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
   using namespace mlx_backend;
   return guarded("mlx", [&]() -> Result<std::unique_ptr<Backend>> {
+    // MLX looks for code of a kernel's name on disk before it takes what it is given, where others
+    // may write, unless it is told where to look.
+    if (!options.kernels_folder.empty()) {
+      const auto folder = options.kernels_folder.parent_path() / "mlx";
+      setenv("MLX_PTX_CACHE_DIR", folder.c_str(), 0);
+    }
     Wall& wall = Wall::get();
     auto machine = std::make_shared<Machine>();
     machine->cpu = options.cpu || !wall.has_gpu();

@@ -98,6 +98,7 @@ class MlxDecoder final : public Executor {
   void check_few_rows();
   void make_whole_step(MemoryLedger& ledger);
   double whole_step_error();
+  void drop_whole_step();
   std::vector<float> probe(int64_t sequences);
   void run_whole_step();
   mx::array step_tokens() const;

@@ -76,8 +76,9 @@ TEST(Predict, WholeLayersAsMeasured) {
   EXPECT_NEAR(predictor.prefill(512, 0, 512, DType::f16).seconds, 1e-4 + (layers - 1 + keys) * 1e-3,
               1e-9);
   EXPECT_NEAR(predictor.prefill(512, 100, 512, DType::f16).seconds,
-              1e-4 + (layers - 1 + keys) * 1e-3 + layers * 4.0 * 2048 * 512 * 100 / 1e12, 1e-9);
-  // Between two sizes a prompt's time is fixed, then in proportion.
+              1e-4 + (layers - 1 + keys) * 1e-3 + (layers - 1) * 4.0 * 2048 * 512 * 100 / 1e12,
+              1e-9);
+  // Between two sizes a prompt's time is fixed, then in proportion; a line where it rises faster.
   DeviceProfile sized = profile;
   sized.layers.push_back({ShapeClass::prefill, DType::q8_0, 512, layer / 8, 2e-4});
   for (const auto& [size, seconds] : {std::pair{2, 5e-4}, {4, 2.5e-4}, {8, 2e-4}, {16, 2e-4}}) {
@@ -102,6 +103,11 @@ TEST(Predict, WholeLayersAsMeasured) {
                          {DType::q4_0, layer * model.layers / 2}};
   EXPECT_NEAR(Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5,
               1e-9);
+  sized.layers.back().seconds = 1e-5;
+  ModelCost half = model;
+  half.layer_weights.front().parameters /= 2;
+  EXPECT_NEAR(Predictor(sized, half, 1).prefill(512, 0, 512, DType::f16).seconds,
+              1e-4 + (layers - 1 + std::min(1.0, 2 * keys)) * 1e-3 * std::pow(100, -1.0 / 3), 1e-9);
   // No time at all: as fast as memory gives the weights, never at once.
   DeviceProfile texts_only = profile;
   std::erase_if(texts_only.layers,

@@ -171,7 +171,6 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
 // proportion.
 std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGroup& group,
                                                int64_t rows, int64_t parameters) const {
-  const bool side_by_side = shape != ShapeClass::decode;
   const auto shapes = shape == ShapeClass::encoder
                           ? std::vector{shape, ShapeClass::prefill}
                           : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
@@ -191,12 +190,16 @@ std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGro
         by_rows[time.rows][std::log(static_cast<double>(time.parameters))] = std::log(time.seconds);
       }
       if (by_rows.empty()) continue;
+      const bool side_by_side = like != ShapeClass::decode;
       const auto at = [&](const std::map<double, double>& points, double x) {
         const auto above = points.lower_bound(x);
         if (above == points.begin()) return above->second;
         const auto& [x0, y0] = *std::prev(above);
         if (above == points.end()) return y0 + x - x0;
-        if (side_by_side) return std::max(y0, above->second + x - above->first);
+        // Unless it rises faster.
+        if (side_by_side && above->second - y0 <= above->first - x0) {
+          return std::max(y0, above->second + x - above->first);
+        }
         return y0 + (above->second - y0) * (x - x0) / (above->first - x0);
       };
       std::map<double, double> at_size;
@@ -226,18 +229,20 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
   const auto add = [&](const WeightGroup& group, double layers, int64_t each, ShapeClass like,
                        int64_t rows) {
     if (group.parameters == 0 || rows == 0) return;
-    const auto read = static_cast<double>(group.bytes());
+    const double share = layers * static_cast<double>(each) / static_cast<double>(group.parameters);
+    const double read = share * static_cast<double>(group.bytes());
     const auto a_time = layer_seconds(like, group, rows, each);
     seconds += a_time ? layers * *a_time : read / read_rate(static_cast<int64_t>(read));
     bytes += read;
-    ops += 2.0 * static_cast<double>(group.parameters) * static_cast<double>(rows);
+    ops += 2.0 * share * static_cast<double>(group.parameters) * static_cast<double>(rows);
   };
   // A prompt's last layer makes keys and values; what it does beside for the last row is a step's.
-  double whole = 1;
+  double whole = 1, attending = static_cast<double>(model_.layers);
   if (shape.shape == ShapeClass::prefill && model_.layers > 0) {
     const auto keys = static_cast<double>(2 * model_.hidden * model_.kv_heads * model_.head_dim);
     const double part = std::min(1.0, keys / static_cast<double>(a_layer));
     whole -= (1 - part) / static_cast<double>(model_.layers);
+    attending -= 1;
   }
   for (const WeightGroup& group : model_.layer_weights) {
     // Of several types each takes its part of the layers.
@@ -250,7 +255,7 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
   const auto others =
       static_cast<double>(shape.visible_keys - std::min(shape.visible_keys, within));
   const double attention_ops =
-      4.0 * static_cast<double>(model_.heads * model_.head_dim * model_.layers) * others;
+      4.0 * static_cast<double>(model_.heads * model_.head_dim) * attending * others;
   seconds += attention_ops / attention_rate(shape.shape, 1);
   ops += attention_ops;
   if (model_.kind == ModelKind::decoder) {
