@@ -28,22 +28,6 @@ struct AttendShared {
   float bests[WARPS][kHeads], totals[WARPS][kHeads];
 };
 
-// Sines, then cosines, [2][DIM / 2], of a position's angles; by all threads of a block.
-template <int DIM>
-__device__ inline void find_turn(int position, const float* frequencies, int thread, int threads,
-                                 float* turn) {
-  // The angle's rounding is made good: position * frequency = angle + rest.
-  const float at = static_cast<float>(position);
-  IMPETUS_ROLL
-  for (int pair = thread; pair < DIM / 2; pair += threads) {
-    const float angle = at * frequencies[pair];
-    const float rest = fmaf(at, frequencies[pair], -angle);
-    const float s = sinf(angle), c = cosf(angle);
-    turn[pair] = s + rest * c;
-    turn[DIM / 2 + pair] = c - rest * s;
-  }
-}
-
 // What a block of attend works on: one of heads of keys * kPieces, a row, a share of its positions.
 struct AttendPart {
   int head, row, share, shares;

@@ -1,8 +1,8 @@
 // What the kernels of this folder share: attention on CUDA, and what of decode steps goes with it,
 // products of few rows too.
 // NVRTC compiles their text on the machine (cuda_kernel.h); tests compile it so for some
-// architectures, and for the host, where its threads run by turns (cuda_on_host.h). Sums in f32. T: type of activations,
-// U: of keys and values.
+// architectures, and for the host, where its threads run by turns (cuda_on_host.h). Sums in f32. T:
+// type of activations, U: of keys and values.
 #ifdef __CUDACC__
 #define IMPETUS_UNROLL _Pragma("unroll")
 // Loops of little work: their code would take room from what runs often.
@@ -55,6 +55,22 @@ __device__ inline float max_over(float x, int width) {
 template <typename T>
 __device__ inline float rounded(float x) {
   return static_cast<float>(static_cast<T>(x));
+}
+
+// Sines, then cosines, [2][DIM / 2], of a position's angles; by all threads of a block.
+template <int DIM>
+__device__ inline void find_turn(int position, const float* frequencies, int thread, int threads,
+                                 float* turn) {
+  // The angle's rounding is made good: position * frequency = angle + rest.
+  const float at = static_cast<float>(position);
+  IMPETUS_ROLL
+  for (int pair = thread; pair < DIM / 2; pair += threads) {
+    const float angle = at * frequencies[pair];
+    const float rest = fmaf(at, frequencies[pair], -angle);
+    const float s = sinf(angle), c = cosf(angle);
+    turn[pair] = s + rest * c;
+    turn[DIM / 2 + pair] = c - rest * s;
+  }
 }
 
 }  // namespace impetus

@@ -1,8 +1,7 @@
 // A whole decode step, one row a sequence, in one launch: blocks of threads that all run at once
 // and wait for one another between a layer's parts. A launch of each part would cost the host
 // more than the GPU takes for it; and while blocks wait, the next part's first weights are on their
-// way. Not more of them, to the L2 cache: that gave no time back (it is hardly faster than memory
-// for all multiprocessors at once) and stood in the way of what is waited for.
+// way. Not more of them, to the L2 cache: steps took longer with that.
 namespace impetus {
 
 // The table, in 64-bit words. A matrix is addresses of weight, scales, biases (of groups) and of
@@ -103,8 +102,7 @@ struct StepProduct {
 };
 
 // How a block's warps share a product: 2^split of them a tile of outputs, `per` tiles at once, the
-// first at `base`; in all `tiles` of 2^wide outputs. Shifts: a division takes longer than a load
-// from the L1 cache.
+// first at `base`; in all `tiles` of 2^wide outputs.
 __device__ constexpr int log2_of(int power) {
   return power > 1 ? 1 + log2_of(power / 2) : 0;
 }

@@ -74,8 +74,7 @@ class Tile {
  public:
   static constexpr int kEach = few_rows_each(BITS), kSlab = 4 * kEach;
   static constexpr bool kCodes = BITS < 16;
-  // Slabs that are on their way while as many are worked on: no more, since the loop's code must
-  // stay in the smallest cache of instructions.
+  // Slabs that are on their way while as many are worked on.
   static constexpr int kAhead = kCodes ? 2 : TileReads::kMost;
 
   __device__ Tile(const unsigned* weight, const unsigned short* scales,

@@ -19,22 +19,15 @@ __device__ inline void place(int heads, int kv_heads, const T* qkv, const int* p
   constexpr int kHalf = DIM / 2;
   constexpr int kPairs = (kHalf + kWarp - 1) / kWarp;  // that a lane holds, kWarp apart
 
-  __shared__ float sines[kHalf], cosines[kHalf];
+  __shared__ float turn[DIM];
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
   const int rows = static_cast<int>(gridDim.x), row = static_cast<int>(blockIdx.x);
   const int slot = plan[rows + row];
 
-  // One for all heads. The angle's rounding is made good: position * frequency = angle + rest.
-  const float position = static_cast<float>(plan[row]);
-  for (int pair = thread; pair < kHalf; pair += kPlaceThreads) {
-    const float angle = position * frequencies[pair];
-    const float rest = fmaf(position, frequencies[pair], -angle);
-    const float s = sinf(angle), c = cosf(angle);
-    sines[pair] = s + rest * c;
-    cosines[pair] = c - rest * s;
-  }
+  // One for all heads.
+  find_turn<DIM>(plan[row], frequencies, thread, kPlaceThreads, turn);
   __syncthreads();
 
   const T* source = qkv + static_cast<long long>(row) * (heads + 2 * kv_heads) * DIM;
@@ -70,7 +63,7 @@ __device__ inline void place(int heads, int kv_heads, const T* qkv, const int* p
           first = rounded<T>(first * scale * static_cast<float>(weight[a]));
           second = rounded<T>(second * scale * static_cast<float>(weight[b]));
         }
-        const float sine = sines[pair], cosine = cosines[pair];
+        const float sine = turn[pair], cosine = turn[kHalf + pair];
         const float turned = rounded<T>(first * cosine - second * sine);
         second = rounded<T>(first * sine + second * cosine);
         first = turned;
