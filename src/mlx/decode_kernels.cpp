@@ -166,7 +166,7 @@ bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows) {
   return rows > 1 || (matrix.bits == 4 && columns * matrix.weight.shape(0) >= kFewRowsWeights);
 }
 
-AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device) {
+AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, HostPages& host) {
   const auto rows = static_cast<int64_t>(plan.sequences.size());
   constexpr int64_t kBlock = KvPool::kBlockTokens;
   // Few widths: each is a launch of its own.
@@ -185,11 +185,8 @@ AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool devi
     }
   }
   AttendStep step;
-  step.plan = mx::array(values.begin(), mx::Shape{dim(rows), dim(width)}, mx::int32);
-  // Memory that the host wrote would be read across the bus, in every layer. It is held, or the
-  // operation would take its place over.
-  step.host = step.plan;
-  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
+  step.host = host.put(values, {dim(rows), dim(width)});
+  step.plan = host.moved(step.host);
   step.rows = static_cast<int>(rows);
   const int64_t busy = rows * shape.kv_heads * pieces_of(shape.heads, shape.kv_heads);
   const int64_t worth = (plan.length_max + kSharePositions - 1) / kSharePositions;
@@ -272,8 +269,9 @@ double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const Mod
     // NaN is the worst.
     worst = std::isnan(worst) || error <= worst ? worst : error;
   };
+  HostPages host(true);
   for (const int shares : {1, 4}) {
-    AttendStep step = attend_step(plan, shape, true);
+    AttendStep step = attend_step(plan, shape, host);
     step.shares = shares;
     compare(kernels.attend(step, qkv, keys, values, q_norm, k_norm), attention);
     for (int r = 0; r < 2; ++r) {

@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "mlx/host_pages.h"
 #include "mlx/kernel_code.h"
 #include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
@@ -79,8 +80,8 @@ int few_rows_tiles(const Matrix& matrix, bool gated);
 // Whether `few_rows` has a form for so many rows in the type of activations, faster than MLX's.
 bool few_rows_take(const Matrix& matrix, mx::Dtype activations, int64_t rows);
 
-// The plan of a step with one row a sequence; `device`: kernels read it where they run.
-AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, bool device);
+// The plan of a step with one row a sequence.
+AttendStep attend_step(const StepPlan& plan, const DecodeShape& shape, HostPages& host);
 
 // Runs the kernels once beside MLX's own operations on small random rows: how far apart they are
 // at most, relative to the largest value. For a machine's first use of them.

@@ -97,7 +97,8 @@ TEST(DecodeKernels, AttendAsAReferenceInDouble) {
       }
       StepPlan plan;
       plan.make(batch, kBlock);
-      AttendStep step = attend_step(plan, shape, false);
+      HostPages told;
+      AttendStep step = attend_step(plan, shape, told);
       step.shares = shares;
       const mx::array qkv = normal(random, {3, width}, one.activations);
       const mx::Shape pool{one.kv_heads, kBlocks * kBlock, dim};
@@ -195,7 +196,8 @@ TEST(DecodeKernels, PlansHaveFewWidths) {
     batch[1].blocks = std::span(blocks).last(1);
     StepPlan plan;
     plan.make(batch, kBlock);
-    const AttendStep step = attend_step(plan, {4, 2, 16}, false);
+    HostPages told;
+    const AttendStep step = attend_step(plan, {4, 2, 16}, told);
     const int width = most < 2 ? 2 : most < 4 ? 4 : most < 8 ? 8 : 16;
     ASSERT_EQ(step.plan.shape(), (mx::Shape{2, width}));
     std::vector<float> expected(static_cast<size_t>(2 * width));

@@ -115,7 +115,7 @@ std::vector<SequenceResult> MlxDecoder::step(std::span<const SequenceStep> batch
 void MlxDecoder::enqueue(const std::vector<Logits>& logits) {
   std::vector<mx::array> wanted = kv_->arrays();
   for (const Logits& part : logits) {
-    wanted.insert(wanted.end(), part.best.begin(), part.best.end());
+    wanted.insert(wanted.end(), part.wanted.begin(), part.wanted.end());
     wanted.insert(wanted.end(), {part.values, part.next});
   }
   in_flight_ = true;
@@ -150,17 +150,18 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
 
 void MlxDecoder::build(std::span<const SequenceStep> batch) {
   plan_.make(batch, KvPool::kBlockTokens);
+  host_.begin();
   attend_.reset();
   prefill_steps_.clear();
   place_.reset();
   normed_.reset();
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
-    attend_ = attend_step(plan_, shape_, !machine_->cpu);
+    attend_ = attend_step(plan_, shape_, host_);
     ++own_kernels_;
     if (whole_step_ && plan_.rows() <= whole_step_->rows_max()) return run_whole_step();
   } else if (kernels_ && prefill_ && row_kernels_) {
-    place_ = place_step(plan_, !machine_->cpu);
-    prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
+    place_ = place_step(plan_, host_);
+    prefill_steps_.push_back(prefill_step(plan_.sequences, host_));
     ++own_prefills_;
     ++own_places_;
   } else {
@@ -168,7 +169,7 @@ void MlxDecoder::build(std::span<const SequenceStep> batch) {
     if (whole_step_) whole_step_->forget_pools();
     rotary_->begin(plan_);
     if (prefill_ && !plan_.one_row_each) {
-      prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
+      prefill_steps_.push_back(prefill_step(plan_.sequences, host_));
       ++own_prefills_;
     }
   }
@@ -180,16 +181,16 @@ void MlxDecoder::run_whole_step() {
   Logits all;
   all.rows = plan_.rows();
   all.values = std::move(made.logits);
-  all.best = std::move(made.best);
+  all.best = all.wanted = std::move(made.best);
   all.best_rows = 2;
   all.next = std::move(made.next);
   logits_ = {std::move(all)};
   ++whole_steps_;
 }
 
-mx::array MlxDecoder::step_tokens() const {
+mx::array MlxDecoder::step_tokens() {
   const auto rows = dim(plan_.rows());
-  if (!tokens_) return mx::array(plan_.tokens.begin(), mx::Shape{rows}, mx::int32);
+  if (!tokens_) return host_.put(plan_.tokens, {rows});
   return tokens_->shape(0) == rows ? *tokens_ : mx::slice(*tokens_, {0}, {rows});
 }
 
@@ -221,7 +222,7 @@ void MlxDecoder::add(const mx::array& x, const mx::array& next_norm) {
 void MlxDecoder::embed() {
   residual_ = embedding_.rows(step_tokens(), type_);
   if (plan_.single() || attend_ || place_) return;
-  slots_ = mx::array(plan_.slots.begin(), mx::Shape{dim(plan_.rows())}, mx::int32);
+  slots_ = host_.put(plan_.slots, {dim(plan_.rows())});
   if (!one_attention() || !plan_.one_row_each) return;
   padded_ = padded_step(plan_);
 }
@@ -275,11 +276,11 @@ void MlxDecoder::narrow() {
   plan_.narrow();
   if (wanted == 0 && place_) placed_ = *query_;
   if (wanted == all || wanted == 0) return;
-  const mx::array rows(plan_.outputs.begin(), mx::Shape{dim(wanted)}, mx::int32);
+  const mx::array rows = host_.put(plan_.outputs, {dim(wanted)});
   residual_ = mx::take(*residual_, rows, 0);
   query_ = mx::take(*query_, rows, plan_.single() && !place_ ? 2 : 0);
   if (!prefill_steps_.empty()) {
-    prefill_steps_.push_back(prefill_step(plan_.sequences, !machine_->cpu));
+    prefill_steps_.push_back(prefill_step(plan_.sequences, host_));
   }
 }
 
@@ -353,7 +354,14 @@ void MlxDecoder::head() {
     part.next = mx::astype(mx::argmax(part.values, -1), mx::int32);
     part.best = {
         mx::where(mx::all(finite_({part.values})[0], -1), part.next, mx::array(kNotFinite))};
+    part.wanted = part.best;
     part.best_rows = part.rows;
+    // Of up to 8 bytes MLX's own memory stays with the host.
+    const bool many = row_kernels_ && part.rows > 2;
+    if (auto told = many ? host_.slot({dim(part.rows)}) : std::nullopt) {
+      part.wanted = {row_kernels_->tell(part.best.front(), *told)};
+      part.best = {std::move(*told)};
+    }
     logits_.push_back(std::move(part));
   }
   residual_.reset();
@@ -383,8 +391,14 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
           all_greedy && greedy(batch[static_cast<size_t>(
                             step.plan.output_sequence[static_cast<size_t>(part.first + i)])]);
     }
-    std::vector<mx::array> wanted = part.best;
-    if (!all_greedy) wanted.push_back(part.values);
+    std::vector<mx::array> wanted = part.wanted;
+    if (!all_greedy && row_kernels_) {
+      mx::array told = host_.room(part.values.shape());
+      wanted.push_back(row_kernels_->tell(part.values, told));
+      part.values = std::move(told);
+    } else if (!all_greedy) {
+      wanted.push_back(part.values);
+    }
     if (&part == &step.logits.front() && !foreseen) {
       wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
     }

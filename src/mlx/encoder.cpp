@@ -46,7 +46,9 @@ struct Layer {
 class MlxEncoder final : public Encoder {
  public:
   MlxEncoder(std::shared_ptr<const Machine> machine, const ModelSpec& spec)
-      : machine_(std::move(machine)), spec_(spec) {}
+      : machine_(std::move(machine)),
+        spec_(spec),
+        host_(!machine_->cpu, machine_->cuda || machine_->as_gpu) {}
   ~MlxEncoder() override;
 
   Result<void> load(const WeightSet& weights, const LoadOptions& options, MemoryLedger& ledger);
@@ -111,6 +113,7 @@ class MlxEncoder final : public Encoder {
   std::unique_ptr<PrefillKernel> prefill_;
   std::unique_ptr<RowKernels> row_kernels_;
   std::optional<PrefillStep> prefill_step_;
+  HostPages host_;
 };
 
 MlxEncoder::~MlxEncoder() {
@@ -121,6 +124,7 @@ MlxEncoder::~MlxEncoder() {
     type_embedding_.reset();
     prefill_.reset();
     row_kernels_.reset();
+    host_.clear();
     mx::clear_cache();
     return {};
   });
@@ -178,7 +182,8 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
               ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
   const int64_t widest = 8 * spec_.hidden + 2 * spec_.feed_forward;
   const int64_t scores = gpu_paths() ? 0 : 3 * spec_.heads * spec_.context * spec_.context;
-  const int64_t scratch = rows_max_ * widest * static_cast<int64_t>(type_.size()) * 2 + scores * 4;
+  const int64_t scratch =
+      rows_max_ * widest * static_cast<int64_t>(type_.size()) * 2 + scores * 4 + host_.bytes();
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
                                                   rows_max_)));
@@ -225,6 +230,7 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
+  drop_staging(machine_->cpu);
   return {};
 }
 
@@ -272,6 +278,7 @@ Result<Encoded> MlxEncoder::encode(const EncoderBatch& batch) {
   if (!values.ok()) {
     auto cleared = entered(spec_.family, machine_->cpu, [&]() -> Result<void> {
       forget();
+      mx::synchronize(Wall::get().stream(machine_->cpu));  // what reads the pages
       return {};
     });
     (void)cleared.ok();
@@ -294,12 +301,13 @@ Result<std::vector<float>> MlxEncoder::run(const EncoderBatch& batch) {
 }
 
 void MlxEncoder::plan() {
+  host_.begin();
   if (prefill_) {
     std::vector<PlannedSequence> planned;
     for (int64_t t = 0; t < texts(); ++t) {
       planned.push_back({batch_.offsets[static_cast<size_t>(t)], length(t), 0, {}});
     }
-    prefill_step_ = prefill_step(planned, !machine_->cpu);
+    prefill_step_ = prefill_step(planned, host_);
     return;
   }
   longest_ = 0;
@@ -321,8 +329,8 @@ void MlxEncoder::plan() {
     }
   }
   const auto all = dim(texts() * longest_);
-  spread_ = mx::array(spread.begin(), mx::Shape{all}, mx::int32);
-  gathered_ = mx::array(gathered.begin(), mx::Shape{dim(rows())}, mx::int32);
+  spread_ = host_.put(spread, {all});
+  gathered_ = host_.put(gathered, {dim(rows())});
   mask_ = mx::array(seen.begin(), mx::Shape{dim(texts()), 1, 1, dim(longest_)}, mx::bool_);
 }
 
@@ -332,15 +340,14 @@ void MlxEncoder::embed() {
     for (int64_t i = 0; i < length(t); ++i) positions.push_back(static_cast<int32_t>(i));
   }
   const mx::Shape shape{dim(rows())};
-  const mx::array tokens(batch_.tokens.begin(), shape, mx::int32);
+  const mx::array tokens = host_.put(batch_.tokens, shape);
   mx::array sum = token_embedding_.rows(tokens, type_);
   if (type_embedding_) {
     std::vector<int32_t> types(batch_.token_types.begin(), batch_.token_types.end());
     types.resize(batch_.tokens.size(), 0);
-    sum = mx::add(sum, type_embedding_->rows(mx::array(types.begin(), shape, mx::int32), type_));
+    sum = mx::add(sum, type_embedding_->rows(host_.put(types, shape), type_));
   }
-  sum =
-      mx::add(sum, position_embedding_.rows(mx::array(positions.begin(), shape, mx::int32), type_));
+  sum = mx::add(sum, position_embedding_.rows(host_.put(positions, shape), type_));
   residual_ = norm(sum, embedding_norm_);
 }
 
@@ -413,6 +420,16 @@ void MlxEncoder::feed_forward(int64_t index) {
 }
 
 void MlxEncoder::pool() {
+  if (row_kernels_ && batch_.output == EncodeOutput::pooled) {
+    const mx::array out = host_.room({dim(texts()), dim(spec_.hidden)});
+    mx::array done =
+        row_kernels_->pool({spec_.pooling == Pooling::mean, spec_.normalize}, *residual_,
+                           host_.put(batch_.offsets, {dim(std::ssize(batch_.offsets))}), out);
+    machine_->may_fail("encode");
+    done.eval();
+    std::copy_n(out.data<float>(), out.size(), results_->begin());
+    return;
+  }
   mx::array hidden = mx::contiguous(mx::astype(*residual_, mx::float32));
   machine_->may_fail("encode");
   hidden.eval();

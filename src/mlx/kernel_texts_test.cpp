@@ -158,7 +158,19 @@ TEST_P(KernelTexts, OfRows) {
     compiles({"gated"}, [&] { kernels->gated(x); });
     compiles({"add_layer_norm"}, [&] { kernels->add_layer_norm(x, x, weight, std::nullopt); });
     compiles({"add_layer_norm"}, [&] { kernels->add_layer_norm(x, x, weight, weight); });
+    for (const bool mean : {false, true}) {
+      for (const bool normalize : {false, true}) {
+        compiles({"pool_texts"}, [&] {
+          kernels->pool({mean, normalize}, x, zeros({2}, mx::int32), zeros({1, 256}, mx::float32));
+        });
+      }
+    }
     if (HasFatalFailure()) return;
+  }
+  // The same for all models.
+  const auto kernels = make_cuda_row_kernels(shape_of(64, 0, kTypes[0]), spec_of(64), code_);
+  for (const mx::Dtype told : {mx::float32, mx::int32}) {
+    compiles({"tell"}, [&] { kernels->tell(zeros({9}, told), zeros({9}, told)); });
   }
 }
 

@@ -11,6 +11,7 @@
 #include "mlx/decode_kernels.h"
 #include "mlx/decode_step.h"
 #include "mlx/decoder.h"
+#include "mlx/host_pages.h"
 #include "mlx/kv_pool.h"
 #include "mlx/padded_attention.h"
 #include "mlx/prefill_kernel.h"
@@ -36,8 +37,8 @@ struct Logits {
   int64_t first = 0, rows = 0;         // of the plan's outputs
   mx::array values = mx::array(0.0f);  // [rows, vocab] f32
   // i32, `best_rows` each: the likeliest, of equal ones the smallest id; kNotFinite
-  // where a logit is infinite or NaN.
-  std::vector<mx::array> best;
+  // where a logit is infinite or NaN. There when `wanted` is.
+  std::vector<mx::array> best, wanted;
   int64_t best_rows = 0;
   int32_t best_of(int64_t row) const {
     return best[static_cast<size_t>(row / best_rows)].data<int32_t>()[row % best_rows];
@@ -64,7 +65,9 @@ struct Built {
 class MlxDecoder final : public Executor {
  public:
   MlxDecoder(std::shared_ptr<const Machine> machine, const ModelSpec& spec)
-      : machine_(std::move(machine)), spec_(spec) {}
+      : machine_(std::move(machine)),
+        spec_(spec),
+        host_(!machine_->cpu, machine_->cuda || machine_->as_gpu) {}
   ~MlxDecoder() override;
 
   Result<void> load(const WeightSet& weights, const LoadOptions& options, MemoryLedger& ledger);
@@ -101,7 +104,7 @@ class MlxDecoder final : public Executor {
   void drop_whole_step();
   std::vector<float> probe(int64_t sequences);
   void run_whole_step();
-  mx::array step_tokens() const;
+  mx::array step_tokens();
   void warm();
   void warm(int64_t sequences, int64_t tokens);
   void build(std::span<const SequenceStep> batch);
@@ -147,6 +150,7 @@ class MlxDecoder final : public Executor {
 
   // The step that is built.
   StepPlan plan_;
+  HostPages host_;
   std::optional<mx::array> residual_;  // [active rows, hidden]
   std::optional<mx::array>
       query_;  // one sequence: [1, heads, rows, head_dim]; else [rows, heads, 1, ..]

@@ -87,7 +87,7 @@ std::unique_ptr<PrefillKernel> make_cuda_prefill(const PrefillShape& shape,
   return std::make_unique<CudaPrefill>(shape, code);
 }
 
-PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device) {
+PrefillStep prefill_step(std::span<const PlannedSequence> sequences, HostPages& host) {
   constexpr int64_t kBlock = KvPool::kBlockTokens;
   struct Tile {
     size_t sequence;
@@ -132,11 +132,8 @@ PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device
     to[4] = starts[tile.sequence];
   }
   step.tiles = static_cast<int>(tiles.size());
-  step.plan =
-      mx::array(values.begin(), mx::Shape{dim(static_cast<int64_t>(values.size()))}, mx::int32);
-  // As a decode step's plan: memory that the host wrote would be read across the bus.
-  step.host = step.plan;
-  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
+  step.host = host.put(values, {dim(std::ssize(values))});
+  step.plan = host.moved(step.host);
   return step;
 }
 
@@ -193,7 +190,8 @@ double prefill_error(PrefillKernel& kernel, const PrefillShape& shape, bool devi
     expected.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}), {dim(sequence.count), width}));
   }
   const mx::array wanted = mx::concatenate(expected, 0);
-  const PrefillStep step = prefill_step(sequences, device);
+  HostPages host(device);
+  const PrefillStep step = prefill_step(sequences, host);
   if (!shape.pool) {
     return apart(kernel.attend_texts(step, mx::concatenate({queries, keys, values}, 1)), wanted);
   }

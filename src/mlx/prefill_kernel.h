@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 
+#include "mlx/host_pages.h"
 #include "mlx/kernel_code.h"
 #include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
@@ -31,9 +32,8 @@ struct PrefillStep {
   mx::array host = mx::array(0);  // what `plan` is made of, until the step has run
   int tiles = 0, rows = 0;
 };
-// Sequences without runs are texts, whose keys are their own rows. `device`: kernels read the plan
-// where they run.
-PrefillStep prefill_step(std::span<const PlannedSequence> sequences, bool device);
+// Sequences without runs are texts, whose keys are their own rows.
+PrefillStep prefill_step(std::span<const PlannedSequence> sequences, HostPages& host);
 
 // Where the kernel runs. Lazy, as MLX's operations are.
 class PrefillKernel {

@@ -148,7 +148,8 @@ TEST(PrefillKernel, PromptsAsAReferenceInDouble) {
           head_major ? mx::transpose(numbers(random, {1, one.heads, dim(rows), one.dim}, type, 2),
                                      {2, 1, 0, 3})
                      : numbers(random, {dim(rows), one.heads, 1, one.dim}, type, 2);
-      const mx::array made = kernel->attend(prefill_step(sequences, false), queries, keys, values);
+      HostPages told;
+      const mx::array made = kernel->attend(prefill_step(sequences, told), queries, keys, values);
       expect_as_in_double(
           one, type, true, sequences,
           [&](size_t s, int64_t p) {
@@ -183,7 +184,8 @@ TEST(PrefillKernel, TextsAsAReferenceInDouble) {
       const mx::array values = numbers(random, extents, type, 1, foreign);
       const mx::array queries = numbers(random, {dim(stored), one.heads * one.dim}, type, 2);
       const mx::array qkv = mx::concatenate({queries, keys, values}, 1);
-      const mx::array made = kernel->attend_texts(prefill_step(sequences, false), qkv);
+      HostPages told;
+      const mx::array made = kernel->attend_texts(prefill_step(sequences, told), qkv);
       expect_as_in_double(
           one, type, false, sequences,
           [&](size_t s, int64_t p) { return static_cast<size_t>((sequences[s].row + p) * width); },
@@ -209,7 +211,8 @@ TEST(PrefillKernel, TilesOfAStep) {
   // Positions 30 to 169 and 5 to 6, in blocks 7, 8, 2 and so on.
   const std::vector<PlannedSequence> sequences = {{2, 140, 30, {{112, 144}, {32, 160}, {320, 330}}},
                                                   {0, 2, 5, {{16, 23}}}};
-  PrefillStep step = prefill_step(sequences, false);
+  HostPages told;
+  PrefillStep step = prefill_step(sequences, told);
   EXPECT_EQ(step.tiles, 4);
   EXPECT_EQ(step.rows, 142);
   step.plan.eval();

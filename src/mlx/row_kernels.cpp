@@ -1,5 +1,7 @@
 #include "mlx/row_kernels.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 
@@ -10,6 +12,8 @@
 
 namespace impetus::mlx_backend {
 namespace {
+
+constexpr int kTellThreads = 256;
 
 class CudaRowKernels final : public RowKernels {
  public:
@@ -52,7 +56,29 @@ class CudaRowKernels final : public RowKernels {
                          .text = k_add_layer_norm_text,
                          .threads = kLayerNormThreads,
                          .contiguous = true},
-                        code) {
+                        code),
+        // Not made contiguous: a copy of `out` would take what is written.
+        pool_({.name = "pool_texts",
+               .inputs = {"rows", "offsets", "out"},
+               .outputs = {"done"},
+               .numbers = {"columns"},
+               .body = "impetus::pool_texts<T, MEAN, NORMALIZE>(rows, offsets, columns, "
+                       "const_cast<float*>(out));\n"
+                       "if (blockIdx.x == 0 && threadIdx.x == 0) done[0] = 1;",
+               .text = k_pool_texts_text,
+               .threads = kPoolThreads},
+              code),
+        tell_({.name = "tell",
+               .inputs = {"values", "out"},
+               .outputs = {"done"},
+               .numbers = {"count"},
+               .body = "const int thread = blockIdx.x * blockDim.x + threadIdx.x;\n"
+                       "for (int i = thread; i < count; i += gridDim.x * blockDim.x) {\n"
+                       "const_cast<T*>(out)[i] = values[i];\n"
+                       "}\n"
+                       "if (thread == 0) done[0] = 1;",
+               .threads = kTellThreads},
+              code) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     if (frequencies.empty()) return;  // an encoder
     frequencies_ = settle(mx::array(frequencies.begin(), mx::Shape{dim(spec.head_dim / 2)}), false);
@@ -82,12 +108,28 @@ class CudaRowKernels final : public RowKernels {
         {{"T", shape_.activations}, {"BIAS", bias.has_value()}}, bias ? 1 : 0)[0];
   }
 
+  mx::array pool(Pool how, const mx::array& rows, const mx::array& offsets,
+                 const mx::array& out) override {
+    return pool_({mx::contiguous(rows), offsets, out}, {{1}}, {mx::int32}, {out.shape(0), 1, 1},
+                 {int{rows.shape(1)}},
+                 {{"T", shape_.activations}, {"MEAN", how.mean}, {"NORMALIZE", how.normalize}},
+                 (how.mean ? 2 : 0) + (how.normalize ? 1 : 0))[0];
+  }
+
+  mx::array tell(const mx::array& values, const mx::array& out) override {
+    constexpr int kBlocks = 512;
+    const auto count = static_cast<int>(values.size());
+    const int blocks = std::clamp((count + kTellThreads - 1) / kTellThreads, 1, kBlocks);
+    return tell_({mx::contiguous(values), out}, {{1}}, {mx::int32}, {blocks, 1, 1}, {count},
+                 {{"T", values.dtype()}}, values.dtype() == mx::int32 ? 1 : 0)[0];
+  }
+
  private:
   DecodeShape shape_;
   float epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
   Arguments place_args_;
-  CudaKernel place_, gated_, add_layer_norm_;
+  CudaKernel place_, gated_, add_layer_norm_, pool_, tell_;
 };
 
 bool row_kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
@@ -95,7 +137,7 @@ bool row_kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
                                          : spec.hidden % 8 == 0 && spec.hidden <= kLayerNormColumns;
 }
 
-// Of place and gated.
+// Of place, gated and tell.
 double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec,
                      std::mt19937& random) {
   constexpr int kBlock = KvPool::kBlockTokens, kSlots = 8 * kBlock;
@@ -141,7 +183,8 @@ double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
   const mx::array wanted_keys = written(keys, part(shape.heads, shape.kv_heads, &k_norm));
   const mx::array wanted_values =
       written(values, part(shape.heads + shape.kv_heads, shape.kv_heads, nullptr));
-  double worst = apart(kernels.place(place_step(plan, true), qkv, keys, values, q_norm, k_norm),
+  HostPages host(true);
+  double worst = apart(kernels.place(place_step(plan, host), qkv, keys, values, q_norm, k_norm),
                        part(0, shape.heads, &q_norm));
   const auto compare = [&](const mx::array& made, const mx::array& wanted) {
     const double error = apart(made, wanted);
@@ -156,10 +199,18 @@ double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
   const mx::array gate = mx::astype(mx::slice(both, {0, 0}, {3, columns}), mx::float32);
   compare(kernels.gated(both), mx::multiply(mx::multiply(gate, mx::sigmoid(gate)),
                                             mx::slice(both, {0, columns}, {3, 2 * columns})));
+  const mx::array some = mx::astype(both, mx::float32), told = host.room(some.shape());
+  kernels.tell(some, told).eval();
+  compare(mx::array(told.data<float>(), told.shape()), some);
+  const mx::array ids = mx::astype(mx::multiply(some, mx::array(1000.0f)), mx::int32);
+  HostPages pages(true, true);
+  const mx::array slot = *pages.slot(ids.shape());
+  kernels.tell(ids, slot).eval();
+  compare(mx::array(slot.data<int32_t>(), slot.shape()), ids);
   return worst;
 }
 
-// Of add_layer_norm.
+// Of add_layer_norm and pool.
 double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec,
                      std::mt19937& random) {
   const auto columns = dim(spec.hidden);
@@ -176,6 +227,23 @@ double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
                                mx::fast::layer_norm(sum, weight, bias, spec.norm_eps));
     worst = std::isnan(worst) || error <= worst ? worst : error;
   }
+  const mx::array rows = rows_of({23, columns}), wide = mx::astype(rows, mx::float32);
+  HostPages host(true);
+  const mx::array offsets = host.put(std::array<int32_t, 3>{0, 4, 23}, {3});
+  for (const auto& [mean, normalize] :
+       {std::pair{true, true}, {false, true}, {true, false}, {false, false}}) {
+    std::vector<mx::array> wanted;
+    for (const auto& [first, last] : {std::pair{0, 4}, {4, 23}}) {
+      mx::array one = mx::slice(wide, {first, 0}, {mean ? last : first + 1, columns});
+      one = mx::mean(one, 0, true);
+      wanted.push_back(normalize ? mx::divide(one, mx::sqrt(mx::sum(mx::square(one)))) : one);
+    }
+    const mx::array out = host.room({2, columns});
+    kernels.pool({mean, normalize}, rows, offsets, out).eval();
+    const auto* made = out.data<float>();
+    const double error = apart(mx::array(made, out.shape()), mx::concatenate(wanted, 0));
+    worst = std::isnan(worst) || error <= worst ? worst : error;
+  }
   return worst;
 }
 
@@ -186,14 +254,12 @@ std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, cons
   return std::make_unique<CudaRowKernels>(shape, spec, code);
 }
 
-PlaceStep place_step(const StepPlan& plan, bool device) {
+PlaceStep place_step(const StepPlan& plan, HostPages& host) {
   PlaceStep step;
   std::vector<int32_t> values = plan.positions;
   values.insert(values.end(), plan.slots.begin(), plan.slots.end());
-  step.plan = mx::array(values.begin(), mx::Shape{2, dim(plan.rows())}, mx::int32);
-  // As a decode step's plan: memory that the host wrote would be read across the bus.
-  step.host = step.plan;
-  if (device) step.plan = mx::bitwise_or(step.host, mx::array(0));
+  step.host = host.put(values, {2, dim(plan.rows())});
+  step.plan = host.moved(step.host);
   step.rows = static_cast<int>(plan.rows());
   return step;
 }
@@ -208,13 +274,14 @@ std::unique_ptr<RowKernels> checked_row_kernels(const RowKernelMaker& make,
                                                 const DecodeShape& shape, const ModelSpec& spec) {
   if (!row_kernels_take(shape, spec)) return nullptr;
   std::unique_ptr<RowKernels> kernels;
-  const bool good = within(spec.family,
-                           spec.kind == ModelKind::decoder ? "kernels for the rows of prompts"
-                                                           : "the kernel for layer norms",
-                           kernels_error_limit(shape), [&] {
-                             kernels = make(shape, spec);
-                             return kernels ? row_kernels_error(*kernels, shape, spec) : 0.0;
-                           });
+  const bool good =
+      within(spec.family,
+             spec.kind == ModelKind::decoder ? "kernels for the rows of prompts"
+                                             : "the kernels for norms and vectors of texts",
+             kernels_error_limit(shape), [&] {
+               kernels = make(shape, spec);
+               return kernels ? row_kernels_error(*kernels, shape, spec) : 0.0;
+             });
   return good ? std::move(kernels) : nullptr;
 }
 

@@ -1,8 +1,9 @@
 // Kernels of our own on CUDA for what prompts and an encoder's texts do row by row between their
 // products and attention, where the host's time for each of MLX's operations is most of a layer's:
 // norms of queries and keys, rotation, and the write to the KV pool in one; a gate; a sum and its
-// layer norm. Their text: kernels/place.cuh, gated.cuh, add_layer_norm.cuh.
-// Includes MLX: only the sources of this folder include this.
+// layer norm; the vectors of texts, and what the host reads of a step. Their text:
+// kernels/place.cuh, gated.cuh, add_layer_norm.cuh, pool_texts.cuh. Includes MLX: only the sources
+// of this folder include this.
 #pragma once
 
 #include <functional>
@@ -15,7 +16,8 @@ namespace impetus::mlx_backend {
 
 // How kernels/*.cuh are launched: as they say themselves.
 inline constexpr int kPlaceThreads = 256, kGatedThreads = 256, kLayerNormThreads = 128;
-inline constexpr int kLayerNormColumns = 4096;
+inline constexpr int kPoolThreads = 256;
+inline constexpr int kLayerNormColumns = 4096;  // pool_texts' as well
 // Blocks of threads for a gate's [rows, columns].
 constexpr int gated_blocks(int rows, int columns) {
   return static_cast<int>((static_cast<int64_t>(rows) * (columns / 8) + kGatedThreads - 1) /
@@ -28,8 +30,7 @@ struct PlaceStep {
   mx::array host = mx::array(0);  // what `plan` is made of, until the step has run
   int rows = 0;
 };
-// `device`: kernels read the plan where they run.
-PlaceStep place_step(const StepPlan& plan, bool device);
+PlaceStep place_step(const StepPlan& plan, HostPages& host);
 
 // Where the kernels run; arrays as kernels/*.cuh say. Lazy, as MLX's operations are.
 class RowKernels {
@@ -47,6 +48,17 @@ class RowKernels {
   virtual mx::array add_layer_norm(const mx::array& residual, const mx::array& x,
                                    const mx::array& weight,
                                    const std::optional<mx::array>& bias) = 0;
+  // What a text's rows [tokens, columns] are pooled to.
+  struct Pool {
+    bool mean = true;  // else the first row
+    bool normalize = true;
+  };
+  // offsets: i32 [texts + 1]. Writes f32 [texts, columns] into `out` behind MLX's back; what is
+  // returned is there when `out` is written.
+  virtual mx::array pool(Pool how, const mx::array& rows, const mx::array& offsets,
+                         const mx::array& out) = 0;
+  // values, f32 or i32, as they are: `out` and what is returned as of `pool`.
+  virtual mx::array tell(const mx::array& values, const mx::array& out) = 0;
 };
 
 // For an encoder `shape` says heads and the type of activations.
@@ -56,9 +68,9 @@ using RowKernelMaker =
 std::unique_ptr<RowKernels> make_cuda_row_kernels(const DecodeShape& shape, const ModelSpec& spec,
                                                   const std::shared_ptr<KernelCode>& code);
 
-// Runs the kernels of a decoder (place, gated), or that of an encoder (add_layer_norm), once beside
-// MLX's own operations on small random rows: how far apart they are at most, relative to the
-// largest value. For a machine's first use of them.
+// Runs the kernels of a decoder (place, gated, tell), or those of an encoder (add_layer_norm,
+// pool), once beside MLX's own operations on small random rows: how far apart they are at most,
+// relative to the largest value. For a machine's first use of them.
 double row_kernels_error(RowKernels& kernels, const DecodeShape& shape, const ModelSpec& spec);
 
 // The maker's kernels, if they have a form for the shape and do here what MLX's operations do; else

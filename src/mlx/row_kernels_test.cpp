@@ -106,8 +106,9 @@ TEST(RowKernels, PlaceAsAReferenceInDouble) {
     const mx::array q_norm = normal(random, {dim}, one.activations);
     const mx::array k_norm = normal(random, {dim}, one.activations);
     auto expected_keys = floats(keys), expected_values = floats(values);
+    HostPages told;
     const mx::array made =
-        kernels->place(place_step(plan, false), qkv, keys, values, q_norm, k_norm);
+        kernels->place(place_step(plan, told), qkv, keys, values, q_norm, k_norm);
     EXPECT_EQ(made.shape(), (mx::Shape{static_cast<int>(rows), one.heads, 1, dim}));
     EXPECT_EQ(made.dtype(), one.kv);
     const auto queries = floats(made), after_keys = floats(keys), after_values = floats(values);
@@ -250,6 +251,45 @@ TEST(RowKernels, AddLayerNormAsAReferenceInDouble) {
   }
 }
 
+TEST(RowKernels, PoolAsAReferenceInDouble) {
+  std::mt19937_64 random(34);
+  const Turn turn(true);
+  const std::vector<int32_t> offsets = {0, 1, 8, 16, 25, 60};
+  for (const mx::Dtype type : {mx::float32, mx::float16, mx::bfloat16}) {
+    auto kernels = HostRows::make({4, 4, 16, false, false, type, type}, encoder_spec("bert"));
+    for (const int columns : {8, 256, 264, 1032, 4096}) {
+      const mx::array rows = normal(random, {60, columns}, type);
+      const auto in = floats(rows);
+      const auto width = static_cast<size_t>(columns);
+      for (const auto& [mean, normalize] :
+           {std::pair{true, true}, {true, false}, {false, true}, {false, false}}) {
+        HostPages told;
+        const mx::array out = told.room({5, columns});
+        kernels->pool({mean, normalize}, rows, told.put(offsets, {6}), out).eval();
+        const auto* made = out.data<float>();
+        for (size_t t = 0; t < 5; ++t) {
+          const auto first = static_cast<size_t>(offsets[t]);
+          const auto last = mean ? static_cast<size_t>(offsets[t + 1]) : first + 1;
+          std::vector<double> expected(width, 0);
+          double squares = 0;
+          for (size_t c = 0; c < width; ++c) {
+            for (size_t r = first; r < last; ++r) {
+              expected[c] +=
+                  static_cast<double>(in[r * width + c]) / static_cast<double>(last - first);
+            }
+            squares += expected[c] * expected[c];
+          }
+          for (size_t c = 0; c < width; ++c) {
+            const double wanted = normalize ? expected[c] / std::sqrt(squares) : expected[c];
+            ASSERT_NEAR(made[t * width + c], wanted, 1e-5 * (std::abs(wanted) + 0.1))
+                << columns << " text " << t << " at " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(RowKernels, AgreeWithMlxAsAMachineChecksThem) {
   const Turn turn(true);
   for (const Case& one : cases()) {
@@ -289,6 +329,15 @@ class Wrong final : public RowKernels {
   mx::array add_layer_norm(const mx::array& residual, const mx::array& x, const mx::array& weight,
                            const std::optional<mx::array>& bias) override {
     return right_->add_layer_norm(residual, x, weight, way_ == 5 ? std::nullopt : bias);
+  }
+  mx::array pool(Pool how, const mx::array& rows, const mx::array& offsets,
+                 const mx::array& out) override {
+    if (way_ == 6) how.mean = !how.mean;
+    if (way_ == 7) how.normalize = true;
+    return right_->pool(how, rows, offsets, out);
+  }
+  mx::array tell(const mx::array& values, const mx::array& out) override {
+    return right_->tell(way_ == 8 ? mx::negative(values) : values, out);
   }
 
  private:
@@ -338,7 +387,7 @@ TEST(RowKernels, AModelUsesThemWhereTheyAreRight) {
     EXPECT_GE(counters.own_places, 1);
     EXPECT_EQ(counters.own_places, counters.own_prefills);
     EXPECT_EQ(counters.kv_copies, 0);
-    for (const int way : {0, 1, 2, 3, 4}) {
+    for (const int way : {0, 1, 2, 3, 4, 8}) {
       const auto [others, fallen] = run(host_rows(way));
       EXPECT_EQ(others, expected) << way;
       EXPECT_EQ(fallen.own_places, 0) << way;
@@ -409,7 +458,7 @@ TEST(RowKernels, AnEncoderUsesThemWhereTheyAreRight) {
   };
   const auto expected = run({.as_gpu = true});
   // -1: right; 5: what a check finds wrong is not used.
-  for (const int way : {-1, 5}) {
+  for (const int way : {-1, 5, 6, 7}) {
     const auto made = run(with_rows(host_rows(way)));
     ASSERT_EQ(made.size(), expected.size());
     for (size_t i = 0; i < made.size(); ++i) ASSERT_NEAR(made[i], expected[i], 0.02) << way;

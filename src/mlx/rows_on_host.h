@@ -11,6 +11,7 @@
 #include "mlx/kernels/add_layer_norm.cuh"
 #include "mlx/kernels/gated.cuh"
 #include "mlx/kernels/place.cuh"
+#include "mlx/kernels/pool_texts.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
@@ -18,7 +19,9 @@ namespace impetus::mlx_backend::on_host {
 static_assert(mlx_backend::kPlaceThreads == impetus::kPlaceThreads &&
               mlx_backend::kGatedThreads == impetus::kGatedThreads &&
               mlx_backend::kLayerNormThreads == impetus::kLayerNormThreads &&
-              mlx_backend::kLayerNormColumns == impetus::kLayerNormColumns);
+              mlx_backend::kLayerNormColumns == impetus::kLayerNormColumns &&
+              mlx_backend::kPoolThreads == impetus::kPoolThreads &&
+              mlx_backend::kLayerNormColumns == impetus::kPoolThreads * impetus::kPoolEach);
 
 // What runs when its result is wanted and not before, as a kernel does where it belongs: a step
 // that never asks for it shows in a test.
@@ -110,6 +113,38 @@ class HostRows final : public RowKernels {
       bias ? run.template operator()<true>() : run.template operator()<false>();
     });
     return out;
+  }
+
+  mx::array pool(Pool how, const mx::array& rows, const mx::array& offsets,
+                 const mx::array& out) override {
+    return Deferred::make(
+        {1}, mx::int32, {mx::contiguous(rows), offsets, out},
+        [this, how](const std::vector<mx::array>& inputs, const mx::array& done) {
+          with_type([&](auto zero) {
+            using T = decltype(zero);
+            const auto run = [&]<bool MEAN, bool NORMALIZE>() {
+              launch({static_cast<unsigned>(inputs[2].shape(0)), 1, 1}, kPoolThreads, [&] {
+                impetus::pool_texts<T, MEAN, NORMALIZE>(data<T>(inputs[0]), data<int>(inputs[1]),
+                                                        static_cast<int>(inputs[0].shape(1)),
+                                                        data<float>(inputs[2]));
+              });
+            };
+            if (how.mean && how.normalize) return run.template operator()<true, true>();
+            if (how.mean) return run.template operator()<true, false>();
+            if (how.normalize) return run.template operator()<false, true>();
+            return run.template operator()<false, false>();
+          });
+          data<int>(done)[0] = 1;
+        });
+  }
+
+  mx::array tell(const mx::array& values, const mx::array& out) override {
+    return Deferred::make({1}, mx::int32, {mx::contiguous(values), out},
+                          [](const std::vector<mx::array>& inputs, const mx::array& done) {
+                            std::memcpy(data<char>(inputs[1]), data<char>(inputs[0]),
+                                        inputs[0].nbytes());
+                            data<int>(done)[0] = 1;
+                          });
   }
 
  private:

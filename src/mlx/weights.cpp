@@ -193,7 +193,16 @@ mx::array settle(mx::array host, bool cpu) {
   mx::array device =
       whole ? mx::bitwise_or(host, mx::array(0, type)) : mx::multiply(host, mx::array(1.0f, type));
   device.eval();
+  host = mx::array(0.0f);
+  drop_staging(cpu);
   return device;
+}
+
+void drop_staging(bool cpu) {
+  if (cpu || !Wall::get().has_gpu() || mx::metal::is_available()) return;
+  // MLX holds what an operation read until its worker has heard of the end.
+  mx::synchronize(Wall::get().stream(cpu));
+  mx::clear_cache();
 }
 
 Matrix repack(const TensorView& view, mx::Dtype scales) {
@@ -328,6 +337,7 @@ Result<Matrix> WeightLoader::load(const NamedTensor& tensor, bool table) {
     matrix = repack(view, activations_);
     matrix.weight = settle(std::move(matrix.weight), cpu_);
     mx::eval({*matrix.scales, *matrix.biases});
+    drop_staging(cpu_);
     weights_.release(tensor);
     return matrix;
   }

@@ -101,5 +101,7 @@ Matrix repack(const TensorView& view, mx::Dtype scales);
 // Host values to where the device computes. On CUDA memory that the host wrote is shared pages,
 // which every kernel would read across the bus.
 mx::array settle(mx::array host, bool cpu);
+// Frees what host values stood in before: the next array of the device would be made there.
+void drop_staging(bool cpu);
 
 }  // namespace impetus::mlx_backend
