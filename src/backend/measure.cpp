@@ -163,6 +163,7 @@ class Measurer {
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads, int64_t hidden = 512);
+  Result<void> hold_attention(int64_t hidden);
   Result<void> measure_encoder(int threads);
   Result<void> measure_encoder_attention(int threads);
   // Where steps are enqueued: whole layers in place of products, and of what is beside them.
@@ -223,7 +224,6 @@ Result<double> Measurer::time(const Run& run) const {
     const double from = now();
     IMPETUS_CHECK(once());
     times.push_back((now() - from) / run.stretch);
-    if (run.between) IMPETUS_CHECK(run.between());
     // A slow processor gets fewer steps, never fewer than two.
   } while ((times.size() < 5 && now() - start < 10 * options_.step_budget_seconds) ||
            times.size() < 2 || now() - start < options_.step_budget_seconds);
@@ -243,9 +243,7 @@ Result<double> Measurer::moment(const Run& run, bool first) const {
   const auto stretch = [&](int steps) -> Result<double> {
     const double from = now();
     for (int i = 0; i < steps; ++i) IMPETUS_CHECK(run.step());
-    const double seconds = now() - from;
-    if (run.between) IMPETUS_CHECK(run.between());
-    return seconds;
+    return now() - from;
   };
   // Caches and clocks, the end of what another model has begun, and what a library keeps of the
   // steps that it has launched.
@@ -258,7 +256,7 @@ Result<double> Measurer::moment(const Run& run, bool first) const {
     IMPETUS_TRY(const double seconds, stretch(run.stretch));
     sum += seconds;
     ++count;
-  } while (count < kStretches || sum < options_.step_budget_seconds / 2);
+  } while (count < kStretches || sum < options_.step_budget_seconds / 4);
   return sum / (count * run.stretch);
 }
 
@@ -433,8 +431,36 @@ Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
     profile_.attention.push_back({shape, threads, ops / std::max(late - early, late / 50)});
     return {};
   };
-  IMPETUS_CHECK(rate(ShapeClass::decode, 1));
+  if (!backend_.descriptor().enqueues) IMPETUS_CHECK(rate(ShapeClass::decode, 1));
   return rate(ShapeClass::prefill, 128);
+}
+
+// Decode steps with few and with many positions before them.
+Result<void> Measurer::hold_attention(int64_t hidden) {
+  constexpr int64_t kLayers = 6;
+  IMPETUS_TRY(Loaded loaded, decoder(kLayers, hidden, {DType::q8_0}, 1, kContext));
+  Executor& executor = *loaded.executor;
+  for (int64_t position = 0; position < extent_.past; position += kRowsMax) {
+    const int64_t count = std::min(kRowsMax, extent_.past - position);
+    IMPETUS_CHECK(run_step(executor, 1, count, position, StepOutput::none));
+  }
+  const ModelSpec& spec = loaded.spec();
+  const double ops = 4.0 * static_cast<double>(spec.heads * spec.head_dim * kLayers) *
+                     static_cast<double>(extent_.past - kDecodePast);
+  Series series;
+  const auto early = std::make_shared<double>(0);
+  series.figures.emplace_back([&executor] { return decode_run(executor, 1, true); },
+                              [early](double seconds) { *early = seconds; });
+  series.figures.emplace_back(
+      [this, &executor] { return decode_run(executor, 1, true, extent_.past); },
+      [this, ops, early](double late) {
+        if (*early == 0) return;  // left out
+        profile_.attention.push_back(
+            {ShapeClass::decode, 1, ops / std::max(late - *early, late / 50)});
+      });
+  series.models.push_back(std::move(loaded));
+  held_.push_back(std::move(series));
+  return {};
 }
 
 Result<void> Measurer::measure_encoder_attention(int threads) {
@@ -489,18 +515,21 @@ int64_t layers_of(int64_t hidden) {
   return hidden < 4096 ? 6 : 4;
 }
 
-// The same layers twice and six times.
+// The same layers six and fourteen times: as many as keep the device busy while the host is with
+// the next step.
+constexpr int64_t kFewLayers = 6, kManyLayers = 14;
+
 Result<void> Measurer::hold_steps() {
   const Kind kind{DType::f16};
-  for (const int64_t layers : {2, 6}) {
+  for (const int64_t layers : {kFewLayers, kManyLayers}) {
     IMPETUS_TRY(Loaded loaded, decoder(layers, kStepWidth, kind, 1));
     steps_.models.push_back(std::move(loaded));
   }
-  Executor &two = *steps_.models[0].executor, &six = *steps_.models[1].executor;
+  Executor &few = *steps_.models[0].executor, &many = *steps_.models[1].executor;
   const auto add = [&](std::function<Run()> run) { steps_.figures.emplace_back(std::move(run)); };
-  for (Executor* one : {&two, &six}) add([one] { return decode_run(*one, 1, true); });
-  for (Executor* one : {&two, &six}) add([one] { return prompt_run(*one, 128); });
-  for (const int64_t layers : {2, 6}) {
+  for (Executor* one : {&few, &many}) add([one] { return decode_run(*one, 1, true); });
+  for (Executor* one : {&few, &many}) add([one] { return prompt_run(*one, 128); });
+  for (const int64_t layers : {kFewLayers, kManyLayers}) {
     auto loaded = encoder(layers, extent_.encoder_hidden, kind.type, 1);
     if (!loaded.ok() && loaded.error().code == ErrorCode::unsupported) return {};
     if (!loaded.ok()) return std::move(loaded).error();
@@ -512,20 +541,21 @@ Result<void> Measurer::hold_steps() {
 }
 
 Result<void> Measurer::keep_steps() {
+  constexpr double kMore = kManyLayers - kFewLayers;
   const auto add = [&](ShapeClass shape, size_t at, double layers) {
     const double few = median(steps_.figures[at].moments);
     const double many = median(steps_.figures[at + 1].moments);
-    const double once = std::max(0.0, few - (many - few) * layers / 4);
+    const double once = std::max(0.0, few - (many - few) * layers / kMore);
     profile_.overhead.push_back({shape, 1, once, 0, 0});
   };
   if (steps_.figures[1].moments.empty()) {
     return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
                  backend_.descriptor().name);
   }
-  add(ShapeClass::decode, 0, 2);
-  // Prompts: the last layer runs whole for one row only, so one and five do.
-  add(ShapeClass::prefill, 2, 1);
-  if (steps_.figures.size() > 5) add(ShapeClass::encoder, 4, 2);
+  add(ShapeClass::decode, 0, kFewLayers);
+  // Of a prompt the last layer runs whole for one row only.
+  add(ShapeClass::prefill, 2, kFewLayers - 1);
+  if (steps_.figures.size() > 5) add(ShapeClass::encoder, 4, kFewLayers);
   return {};
 }
 
@@ -559,7 +589,7 @@ Result<void> Measurer::hold_layers(Kind kind) {
     IMPETUS_TRY(const bool fitting, fits(kind.bits > 0 ? weights * (2 * kind.bits + 1) / 16
                                                        : bytes_of_parameters(weights, kind.type)));
     if (!fitting) break;
-    auto loaded = decoder(layers, hidden, kind, 1, 64 * 4 * kBlock);
+    auto loaded = decoder(layers, hidden, kind, 1, 64 * (kDecodePast + kDecodePositions));
     if (!loaded.ok() && left_out(loaded.error())) break;
     if (!loaded.ok()) return std::move(loaded).error();
     const ModelSpec& spec = loaded->spec();
@@ -617,13 +647,12 @@ Result<void> Measurer::measure_copies() {
     const int64_t size = kv.shape().elements() * positions * block_bytes(kv.dtype());
     std::vector<std::byte> bytes(static_cast<size_t>(size));
     return time({[&]() -> Result<void> {
-                   for (BlockId b = 0; b < blocks; ++b) {
-                     IMPETUS_CHECK(kv.export_block(b, 0, positions, bytes));
-                     IMPETUS_CHECK(kv.import_block(b, 0, positions, kv.dtype(), bytes));
-                   }
-                   return {};
-                 },
-                 {}});
+      for (BlockId b = 0; b < blocks; ++b) {
+        IMPETUS_CHECK(kv.export_block(b, 0, positions, bytes));
+        IMPETUS_CHECK(kv.import_block(b, 0, positions, kv.dtype(), bytes));
+      }
+      return {};
+    }});
   };
   const auto blocks = static_cast<BlockId>(kRowsMax / tokens);
   IMPETUS_TRY(const double whole, there_and_back(blocks, tokens));
@@ -662,8 +691,11 @@ Result<DeviceProfile> Measurer::run_enqueued() {
   // Last, since types that are held get their moments beside them.
   jobs.push_back({"attention", [&]() -> Result<void> {
                     // Few heads leave a GPU idle.
-                    if (measure_attention(1, 2048).ok()) return {};
-                    return as_far(measure_attention(1));
+                    if (!measure_attention(1, 2048).ok()) {
+                      IMPETUS_CHECK(as_far(measure_attention(1)));
+                    }
+                    // Less than reading took.
+                    return as_far(hold_attention(2048));
                   }});
   jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
   jobs.push_back({"copies", [this] { return measure_copies(); }});

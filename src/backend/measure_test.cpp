@@ -115,6 +115,7 @@ class PacedBackend : public Backend {
   int64_t most_held() const { return most_; }
 
   static constexpr double kStep = 50e-6;
+  static constexpr double kAttention = 1e12;  // operations a second, of decode steps
   static double bits_of(const TensorView& weight) {
     if (weight.grouped != nullptr) return weight.grouped->bits + 0.5;
     return 8.0 * static_cast<double>(block_bytes(weight.dtype)) /
@@ -149,7 +150,11 @@ class PacedBackend : public Backend {
       const bool prompt = batch.front().tokens.size() > 1;
       const double layers = static_cast<double>(spec.layers) -
                             (prompt ? 1 - static_cast<double>(keys) / parameters_of(spec) : 0);
-      pass(kStep + layers * layer(bits, static_cast<int64_t>(parameters_of(spec)), rows));
+      // Keys past those that layers are timed with.
+      const auto keys_past =
+          static_cast<double>(prompt ? 0 : std::max<int64_t>(0, batch.front().position - 128));
+      pass(kStep + layers * layer(bits, static_cast<int64_t>(parameters_of(spec)), rows) +
+           layers * keys_past * static_cast<double>(4 * spec.heads * spec.head_dim) / kAttention);
     });
     return std::unique_ptr<Executor>(std::move(made));
   }
@@ -203,14 +208,35 @@ class PacedBackend : public Backend {
   bool slow_now_ = true;
 };
 
-std::vector<LayerTime> measured_in(PacedBackend& backend, int64_t memory = int64_t{4} << 30) {
+DeviceProfile profile_in(PacedBackend& backend, int64_t memory = int64_t{4} << 30) {
   MemoryLedger ledger(memory);
   MeasureOptions options;
   options.clock = [&] { return backend.now(); };
   auto profile = measure_backend(backend, ledger, options);
   EXPECT_TRUE(profile.ok()) << profile.error().message;
   EXPECT_EQ(ledger.used_bytes(), 0);
-  return profile.ok() ? profile->layers : std::vector<LayerTime>{};
+  return profile.ok() ? std::move(*profile) : DeviceProfile{};
+}
+std::vector<LayerTime> measured_in(PacedBackend& backend, int64_t memory = int64_t{4} << 30) {
+  return profile_in(backend, memory).layers;
+}
+
+TEST(Measure, WhatAStepCostsAtAllAndEarlierKeys) {
+  PacedBackend backend(1, 1.0);
+  const DeviceProfile profile = profile_in(backend);
+  int rates = 0;
+  for (const AttentionRate& rate : profile.attention) {
+    if (rate.shape != ShapeClass::decode) continue;
+    ++rates;
+    EXPECT_NEAR(rate.ops_per_second, PacedBackend::kAttention, 0.03 * PacedBackend::kAttention);
+  }
+  EXPECT_EQ(rates, 1);
+  EXPECT_EQ(profile.overhead.size(), 3u);
+  for (const Overhead& cost : profile.overhead) {
+    // Of a prompt a part of the last layer, too.
+    const double part = cost.shape == ShapeClass::prefill ? 10e-6 : 0;
+    EXPECT_NEAR(cost.step_seconds, PacedBackend::kStep + part, 0.02 * PacedBackend::kStep + part);
+  }
 }
 
 TEST(Measure, LayersTakeWhatTheyTake) {

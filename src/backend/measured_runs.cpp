@@ -30,12 +30,14 @@ Result<void> run_step(Executor& executor, int64_t sequences, int64_t length, int
   return {};
 }
 
-Run decode_run(Executor& executor, int64_t rows, bool enqueues) {
+Run decode_run(Executor& executor, int64_t rows, bool enqueues, int64_t past) {
   // The tokens that were drawn, at the positions that follow, as the engine goes on: a backend may
-  // have begun with the next step. Few positions, so that attention is next to nothing.
+  // have begun with the next step.
   const int64_t block_tokens = executor.kv().block_tokens();
-  const int64_t most = std::max<int64_t>(1, (enqueues ? 4 : 2) * kBlock / block_tokens);
+  const int64_t before = enqueues ? past : 0, count = enqueues ? kDecodePositions : 2 * kBlock;
+  const int64_t most = std::max<int64_t>(1, (before + count) / block_tokens);
   const int64_t each = std::clamp<int64_t>(executor.kv().blocks() / rows, 1, most);
+  const int64_t end = each * block_tokens, begin = std::clamp<int64_t>(end - count, 0, before);
   struct State {
     SamplingParams greedy;
     std::vector<BlockId> blocks;
@@ -44,11 +46,12 @@ Run decode_run(Executor& executor, int64_t rows, bool enqueues) {
   };
   const auto state = std::make_shared<State>();
   state->greedy.temperature = 0;
+  state->position = begin;
   state->blocks.resize(static_cast<size_t>(each * rows));
   std::iota(state->blocks.begin(), state->blocks.end(), 0);
   state->tokens.assign(static_cast<size_t>(rows), 1);
   Run run;
-  run.step = [&executor, state, each, block_tokens]() -> Result<void> {
+  run.step = [&executor, state, each, begin, end]() -> Result<void> {
     std::vector<SequenceStep> batch(state->tokens.size());
     for (size_t s = 0; s < batch.size(); ++s) {
       const auto own = static_cast<size_t>(each);
@@ -63,7 +66,7 @@ Run decode_run(Executor& executor, int64_t rows, bool enqueues) {
     for (size_t s = 0; s < results.size(); ++s) {
       state->tokens[s] = results[s].token.ok() ? results[s].token->id : 1;
     }
-    state->position = (state->position + 1) % (each * block_tokens);
+    if (++state->position == end) state->position = begin;
     return {};
   };
   // Where a step is begun before the one ahead of it is fetched, one alone says little: some are
@@ -74,23 +77,19 @@ Run decode_run(Executor& executor, int64_t rows, bool enqueues) {
 
 Run chunk_run(Executor& executor, int64_t rows, StepOutput output) {
   return {[&executor, rows, output] {
-            return run_step(executor, std::max<int64_t>(1, rows / kBlock), std::min(rows, kBlock),
-                            0, output);
-          },
-          {}};
+    return run_step(executor, std::max<int64_t>(1, rows / kBlock), std::min(rows, kBlock), 0,
+                    output);
+  }};
 }
 
 Run at_run(Executor& executor, int64_t rows, int64_t past) {
   return {[&executor, rows, past] {
-            return run_step(executor, 1, rows, past, StepOutput::logits_last);
-          },
-          {}};
+    return run_step(executor, 1, rows, past, StepOutput::logits_last);
+  }};
 }
 
 Run prompt_run(Executor& executor, int64_t rows) {
-  // The token after it is fetched, or the next prompt would wait for what was begun of it.
-  return {[&executor, rows] { return run_step(executor, 1, rows, 0, StepOutput::sample); },
-          [&executor, rows] { return run_step(executor, 1, 1, rows, StepOutput::logits_last); }};
+  return {[&executor, rows] { return run_step(executor, 1, rows, 0, StepOutput::sample); }};
 }
 
 Run encode_run(Encoder& encoder, int64_t texts, int64_t length) {
@@ -98,10 +97,9 @@ Run encode_run(Encoder& encoder, int64_t texts, int64_t length) {
   for (int64_t i = 0; i <= texts; ++i) offsets.push_back(static_cast<int32_t>(i * length));
   return {[&encoder, tokens = std::vector<TokenId>(static_cast<size_t>(texts * length), 1),
            offsets = std::move(offsets)]() -> Result<void> {
-            IMPETUS_TRY([[maybe_unused]] const auto vectors, encoder.encode({tokens, offsets, {}}));
-            return {};
-          },
-          {}};
+    IMPETUS_TRY([[maybe_unused]] const auto vectors, encoder.encode({tokens, offsets, {}}));
+    return {};
+  }};
 }
 
 }  // namespace impetus

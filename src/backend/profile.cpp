@@ -100,7 +100,7 @@ std::string weights_name(const LayerTime& time) {
 }
 
 int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
-  if (shape == ShapeClass::decode) return 0;
+  if (shape == ShapeClass::decode) return rows * kLayerDecodeKeys;
   const int64_t each = rows / std::max<int64_t>(1, sequences);
   if (shape == ShapeClass::prefill) return rows * (std::min(each, kLayerPromptTokens) + 1) / 2;
   return rows * std::min(each, kLayerTextTokens);

@@ -37,7 +37,7 @@ struct ReadRate {
 
 // What a layer takes where steps are enqueued: launches run beside the work, and small products
 // leave the processor idle, so that no rate and no cost say it. Products, elementwise work and
-// attention among the rows themselves (attention_within).
+// attention among the rows themselves, a decode step's to its first keys (attention_within).
 struct LayerTime {
   ShapeClass shape = ShapeClass::decode;
   DType weights = DType::f32;
@@ -48,8 +48,8 @@ struct LayerTime {
 };
 // "q4_0"; of `grouped` weights "4-bit".
 std::string weights_name(const LayerTime& time);
-// The longest text, and the longest prompt, in the times above.
-inline constexpr int64_t kLayerTextTokens = 128, kLayerPromptTokens = 512;
+// The longest text, the longest prompt, and the keys that a decode step sees, in the times above.
+inline constexpr int64_t kLayerTextTokens = 128, kLayerPromptTokens = 512, kLayerDecodeKeys = 96;
 // Query rows times keys that each sees, as far as those times have them.
 int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences);
 

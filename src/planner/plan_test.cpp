@@ -66,9 +66,8 @@ TEST(Predict, WholeLayersAsMeasured) {
   const auto layers = static_cast<double>(model.layers);
   EXPECT_NEAR(predictor.decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5, 1e-9);
   EXPECT_NEAR(predictor.decode(16, 0, DType::f16).seconds, 1e-4 + layers * 16e-5, 1e-9);
-  EXPECT_NEAR(predictor.decode(4, 0, DType::f16).seconds, 1e-4 + layers * std::sqrt(128.0) * 1e-5,
-              1e-9);
-  EXPECT_NEAR(predictor.decode(32, 0, DType::f16).seconds, 1e-4 + layers * 32e-5, 1e-9);
+  EXPECT_NEAR(predictor.decode(4, 0, DType::f16).seconds, 1e-4 + layers * 9.6e-5, 1e-9);
+  EXPECT_NEAR(predictor.decode(31, 0, DType::f16).seconds, 1e-4 + layers * 24e-5, 1e-9);
   // A prompt's own attention is in its time, that to earlier positions is not. Of its last layer
   // keys and values are.
   const double keys = 2.0 * static_cast<double>(model.hidden * model.kv_heads * model.head_dim) /
@@ -78,36 +77,48 @@ TEST(Predict, WholeLayersAsMeasured) {
   EXPECT_NEAR(predictor.prefill(512, 100, 512, DType::f16).seconds,
               1e-4 + (layers - 1 + keys) * 1e-3 + (layers - 1) * 4.0 * 2048 * 512 * 100 / 1e12,
               1e-9);
-  // Between two sizes a prompt's time is fixed, then in proportion; a line where it rises faster.
+  // Between two sizes a prompt's time lies on a line; below both it is as there.
   DeviceProfile sized = profile;
-  sized.layers.push_back({ShapeClass::prefill, DType::q8_0, 512, layer / 8, 2e-4});
-  for (const auto& [size, seconds] : {std::pair{2, 5e-4}, {4, 2.5e-4}, {8, 2e-4}, {16, 2e-4}}) {
+  sized.layers.push_back({ShapeClass::prefill, DType::q8_0, 512, layer / 9, 2e-4});
+  for (const auto& [size, seconds] : {std::pair{3, 4e-4}, {9, 2e-4}, {18, 2e-4}}) {
     ModelCost smaller = model;
     smaller.layer_weights.front().parameters /= size;
     EXPECT_NEAR(Predictor(sized, smaller, 1).prefill(512, 0, 512, DType::f16).seconds,
                 1e-4 + (layers - 1 + std::min(1.0, size * keys)) * seconds, 1e-9)
         << size;
   }
-  // Half the size between, four times the size beyond, an eighth of it: as the smallest.
+  // Beyond the largest, too; an eighth of it is as the smallest.
   ModelCost other = model;
   const auto decode_of = [&](double size) {
     other.layer_weights = {
         {DType::q8_0, static_cast<int64_t>(static_cast<double>(layer * model.layers) * size)}};
     return (Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds - 1e-4) / layers;
   };
-  EXPECT_NEAR(decode_of(0.5), std::sqrt(5e-5 * 8e-5), 1e-9);
-  EXPECT_NEAR(decode_of(4), 32e-5, 1e-9);
+  EXPECT_NEAR(decode_of(0.5), 6e-5, 1e-9);
+  EXPECT_NEAR(decode_of(4), 20e-5, 1e-9);
   EXPECT_NEAR(decode_of(0.125), 5e-5, 1e-9);
+  // A head is what as many weights more would add, and has nothing beside.
+  ModelCost headed = model;
+  headed.head = {DType::q8_0, 2 * layer};
+  EXPECT_NEAR(Predictor(profile, headed, 1).decode(1, 0, DType::f16).seconds,
+              1e-4 + layers * 8e-5 + 8e-5, 1e-9);
+  // Where the two widest take the same time, in proportion; and never less for more rows.
+  DeviceProfile flat = profile;
+  flat.layers[0].seconds = 8e-5;
+  EXPECT_NEAR(Predictor(flat, headed, 1).decode(1, 0, DType::f16).seconds,
+              1e-4 + layers * 8e-5 + 16e-5, 1e-9);
+  flat.layers[2].seconds = 15e-5;
+  double before = 0;
+  for (const int64_t rows : {1, 8, 16, 64, 512, 4096}) {
+    const double seconds = Predictor(flat, headed, 1).decode(rows, 0, DType::f16).seconds;
+    EXPECT_GT(seconds, before) << rows;
+    before = seconds;
+  }
   // Two types: each its part. A type without times: the nearest with some.
   other.layer_weights = {{DType::q8_0, layer * model.layers / 2},
                          {DType::q4_0, layer * model.layers / 2}};
   EXPECT_NEAR(Predictor(profile, other, 1).decode(1, 0, DType::f16).seconds, 1e-4 + layers * 8e-5,
               1e-9);
-  sized.layers.back().seconds = 1e-5;
-  ModelCost half = model;
-  half.layer_weights.front().parameters /= 2;
-  EXPECT_NEAR(Predictor(sized, half, 1).prefill(512, 0, 512, DType::f16).seconds,
-              1e-4 + (layers - 1 + std::min(1.0, 2 * keys)) * 1e-3 * std::pow(100, -1.0 / 3), 1e-9);
   // No time at all: as fast as memory gives the weights, never at once.
   DeviceProfile texts_only = profile;
   std::erase_if(texts_only.layers,

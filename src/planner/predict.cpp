@@ -165,12 +165,58 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
   return none;
 }
 
-// Interpolates in logarithms of all three; a fixed time below the smallest layer and the fewest
-// rows, in proportion beyond the largest and the most. In prompts and texts of many launches host
-// and device work side by side, and the slower one counts: there a time is fixed until it is in
-// proportion.
+namespace {
+
+// What a time rises by beyond the last point: as the line through the last two; in proportion where
+// that does not rise, or there is one point alone.
+double rise_beyond(const std::map<double, double>& points) {
+  const auto last = std::prev(points.end());
+  if (last != points.begin()) {
+    const auto before = std::prev(last);
+    const double rise = (last->second - before->second) / (last->first - before->first);
+    if (rise > 0) return rise;
+  }
+  return last->second / last->first;
+}
+
+// Lines between points, and beyond the last; below the first as there.
+double on_lines(const std::map<double, double>& points, double x) {
+  const auto above = points.lower_bound(x);
+  if (above == points.begin()) return above->second;
+  const auto& [x0, y0] = *std::prev(above);
+  if (above == points.end()) return y0 + rise_beyond(points) * (x - x0);
+  return y0 + (above->second - y0) / (above->first - x0) * (x - x0);
+}
+
+}  // namespace
+
+// A layer takes what it reads and multiplies, and something beside: lines over its weights, and
+// then over rows.
 std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGroup& group,
                                                int64_t rows, int64_t parameters) const {
+  const auto by_rows = layer_times(shape, group);
+  if (by_rows.empty()) return std::nullopt;
+  std::map<double, double> of_size;
+  for (const auto& [count, points] : by_rows) {
+    of_size[count] = on_lines(points, static_cast<double>(parameters));
+  }
+  return on_lines(of_size, static_cast<double>(rows));
+}
+
+// One product: what as many weights more than the largest layer's would add to it.
+std::optional<double> Predictor::head_seconds(int64_t rows) const {
+  const auto by_rows = layer_times(ShapeClass::decode, model_.head);
+  if (by_rows.empty()) return std::nullopt;
+  std::map<double, double> of_head;
+  for (const auto& [count, points] : by_rows) {
+    of_head[count] = rise_beyond(points) * static_cast<double>(model_.head.parameters);
+  }
+  return on_lines(of_head, static_cast<double>(rows));
+}
+
+// Seconds by parameters, by rows: of the likest shape, type and bits that there are.
+std::map<double, std::map<double, double>> Predictor::layer_times(ShapeClass shape,
+                                                                  const WeightGroup& group) const {
   const auto shapes = shape == ShapeClass::encoder
                           ? std::vector{shape, ShapeClass::prefill}
                           : std::vector{shape, ShapeClass::prefill, ShapeClass::decode};
@@ -183,34 +229,17 @@ std::optional<double> Predictor::layer_seconds(ShapeClass shape, const WeightGro
     }
     for (const DType of : stand_ins(group.type)) kinds.emplace_back(of, 0);
     for (const auto& [of, bits] : kinds) {
-      std::map<int64_t, std::map<double, double>> by_rows;
+      std::map<double, std::map<double, double>> by_rows;
       for (const LayerTime& time : profile_.layers) {
         if (time.shape != like || time.weights != of || time.bits != bits) continue;
         if (time.seconds <= 0) continue;
-        by_rows[time.rows][std::log(static_cast<double>(time.parameters))] = std::log(time.seconds);
+        by_rows[static_cast<double>(time.rows)][static_cast<double>(time.parameters)] =
+            time.seconds;
       }
-      if (by_rows.empty()) continue;
-      const bool side_by_side = like != ShapeClass::decode;
-      const auto at = [&](const std::map<double, double>& points, double x) {
-        const auto above = points.lower_bound(x);
-        if (above == points.begin()) return above->second;
-        const auto& [x0, y0] = *std::prev(above);
-        if (above == points.end()) return y0 + x - x0;
-        // Unless it rises faster.
-        if (side_by_side && above->second - y0 <= above->first - x0) {
-          return std::max(y0, above->second + x - above->first);
-        }
-        return y0 + (above->second - y0) * (x - x0) / (above->first - x0);
-      };
-      std::map<double, double> at_size;
-      for (const auto& [count, points] : by_rows) {
-        at_size[std::log(static_cast<double>(count))] =
-            at(points, std::log(static_cast<double>(parameters)));
-      }
-      return std::exp(at(at_size, std::log(static_cast<double>(rows))));
+      if (!by_rows.empty()) return by_rows;
     }
   }
-  return std::nullopt;
+  return {};
 }
 
 double Predictor::bounded(double seconds, double bytes, double ops) const {
@@ -225,14 +254,11 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
   int64_t parameters = 0;
   for (const WeightGroup& group : model_.layer_weights) parameters += group.parameters;
   const int64_t a_layer = std::max<int64_t>(1, parameters / std::max<int64_t>(1, model_.layers));
-  // `layers` layers of `each` weights like the group's; where no time is known, as fast as memory.
-  const auto add = [&](const WeightGroup& group, double layers, int64_t each, ShapeClass like,
-                       int64_t rows) {
-    if (group.parameters == 0 || rows == 0) return;
-    const double share = layers * static_cast<double>(each) / static_cast<double>(group.parameters);
+  // So much of a group, in so many rows, takes as long; where no time is known, as memory does.
+  const auto add = [&](const WeightGroup& group, double share, int64_t rows,
+                       std::optional<double> takes) {
     const double read = share * static_cast<double>(group.bytes());
-    const auto a_time = layer_seconds(like, group, rows, each);
-    seconds += a_time ? layers * *a_time : read / read_rate(static_cast<int64_t>(read));
+    seconds += takes ? *takes : read / read_rate(static_cast<int64_t>(read));
     bytes += read;
     ops += 2.0 * share * static_cast<double>(group.parameters) * static_cast<double>(rows);
   };
@@ -245,11 +271,17 @@ PhaseTime Predictor::layered(const StepShape& shape) const {
     attending -= 1;
   }
   for (const WeightGroup& group : model_.layer_weights) {
+    if (group.parameters == 0 || shape.rows == 0) continue;
     // Of several types each takes its part of the layers.
-    add(group, whole * static_cast<double>(group.parameters) / static_cast<double>(a_layer),
-        a_layer, shape.shape, shape.rows);
+    const double layers =
+        whole * static_cast<double>(group.parameters) / static_cast<double>(a_layer);
+    auto takes = layer_seconds(shape.shape, group, shape.rows, a_layer);
+    if (takes) *takes *= layers;
+    add(group, whole, shape.rows, takes);
   }
-  add(model_.head, 1, model_.head.parameters, ShapeClass::decode, shape.outputs);
+  if (model_.head.parameters > 0 && shape.outputs > 0) {
+    add(model_.head, 1, shape.outputs, head_seconds(shape.outputs));
+  }
   // What the layers' times do not have: earlier positions, and longer texts.
   const int64_t within = attention_within(shape.shape, shape.rows, shape.sequences);
   const auto others =

@@ -10,6 +10,7 @@
 // limits.
 #pragma once
 
+#include <map>
 #include <optional>
 
 #include "backend/profile.h"
@@ -55,6 +56,9 @@ class Predictor {
   // Of a layer of `parameters` weights like the group's.
   std::optional<double> layer_seconds(ShapeClass shape, const WeightGroup& group, int64_t rows,
                                       int64_t parameters) const;
+  std::optional<double> head_seconds(int64_t rows) const;
+  std::map<double, std::map<double, double>> layer_times(ShapeClass shape,
+                                                         const WeightGroup& group) const;
   double compute_rate(DType type, int64_t rows) const;
   double read_rate(int64_t working_set_bytes) const;
   double attention_rate(ShapeClass shape, double items) const;

@@ -128,6 +128,13 @@ Result<void> Benchmark::State::decoder_step() {
     seconds = 0;
   }
   if (at == options.prompt + generated()) {
+    // The step that an executor has begun is no part of the next prompt: it is waited for.
+    if (options.generate > 0 && executor.descriptor().enqueues) {
+      step.tokens = {&next, 1};
+      step.position = at - 1;
+      step.output = StepOutput::none;
+      IMPETUS_CHECK(executor.execute({&step, 1}));
+    }
     if (options.generate > 0) second.push_back(static_cast<double>(generated()) / seconds);
     end_round();
   }
