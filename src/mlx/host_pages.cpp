@@ -1,8 +1,9 @@
 #include "mlx/host_pages.h"
 
-#include <dlfcn.h>
 #include <algorithm>
 #include <new>
+
+#include <dlfcn.h>
 
 #include "base/log.h"
 
