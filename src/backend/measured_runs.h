@@ -10,8 +10,8 @@ namespace impetus {
 
 // Tokens of one sequence in a step of many rows: little attention.
 inline constexpr int64_t kBlock = 16;
-// Positions before those of a decode step that is enqueued, and such positions. A sequence's first
-// steps cost less than all others where a GPU shares attention out among blocks of threads.
+// Positions before those of a decode step that is enqueued, as behind a short prompt, and such
+// positions.
 inline constexpr int64_t kDecodePast = 64, kDecodePositions = 64;
 static_assert(kLayerDecodeKeys == kDecodePast + kDecodePositions / 2);
 
