@@ -88,7 +88,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   const int64_t logits =
       std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
   const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
-                          (gpu_paths() ? 3 : 2) * logits * 4 +
+                          (machine_->row_kernels ? 3 : 2) * logits * 4 +
                           (gpu_paths() ? 0 : 3 * machine_->score_elements * 4) + host_.bytes();
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
