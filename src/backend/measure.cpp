@@ -163,7 +163,7 @@ class Measurer {
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
   Result<void> measure_attention(int threads, int64_t hidden = 512);
-  Result<void> hold_attention(int64_t hidden);
+  Result<void> hold_attention();
   Result<void> measure_encoder(int threads);
   Result<void> measure_encoder_attention(int threads);
   // Where steps are enqueued: whole layers in place of products, and of what is beside them.
@@ -436,9 +436,9 @@ Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
 }
 
 // Decode steps with few and with many positions before them.
-Result<void> Measurer::hold_attention(int64_t hidden) {
-  constexpr int64_t kLayers = 6;
-  IMPETUS_TRY(Loaded loaded, decoder(kLayers, hidden, {DType::q8_0}, 1, kContext));
+Result<void> Measurer::hold_attention() {
+  constexpr int64_t kLayers = 6, kHidden = 2048;  // few heads leave a GPU idle
+  IMPETUS_TRY(Loaded loaded, decoder(kLayers, kHidden, {DType::q8_0}, 1, kContext));
   Executor& executor = *loaded.executor;
   for (int64_t position = 0; position < extent_.past; position += kRowsMax) {
     const int64_t count = std::min(kRowsMax, extent_.past - position);
@@ -694,8 +694,7 @@ Result<DeviceProfile> Measurer::run_enqueued() {
                     if (!measure_attention(1, 2048).ok()) {
                       IMPETUS_CHECK(as_far(measure_attention(1)));
                     }
-                    // Less than reading took.
-                    return as_far(hold_attention(2048));
+                    return as_far(hold_attention());
                   }});
   jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
   jobs.push_back({"copies", [this] { return measure_copies(); }});

@@ -1,6 +1,5 @@
 #include "mlx/row_kernels.h"
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <random>
@@ -12,8 +11,6 @@
 
 namespace impetus::mlx_backend {
 namespace {
-
-constexpr int kTellThreads = 256;
 
 class CudaRowKernels final : public RowKernels {
  public:
@@ -72,11 +69,9 @@ class CudaRowKernels final : public RowKernels {
                .inputs = {"values", "out"},
                .outputs = {"done"},
                .numbers = {"count"},
-               .body = "const int thread = blockIdx.x * blockDim.x + threadIdx.x;\n"
-                       "for (int i = thread; i < count; i += gridDim.x * blockDim.x) {\n"
-                       "const_cast<T*>(out)[i] = values[i];\n"
-                       "}\n"
-                       "if (thread == 0) done[0] = 1;",
+               .body = "impetus::tell<T>(values, count, const_cast<T*>(out));\n"
+                       "if (blockIdx.x == 0 && threadIdx.x == 0) done[0] = 1;",
+               .text = k_tell_text,
                .threads = kTellThreads},
               code) {
     const std::vector<float> frequencies = spec.rope_frequencies();
@@ -117,11 +112,9 @@ class CudaRowKernels final : public RowKernels {
   }
 
   mx::array tell(const mx::array& values, const mx::array& out) override {
-    constexpr int kBlocks = 512;
     const auto count = static_cast<int>(values.size());
-    const int blocks = std::clamp((count + kTellThreads - 1) / kTellThreads, 1, kBlocks);
-    return tell_({mx::contiguous(values), out}, {{1}}, {mx::int32}, {blocks, 1, 1}, {count},
-                 {{"T", values.dtype()}}, values.dtype() == mx::int32 ? 1 : 0)[0];
+    return tell_({mx::contiguous(values), out}, {{1}}, {mx::int32}, {tell_blocks(count), 1, 1},
+                 {count}, {{"T", values.dtype()}}, values.dtype() == mx::int32 ? 1 : 0)[0];
   }
 
  private:

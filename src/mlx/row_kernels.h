@@ -2,10 +2,11 @@
 // products and attention, where the host's time for each of MLX's operations is most of a layer's:
 // norms of queries and keys, rotation, and the write to the KV pool in one; a gate; a sum and its
 // layer norm; the vectors of texts, and what the host reads of a step. Their text:
-// kernels/place.cuh, gated.cuh, add_layer_norm.cuh, pool_texts.cuh. Includes MLX: only the sources
-// of this folder include this.
+// kernels/place.cuh, gated.cuh, add_layer_norm.cuh, pool_texts.cuh, tell.cuh. Includes MLX: only
+// the sources of this folder include this.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -16,12 +17,17 @@ namespace impetus::mlx_backend {
 
 // How kernels/*.cuh are launched: as they say themselves.
 inline constexpr int kPlaceThreads = 256, kGatedThreads = 256, kLayerNormThreads = 128;
-inline constexpr int kPoolThreads = 256;
+inline constexpr int kPoolThreads = 256, kTellThreads = 256;
 inline constexpr int kLayerNormColumns = 4096;  // pool_texts' as well
 // Blocks of threads for a gate's [rows, columns].
 constexpr int gated_blocks(int rows, int columns) {
   return static_cast<int>((static_cast<int64_t>(rows) * (columns / 8) + kGatedThreads - 1) /
                           kGatedThreads);
+}
+
+// Blocks of threads for so many values of tell.
+constexpr int tell_blocks(int count) {
+  return std::clamp((count + kTellThreads - 1) / kTellThreads, 1, 512);
 }
 
 // Where the rows of a step stand.

@@ -12,6 +12,7 @@
 #include "mlx/kernels/gated.cuh"
 #include "mlx/kernels/place.cuh"
 #include "mlx/kernels/pool_texts.cuh"
+#include "mlx/kernels/tell.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
@@ -21,6 +22,7 @@ static_assert(mlx_backend::kPlaceThreads == impetus::kPlaceThreads &&
               mlx_backend::kLayerNormThreads == impetus::kLayerNormThreads &&
               mlx_backend::kLayerNormColumns == impetus::kLayerNormColumns &&
               mlx_backend::kPoolThreads == impetus::kPoolThreads &&
+              mlx_backend::kTellThreads == impetus::kTellThreads &&
               mlx_backend::kLayerNormColumns == impetus::kPoolThreads * impetus::kPoolEach);
 
 // What runs when its result is wanted and not before, as a kernel does where it belongs: a step
@@ -138,11 +140,15 @@ class HostRows final : public RowKernels {
         });
   }
 
+  // Words of 4 bytes, whatever they are.
   mx::array tell(const mx::array& values, const mx::array& out) override {
     return Deferred::make({1}, mx::int32, {mx::contiguous(values), out},
                           [](const std::vector<mx::array>& inputs, const mx::array& done) {
-                            std::memcpy(data<char>(inputs[1]), data<char>(inputs[0]),
-                                        inputs[0].nbytes());
+                            const auto count = static_cast<int>(inputs[0].size());
+                            const auto blocks = static_cast<unsigned>(tell_blocks(count));
+                            launch({blocks, 1, 1}, kTellThreads, [&] {
+                              impetus::tell<int>(data<int>(inputs[0]), count, data<int>(inputs[1]));
+                            });
                             data<int>(done)[0] = 1;
                           });
   }

@@ -32,6 +32,27 @@ class Curve {
   std::vector<std::pair<double, double>> points_;
 };
 
+// What a time rises by beyond the last point: as the line through the last two; in proportion where
+// that does not rise, or there is one point alone.
+double rise_beyond(const std::map<double, double>& points) {
+  const auto last = std::prev(points.end());
+  if (last != points.begin()) {
+    const auto before = std::prev(last);
+    const double rise = (last->second - before->second) / (last->first - before->first);
+    if (rise > 0) return rise;
+  }
+  return last->second / last->first;
+}
+
+// Lines between points, and beyond the last; below the first as there.
+double on_lines(const std::map<double, double>& points, double x) {
+  const auto above = points.lower_bound(x);
+  if (above == points.begin()) return above->second;
+  const auto& [x0, y0] = *std::prev(above);
+  if (above == points.end()) return y0 + rise_beyond(points) * (x - x0);
+  return y0 + (above->second - y0) / (above->first - x0) * (x - x0);
+}
+
 constexpr double kInfinite = 1e300;
 
 // Types that cost about the same to compute with stand in for one that has no figure.
@@ -164,31 +185,6 @@ const Overhead& Predictor::overhead(ShapeClass shape) const {
   }
   return none;
 }
-
-namespace {
-
-// What a time rises by beyond the last point: as the line through the last two; in proportion where
-// that does not rise, or there is one point alone.
-double rise_beyond(const std::map<double, double>& points) {
-  const auto last = std::prev(points.end());
-  if (last != points.begin()) {
-    const auto before = std::prev(last);
-    const double rise = (last->second - before->second) / (last->first - before->first);
-    if (rise > 0) return rise;
-  }
-  return last->second / last->first;
-}
-
-// Lines between points, and beyond the last; below the first as there.
-double on_lines(const std::map<double, double>& points, double x) {
-  const auto above = points.lower_bound(x);
-  if (above == points.begin()) return above->second;
-  const auto& [x0, y0] = *std::prev(above);
-  if (above == points.end()) return y0 + rise_beyond(points) * (x - x0);
-  return y0 + (above->second - y0) / (above->first - x0) * (x - x0);
-}
-
-}  // namespace
 
 // A layer takes what it reads and multiplies, and something beside: lines over its weights, and
 // then over rows.
