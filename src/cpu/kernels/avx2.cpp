@@ -1,4 +1,5 @@
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/peaks.h"
 #include "cpu/kernels/simd_avx2.h"
 // The rest is written over Simd.
 #include "cpu/kernels/attention.inc.h"
@@ -10,6 +11,7 @@ namespace {
 
 constexpr KernelTable kTable = {
     .name = "avx2",
+    .peaks = &kAvx2Peaks,
     .matmul = {matmul<FloatKernel<FloatSource::f32>>, matmul<FloatKernel<FloatSource::f16>>,
                matmul<FloatKernel<FloatSource::bf16>>, matmul<QuantKernel<Q8Format>>,
                matmul<QuantKernel<Q4Format>>, matmul<QuantKernel<G4Format<ScaleType::f16>>>,

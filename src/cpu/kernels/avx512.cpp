@@ -1,4 +1,5 @@
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/peaks.h"
 #include "cpu/kernels/simd_avx512.h"
 // The rest is written over Simd.
 #include "cpu/kernels/attention.inc.h"
@@ -10,9 +11,10 @@ namespace {
 
 constexpr KernelTable kTable = {
     .name = "avx512",
+    .peaks = &kAvx512Peaks,
     .matmul = {matmul<FloatKernel<FloatSource::f32>>, matmul<FloatKernel<FloatSource::f16>>,
-               matmul<Bf16Kernel>, matmul<QuantKernel<Q8Format>>, matmul<QuantKernel<Q4Format>>,
-               matmul<QuantKernel<G4Format<ScaleType::f16>>>,
+               matmul<FloatKernel<FloatSource::bf16>>, matmul<QuantKernel<Q8Format>>,
+               matmul<QuantKernel<Q4Format>>, matmul<QuantKernel<G4Format<ScaleType::f16>>>,
                matmul<QuantKernel<G4Format<ScaleType::bf16>>>,
                matmul<QuantKernel<G4Format<ScaleType::f32>>>,
                matmul<QuantKernel<G8Format<ScaleType::f16>>>,

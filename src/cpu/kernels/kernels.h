@@ -1,6 +1,6 @@
 // The kernel table: every hot loop of the CPU backend, once per instruction set.
 //
-// This header is the whole ABI of the ISA files (reference.cpp, avx2.cpp, avx512.cpp): plain
+// This header is the whole ABI of the ISA files (reference.cpp, avx2.cpp, avx512*.cpp): plain
 // structs and function pointers, no standard library, so that no inline function of it can be
 // compiled with an instruction set the machine lacks and then be picked by the linker.
 //
@@ -100,8 +100,11 @@ struct AttentionArgs {
 
 enum class KvType : uint8_t { f32, f16, bf16 };
 
+struct PeakLoops;  // peaks.h
+
 struct KernelTable {
   const char* name;  // "reference", "avx2", "avx512"
+  const PeakLoops* peaks;
 
   void (*matmul[kWeightLayouts])(const MatmulArgs&);  // by WeightLayout
   void (*attention[3])(const AttentionArgs&);         // by KvType; fixed key tiles from position 0
@@ -138,6 +141,8 @@ KernelTables supported_kernels();
 
 const KernelTable* reference_kernels();
 const KernelTable* avx2_kernels();    // AVX2, FMA, F16C; null where not compiled in
-const KernelTable* avx512_kernels();  // AVX-512 F/BW/DQ/VL, VNNI, BF16; null where not compiled in
+const KernelTable* avx512_kernels();  // AVX-512 F/BW/DQ/VL, VNNI; null where not compiled in
+// The same by name, and all of it but the products of bf16, for which BF16 is there.
+const KernelTable* avx512_bf16_kernels();
 
 }  // namespace impetus::cpu

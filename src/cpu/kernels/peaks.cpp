@@ -70,49 +70,28 @@ void plain_read(const void* data, size_t bytes) {
   (void)sink;
 }
 
-constexpr PeakLoops kLoops = {plain_int8, plain_f32, plain_f32, plain_read};
-
 }  // namespace
 
-const PeakLoops* reference_peaks() {
-  return &kLoops;
-}
-
-#if !defined(__x86_64__)
-const PeakLoops* avx2_peaks() {
-  return nullptr;
-}
-const PeakLoops* avx512_peaks() {
-  return nullptr;
-}
-#endif
-
-const PeakLoops& peak_loops(const KernelTable& table) {
-  const PeakLoops* found = nullptr;
-  if (strcmp(table.name, "avx2") == 0) found = avx2_peaks();
-  if (strcmp(table.name, "avx512") == 0) found = avx512_peaks();
-  return found != nullptr ? *found : kLoops;
-}
+const PeakLoops kReferencePeaks = {plain_int8, plain_f32, plain_f32, plain_read};
 
 double peak_int8_ops(const KernelTable& table, double seconds) {
-  return best_rate(peak_loops(table).int8, seconds);
+  return best_rate(table.peaks->int8, seconds);
 }
 
 double peak_bf16_ops(const KernelTable& table, double seconds) {
-  return best_rate(peak_loops(table).bf16, seconds);
+  return best_rate(table.peaks->bf16, seconds);
 }
 
 double peak_f32_ops(const KernelTable& table, double seconds) {
-  return best_rate(peak_loops(table).f32, seconds);
+  return best_rate(table.peaks->f32, seconds);
 }
 
 double peak_read_bytes(const KernelTable& table, const void* data, size_t bytes, double seconds) {
-  const PeakLoops& loops = peak_loops(table);
   const double end = now() + seconds;
   double best = 0;
   do {
     double start = now();
-    loops.read(data, bytes);
+    table.peaks->read(data, bytes);
     double rate = static_cast<double>(bytes) / (now() - start);
     if (rate > best) best = rate;
   } while (now() < end);

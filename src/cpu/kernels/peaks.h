@@ -19,10 +19,11 @@ struct PeakLoops {
   void (*read)(const void* data, size_t bytes);
 };
 
-const PeakLoops* reference_peaks();
-const PeakLoops* avx2_peaks();    // null where not compiled in
-const PeakLoops* avx512_peaks();  // the same
-const PeakLoops& peak_loops(const KernelTable& table);
+// Of the tables of these names; defined where those are.
+extern const PeakLoops kReferencePeaks;
+extern const PeakLoops kAvx2Peaks;
+extern const PeakLoops kAvx512Peaks;
+extern const PeakLoops kAvx512Bf16Peaks;
 
 // Operations a second of this thread, the best of slices of about `seconds` / 8.
 double peak_int8_ops(const KernelTable& table, double seconds);

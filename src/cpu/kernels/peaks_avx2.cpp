@@ -50,12 +50,8 @@ void read(const void* data, size_t bytes) {
   asm volatile("" : : "x"(sums[0]), "x"(sums[1]), "x"(sums[2]), "x"(sums[3]));
 }
 
-constexpr PeakLoops kLoops = {int8, f32, f32, read};
-
 }  // namespace
 
-const PeakLoops* avx2_peaks() {
-  return &kLoops;
-}
+const PeakLoops kAvx2Peaks = {int8, f32, f32, read};
 
 }  // namespace impetus::cpu

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/peaks.h"
 
 namespace impetus::cpu {
 namespace {
@@ -398,6 +399,7 @@ void store_value(const float* value, int64_t head_dim, int64_t slot, void* block
 
 constexpr KernelTable kTable = {
     .name = "reference",
+    .peaks = &kReferencePeaks,
     .matmul = {matmul<WeightLayout::f32, dot_f32>, matmul<WeightLayout::f16, dot_f16>,
                matmul<WeightLayout::bf16, dot_bf16>, matmul<WeightLayout::q8_0, dot_q8_0>,
                matmul<WeightLayout::q4_0, dot_q4_0>,

@@ -1,5 +1,5 @@
-// Vectors of 16 floats for the kernels written once over `Simd`. Only avx512.cpp includes this; the
-// anonymous namespace keeps every function inside that file. The meaning of each function is told
+// Vectors of 16 floats for the kernels written once over `Simd`. Only avx512*.cpp include this; the
+// anonymous namespace keeps every function inside those files. The meaning of each function is told
 // in simd_avx2.h.
 #pragma once
 
