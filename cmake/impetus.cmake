@@ -26,17 +26,24 @@ function(impetus_reuse TARGET HEADERS)
   endif()
 endfunction()
 
-# impetus_folder(NAME [DEPS folder...] [LINK target...] [TEST_LINK target...])
+# All tests and fuzzers of src/, without the program.
+add_custom_target(suite)
+
+# impetus_folder(NAME [DEPS folder...] [LINK target...] [TEST_LINK target...] [UNSANITIZED regex])
 #
 # One folder of src/ is one static library `impetus_NAME`, one test executable `NAME_test` made of
 # its *_test.cpp, and, with IMPETUS_FUZZ, one fuzzer per *_fuzz.cpp. DEPS are the folders it may
 # include (the table in docs/architecture.md; scripts/check-layers holds both to each other).
+# UNSANITIZED: tests that sanitizers cannot follow, and are not built with.
 function(impetus_folder NAME)
-  cmake_parse_arguments(ARG "" "" "DEPS;LINK;TEST_LINK" ${ARGN})
+  cmake_parse_arguments(ARG "" "UNSANITIZED" "DEPS;LINK;TEST_LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS *.cpp)
   set(tests ${sources})
   set(fuzzers ${sources})
   list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  if(IMPETUS_SANITIZE AND ARG_UNSANITIZED)
+    list(FILTER tests EXCLUDE REGEX "${ARG_UNSANITIZED}")
+  endif()
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
 
@@ -54,6 +61,7 @@ function(impetus_folder NAME)
 
   if(IMPETUS_TESTS AND tests)
     add_executable(${NAME}_test ${tests})
+    add_dependencies(suite ${NAME}_test)
     impetus_reuse(${NAME}_test impetus_test_headers)
     target_compile_options(${NAME}_test PRIVATE -Wno-missing-designated-field-initializers)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
@@ -72,6 +80,7 @@ function(impetus_folder NAME)
     foreach(source ${fuzzers})
       get_filename_component(target ${source} NAME_WE)
       add_executable(${target} ${source})
+      add_dependencies(suite ${target})
       target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
       target_link_libraries(${target} PRIVATE impetus_${NAME})
       target_link_options(${target} PRIVATE -fsanitize=fuzzer)

@@ -53,8 +53,8 @@ void wrap(Array& array) {
 class Events {
  public:
   Events(std::string_view operation, std::string_view type)
-      : overflow_{NumericEvent::Kind::overflow, std::string(operation), std::string(type)},
-        nan_{NumericEvent::Kind::nan, std::string(operation), std::string(type)} {}
+      : overflow_{NumericEvent::Kind::overflow, std::string(operation), std::string(type), {}},
+        nan_{NumericEvent::Kind::nan, std::string(operation), std::string(type), {}} {}
 
   void note(const std::string& tensor, const Scan& found) {
     note(overflow_, tensor, found.overflows, found.first_overflow, found.overflow_value);

@@ -15,7 +15,6 @@ struct Bf16Kernel {
   static constexpr int staged_bytes = 0;
   static constexpr int activation_bytes = 2;
   static constexpr int tile_rows = 6;
-  static constexpr int staged_panels = 4;
   static constexpr int many_panels = 4;
   static constexpr int few_panels = 4;
   static constexpr int few_rows = 6;
