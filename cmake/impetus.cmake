@@ -34,7 +34,7 @@ add_custom_target(suite)
 # One folder of src/ is one static library `impetus_NAME`, one test executable `NAME_test` made of
 # its *_test.cpp, and, with IMPETUS_FUZZ, one fuzzer per *_fuzz.cpp. DEPS are the folders it may
 # include (the table in docs/architecture.md; scripts/check-layers holds both to each other).
-# UNSANITIZED: tests that sanitizers cannot follow, and are not built with.
+# UNSANITIZED: tests that sanitizers cannot follow; the others are built with IMPETUS_SANITIZED then.
 function(impetus_folder NAME)
   cmake_parse_arguments(ARG "" "UNSANITIZED" "DEPS;LINK;TEST_LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS *.cpp)
@@ -67,6 +67,9 @@ function(impetus_folder NAME)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(${NAME}_test PRIVATE
       IMPETUS_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    if(IMPETUS_SANITIZE AND ARG_UNSANITIZED)
+      target_compile_definitions(${NAME}_test PRIVATE IMPETUS_SANITIZED)
+    endif()
     target_link_libraries(${NAME}_test PRIVATE impetus_${NAME} ${ARG_TEST_LINK} GTest::gtest GTest::gtest_main)
     add_test(NAME ${NAME} COMMAND ${NAME}_test)
     set(timeout 600)

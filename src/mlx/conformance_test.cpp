@@ -25,7 +25,7 @@ std::vector<Subject> subjects() {
   };
   using RunAhead = MlxOptions::RunAhead;
   return {
-#ifdef __linux__
+#if defined(__linux__) && !defined(IMPETUS_SANITIZED)
       // Decode steps by the kernels of CUDA, on the host.
       subject("HostKernels", mlx_backend::with_host_kernels()),
 #endif
