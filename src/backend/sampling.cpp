@@ -125,28 +125,22 @@ void apply_penalties(std::span<float> logits, const SamplingParams& params,
   }
 }
 
-// Drops what top-p leaves out. `kept` has a weight and an id each, in any order; `all` is their
-// sum. Most of the mass lies with few tokens, so only those above a falling threshold are sorted.
-void keep_top_p(std::vector<Weighted>& kept, double all, double top_p,
-                std::span<const float> logits) {
-  const double wanted = top_p * all;
-  const auto before = [&](const Weighted& a, const Weighted& b) {
+// Puts `kept`, a weight and an id each, in falling order and drops what comes after their sum has
+// reached `wanted`; false where it does not.
+bool keep_top_p(std::vector<Weighted>& kept, double wanted, std::span<const float> logits) {
+  std::sort(kept.begin(), kept.end(), [&](const Weighted& a, const Weighted& b) {
     return likelier({logits[static_cast<size_t>(a.second)], a.second},
                     {logits[static_cast<size_t>(b.second)], b.second});
-  };
-  for (const double threshold : {1e-2, 1e-4, 1e-7, 0.0}) {
-    const auto end = std::partition(kept.begin(), kept.end(),
-                                    [&](const Weighted& w) { return w.first >= threshold; });
-    std::sort(kept.begin(), end, before);
-    double sum = 0;
-    for (auto it = kept.begin(); it != end; ++it) {
-      sum += it->first;
-      if (sum >= wanted) {
-        kept.erase(it + 1, kept.end());
-        return;
-      }
+  });
+  double sum = 0;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    sum += kept[i].first;
+    if (sum >= wanted) {
+      kept.resize(i + 1);
+      return true;
     }
   }
+  return false;
 }
 
 // The token drawn from weights in the order of ids.
@@ -164,17 +158,60 @@ TokenId draw(std::span<const Weighted> weights, double random) {
   return last;
 }
 
-// The same over every id.
-TokenId draw_any(std::span<const double> weights, double all, double random) {
-  const double target = random * all;
+// Run `index` of what every id weighs.
+std::span<const double> run_of(std::span<const double> weights, size_t index) {
+  const size_t first = index * kSumRun;
+  return weights.subspan(first, std::min<size_t>(kSumRun, weights.size() - first));
+}
+
+double sum_of_run(std::span<const double> run) {
+  std::array<double, kSumLanes> lanes{};
+  size_t i = 0;
+  for (; i + kSumLanes <= run.size(); i += kSumLanes) {
+    for (size_t j = 0; j < kSumLanes; ++j) lanes[j] += run[i + j];
+  }
+  for (size_t j = 0; i + j < run.size(); ++j) lanes[j] += run[i + j];
+  for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
+    for (size_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+  }
+  return lanes[0];
+}
+
+// The sums of all runs, and of these.
+double sum_runs(std::span<const double> weights, std::vector<double>& runs) {
+  runs.resize((weights.size() + kSumRun - 1) / kSumRun);
+  double all = 0;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    runs[r] = sum_of_run(run_of(weights, r));
+    all += runs[r];
+  }
+  return all;
+}
+
+// draw() over every id.
+TokenId draw_any(std::span<const double> weights, std::span<const double> runs, double target) {
+  const auto last_of = [&](size_t r) {
+    const auto run = run_of(weights, r);
+    size_t last = run.size() - 1;
+    while (last > 0 && !(run[last] > 0)) --last;
+    return static_cast<TokenId>(r * kSumRun + last);
+  };
   double sum = 0;
   size_t last = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    sum += weights[i];
-    if (sum > target) return static_cast<TokenId>(i);
-    if (weights[i] > 0) last = i;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    if (runs[r] > 0) last = r;
+    if (!(sum + runs[r] > target)) {
+      sum += runs[r];
+      continue;
+    }
+    const auto run = run_of(weights, r);
+    for (size_t i = 0; i < run.size(); ++i) {
+      sum += run[i];
+      if (sum > target) return static_cast<TokenId>(r * kSumRun + i);
+    }
+    return last_of(r);
   }
-  return static_cast<TokenId>(last);
+  return last_of(last);
 }
 
 TokenId choose(std::span<float> logits, const SamplingParams& params,
@@ -190,6 +227,9 @@ TokenId choose(std::span<float> logits, const SamplingParams& params,
   const double random = uniform(params.seed, static_cast<uint64_t>(context.position));
   auto& kept = scratch.weights;
   kept.clear();
+  // The likeliest token weighs 1, so a min_p above 1 still leaves it.
+  const double least = std::min(1.0, static_cast<double>(params.min_p));
+  const auto top_p = static_cast<double>(params.top_p);
   double all = 0;
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size()) {
     likeliest(logits, static_cast<size_t>(params.top_k), scratch.candidates);
@@ -199,23 +239,31 @@ TokenId choose(std::span<float> logits, const SamplingParams& params,
       kept.emplace_back(weight(logit), id);
       all += kept.back().first;
     }
+    if (params.top_p < 1.0f) keep_top_p(kept, top_p * all, logits);
   } else {
     auto& values = scratch.values;
     values.resize(logits.size());
     for (size_t i = 0; i < logits.size(); ++i) values[i] = weight(logits[i]);
-    for (const double value : values) all += value;
-    if (params.top_p >= 1.0f && params.min_p <= 0) return draw_any(values, all, random);
-    kept.resize(logits.size());
-    for (size_t i = 0; i < logits.size(); ++i) kept[i] = {values[i], static_cast<TokenId>(i)};
+    const bool any = params.top_p >= 1.0f;
+    if (any && params.min_p > 0) {
+      for (double& value : values) value = value >= least ? value : 0;
+    }
+    all = sum_runs(values, scratch.runs);
+    if (any) return draw_any(values, scratch.runs, random * all);
+    // Most of the sum lies with few tokens: only those above a falling threshold are sorted.
+    for (const double threshold : {1e-2, 1e-4, 1e-7, 0.0}) {
+      kept.clear();
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (values[i] >= threshold) kept.emplace_back(values[i], static_cast<TokenId>(i));
+      }
+      if (keep_top_p(kept, top_p * all, logits)) break;
+    }
   }
   if (params.top_p < 1.0f) {
-    keep_top_p(kept, all, static_cast<double>(params.top_p), logits);
     std::sort(kept.begin(), kept.end(),
               [](const Weighted& a, const Weighted& b) { return a.second < b.second; });
   }
   if (params.min_p > 0) {
-    // The likeliest token weighs 1, so a min_p above 1 still leaves it.
-    const double least = std::min(1.0, static_cast<double>(params.min_p));
     std::erase_if(kept, [&](const Weighted& w) { return w.first < least; });
   }
   return draw(kept, random);

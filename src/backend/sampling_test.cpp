@@ -54,8 +54,33 @@ TokenId plain_sample(std::vector<float> logits, const SamplingParams& params,
     for (const TokenId id : ids) sum += weight(id);
     return sum;
   };
+  // Over all ids: by runs of 256 in 32 lanes, added by halves; those not in `order` weigh 0.
+  const auto weight_in = [&](const std::vector<TokenId>& ids) {
+    std::vector<double> all(logits.size(), 0.0);
+    for (const TokenId id : ids) all[static_cast<size_t>(id)] = weight(id);
+    return all;
+  };
+  const auto run_sum = [](const std::vector<double>& all, size_t run) {
+    std::vector<double> lanes(32, 0.0);
+    for (size_t i = run * 256; i < std::min(all.size(), run * 256 + 256); ++i) {
+      lanes[i % 32] += all[i];
+    }
+    for (size_t half = 16; half > 0; half /= 2) {
+      for (size_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+    }
+    return lanes[0];
+  };
+  const size_t runs = (logits.size() + 255) / 256;
+  const auto sum_by_runs = [&](const std::vector<double>& all) {
+    double sum = 0;
+    for (size_t r = 0; r < runs; ++r) sum += run_sum(all, r);
+    return sum;
+  };
+  const bool some = order.size() < logits.size() || params.top_p < 1;
   if (params.top_p < 1) {
-    const double wanted = static_cast<double>(params.top_p) * sum_by_id(order);
+    const double wanted =
+        static_cast<double>(params.top_p) *
+        (order.size() < logits.size() ? sum_by_id(order) : sum_by_runs(weight_in(order)));
     double sum = 0;
     for (size_t i = 0; i < order.size(); ++i) {
       sum += weight(order[i]);
@@ -66,9 +91,25 @@ TokenId plain_sample(std::vector<float> logits, const SamplingParams& params,
     }
   }
   std::erase_if(order, [&](TokenId id) { return weight(id) < static_cast<double>(params.min_p); });
-  const double target =
-      uniform(params.seed, static_cast<uint64_t>(context.position)) * sum_by_id(order);
+  const double random = uniform(params.seed, static_cast<uint64_t>(context.position));
   std::sort(order.begin(), order.end());
+  if (!some) {
+    const auto all = weight_in(order);
+    const double target = random * sum_by_runs(all);
+    double sum = 0;
+    size_t run = 0;
+    while (run < runs && !(sum + run_sum(all, run) > target)) sum += run_sum(all, run++);
+    const bool found = run < runs;
+    if (!found) run = static_cast<size_t>(order.back()) / 256;
+    TokenId last = 0;
+    for (size_t i = run * 256; i < std::min(all.size(), run * 256 + 256); ++i) {
+      sum += all[i];
+      if (found && sum > target) return static_cast<TokenId>(i);
+      if (all[i] > 0) last = static_cast<TokenId>(i);
+    }
+    return last;
+  }
+  const double target = random * sum_by_id(order);
   double sum = 0;
   for (const TokenId id : order) {
     sum += weight(id);
