@@ -18,9 +18,14 @@ struct Options {
   ModelOptions load;
   int64_t prompt = 512, generate = 64;
   int repeat = 3;
+  float temperature = 0;
   std::vector<std::string> devices;
   bool json = false;
 };
+
+std::string at_temperature(const Options& options) {
+  return options.temperature > 0 ? fmt::format(", temperature {}", options.temperature) : "";
+}
 
 void add(json::object& report, const std::string& name, const std::optional<Spread>& spread) {
   if (!spread) return;
@@ -49,8 +54,10 @@ json::object report_of(const BenchmarkResult& result) {
   return report;
 }
 
-// Keeps what was measured; a history that cannot be written costs the answer nothing.
-void keep(const std::vector<BenchmarkRecord>& records) {
+// Keeps what was measured of likeliest tokens, as everything in the history is; a history that
+// cannot be written costs the answer nothing.
+void keep(const Options& options, const std::vector<BenchmarkRecord>& records) {
+  if (options.temperature > 0) return;
   const auto kept = [&]() -> Result<void> {
     IMPETUS_TRY(const auto history, open_history());
     return history->add(records);
@@ -72,7 +79,8 @@ Result<Measured> measure(const Options& options, const ModelLocation& location, 
   const LoadOptions load = options.load.load();
   IMPETUS_TRY(Model model, load_model(location, Ladders::only(backend), Fallback::forbid, load,
                                       options.prompt + options.generate + 1, ledger));
-  const BenchmarkOptions benchmark{options.prompt, options.generate, options.repeat};
+  const BenchmarkOptions benchmark{options.prompt, options.generate, options.repeat, 0,
+                                   options.temperature};
   IMPETUS_TRY(Benchmark run, Benchmark::create(model, benchmark));
   Progress progress("measuring " + location.id, options.repeat);
   while (!run.done()) {
@@ -99,8 +107,8 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
   answer.model = location.id;
   std::vector<BenchmarkRecord>& records = answer.results;
   if (!options.json) {
-    fmt::print("{}: prompt {}, answer {}, {} rounds\n", location.id, options.prompt,
-               options.generate, options.repeat);
+    fmt::print("{}: prompt {}, answer {}, {} rounds{}\n", location.id, options.prompt,
+               options.generate, options.repeat, at_temperature(options));
     fmt::print("  {:<14} {:<11} {:>7} {:>12} {:>19} {:>12} {:>7}\n", "processor", "phase",
                "threads", "tokens/s", "from - to", "planned", "error");
   }
@@ -130,9 +138,11 @@ Result<void> side_by_side(const Options& options, const ModelLocation& location)
   if (records.empty()) {
     return error(ErrorCode::unsupported, "no processor could run {}", location.id);
   }
-  keep(records);
+  keep(options, records);
   if (options.json) {
-    print_json(api::benchmark_object(answer));
+    json::object report = api::benchmark_object(answer);
+    report["temperature"] = options.temperature;
+    print_json(report);
     return {};
   }
   const bool estimated = std::ranges::any_of(records, [](const BenchmarkRecord& one) {
@@ -152,7 +162,7 @@ Result<void> bench(const Options& options) {
   const PlanMachine machine =
       plan_machine(probe_inventory(), backends, ProfileStore(), usable_memory_bytes());
   IMPETUS_TRY(const Measured measured, measure(options, location, cpu, machine.processors.front()));
-  keep(measured.records);
+  keep(options, measured.records);
   json::object report{{"model", location.id},
                       {"device", cpu.descriptor().name},
                       {"backend", cpu.descriptor().backend},
@@ -160,7 +170,8 @@ Result<void> bench(const Options& options) {
                       {"precision", measured.precision},
                       {"prompt", options.prompt},
                       {"generate", measured.decodes ? options.generate : 0},
-                      {"repeat", options.repeat}};
+                      {"repeat", options.repeat},
+                      {"temperature", options.temperature}};
   for (auto& entry : report_of(measured.result)) report[entry.key()] = entry.value();
   const CpuPeaks peaks = measure_cpu_peaks(cpu, 1.0);
   report["peak"] = json::object{{"read_gigabytes_per_second", peaks.read_gigabytes_per_second},
@@ -171,7 +182,8 @@ Result<void> bench(const Options& options) {
     print_json(report);
     return {};
   }
-  fmt::print("{} ({}) on {}\n", location.id, measured.precision, cpu.descriptor().name);
+  fmt::print("{} ({}) on {}{}\n", location.id, measured.precision, cpu.descriptor().name,
+             at_temperature(options));
   const auto line = [&](const char* label, const char* key, const char* unit) {
     if (!report.contains(key)) return;
     const std::string name = key;
@@ -215,6 +227,11 @@ void add_bench(Commands& commands) {
       ->capture_default_str();
   app->add_option("--repeat", options->repeat, "Rounds; the median is reported")
       ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app->add_option(
+         "--temperature", options->temperature,
+         "That tokens are drawn at; 0: the likeliest. What is drawn is not kept in the history")
+      ->check(CLI::Range(0.0f, 100.0f))
       ->capture_default_str();
   app->add_option("--device", options->devices,
                   "These processors in one table beside the plan; all: every one there is")

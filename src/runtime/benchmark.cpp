@@ -80,7 +80,7 @@ struct Benchmark::State {
   std::vector<TokenId> tokens;
   std::vector<BlockId> blocks;   // decoders
   std::vector<int32_t> offsets;  // encoders
-  SamplingParams greedy;
+  SamplingParams sampling;
 
   bool warming = true;
   int rounds = 0;
@@ -103,7 +103,7 @@ Result<void> Benchmark::State::decoder_step() {
                         : std::span<const TokenId>(&next, 1);
   step.position = at;
   step.blocks = blocks;
-  step.sampling = &greedy;
+  step.sampling = &sampling;
   step.phase = prefill ? StepPhase::prefill : StepPhase::decode;
   step.output = at + count >= options.prompt ? StepOutput::sample : StepOutput::none;
   step.context.position = at + count;
@@ -170,7 +170,7 @@ Benchmark::Benchmark(Benchmark&&) noexcept = default;
 
 Result<Benchmark> Benchmark::create(Model& model, const BenchmarkOptions& options) {
   auto state = std::make_unique<State>(model, options);
-  state->greedy.temperature = 0;
+  state->sampling.temperature = options.temperature;
   if (model.executor) {
     const int64_t positions = options.prompt + options.generate;
     if (options.prompt < 1 || positions > model.context) {

@@ -16,7 +16,8 @@ struct BenchmarkOptions {
   int64_t prompt = 512;   // tokens; for encoders the tokens of a text, at most the model's
   int64_t generate = 64;  // tokens after the prompt
   int repeat = 3;
-  double seconds = 0;  // more rounds, 50 at most, until they have taken as long
+  double seconds = 0;     // more rounds, 50 at most, until they have taken as long
+  float temperature = 0;  // that tokens are drawn at; 0: the likeliest
 };
 
 struct Spread {
