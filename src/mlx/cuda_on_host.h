@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "mlx/decode_kernels.h"
@@ -232,6 +234,32 @@ inline float __shfl_sync(unsigned, float value, int source) {
 }
 inline int __shfl_sync(unsigned mask, int value, int source) {
   return std::bit_cast<int>(__shfl_sync(mask, std::bit_cast<float>(value), source));
+}
+inline double __shfl_xor_sync(unsigned mask, double value, int offset) {
+  auto halves = std::bit_cast<std::array<float, 2>>(value);
+  for (float& half : halves) half = __shfl_xor_sync(mask, half, offset);
+  return std::bit_cast<double>(halves);
+}
+inline double __dadd_rn(double a, double b) {
+  return a + b;
+}
+inline double __dmul_rn(double a, double b) {
+  return a * b;
+}
+inline long long __double_as_longlong(double value) {
+  return std::bit_cast<long long>(value);
+}
+inline double __longlong_as_double(long long bits) {
+  return std::bit_cast<double>(bits);
+}
+// One thread at a time runs, and what it wrote is there.
+inline void __threadfence() {}
+template <typename T>
+T atomicAdd(T* at, T value) {
+  return std::exchange(*at, *at + value);
+}
+inline int min(int a, int b) {
+  return b < a ? b : a;
 }
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);

@@ -101,11 +101,18 @@ std::vector<SequenceResult> MlxDecoder::step(std::span<const SequenceStep> batch
   Built now{std::move(plan_), std::move(logits_)};
   logits_.clear();
   const bool foreseen = look_ahead && foresee(batch, now);
-  finish(batch, now, foreseen, results);
+  const bool as_foreseen = finish(batch, now, foreseen, results);
   for (SequenceResult& result : results) result.ran_on = &machine_->descriptor;
   if (foreseen) {
     StepKey key;
-    if (key.make_next(batch, results, spec_.context, KvPool::kBlockTokens)) ahead_ = std::move(key);
+    // Wasted where the host drew a token; where that happens, it may again.
+    constexpr int kNotForeseen = 8;
+    if (!as_foreseen) {
+      ++ahead_dropped_;
+      not_foreseen_ = kNotForeseen;
+    } else if (key.make_next(batch, results, spec_, KvPool::kBlockTokens)) {
+      ahead_ = std::move(key);
+    }
   } else if (look_ahead) {
     run_ahead(batch, results);
   }
@@ -123,19 +130,25 @@ void MlxDecoder::enqueue(const std::vector<Logits>& logits) {
 }
 
 // Builds the step after this one while the device computes this one, from the tokens that the
-// device will find likeliest. By MLX's operations its graph alone: enqueued before this step has
+// device will draw. By MLX's operations its graph alone: enqueued before this step has
 // ended, its writes would find the pool still held by this step's reads, and copy it. Kernels of
 // our own write in place whoever reads, so their step stands in line at once.
 bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step) {
-  StepKey key;
-  if (step.logits.size() != 1 || !std::ranges::all_of(batch, greedy) ||
-      !key.make_next(batch, {}, spec_.context, KvPool::kBlockTokens)) {
+  if (not_foreseen_ > 0) {
+    --not_foreseen_;
     return false;
+  }
+  StepKey key;
+  if (step.logits.size() != 1 || !key.make_next(batch, {}, spec_, KvPool::kBlockTokens)) {
+    return false;
+  }
+  for (size_t s = 0; s < batch.size(); ++s) {
+    if (!drawn_so(batch[s], step.logits.front(), static_cast<int64_t>(s))) return false;
   }
   try {
     if (!in_flight_) enqueue(step.logits);
     tokens_ = step.logits.front().next;
-    build(key.steps());
+    build(key.steps(), key.draws());
     tokens_.reset();
     next_enqueued_ = attend_.has_value();
     if (next_enqueued_) enqueue(logits_);
@@ -148,8 +161,12 @@ bool MlxDecoder::foresee(std::span<const SequenceStep> batch, const Built& step)
   }
 }
 
-void MlxDecoder::build(std::span<const SequenceStep> batch) {
+void MlxDecoder::build(std::span<const SequenceStep> batch, std::vector<Draw> draws) {
   plan_.make(batch, KvPool::kBlockTokens);
+  draws_ = std::move(draws);
+  for (size_t s = draws_.size(); s < batch.size(); ++s) {
+    draws_.push_back(draw_of(batch[s], spec_.vocab).value_or(Draw{}));
+  }
   host_.begin();
   attend_.reset();
   prefill_steps_.clear();
@@ -184,8 +201,34 @@ void MlxDecoder::run_whole_step() {
   all.best = all.wanted = std::move(made.best);
   all.best_rows = 2;
   all.next = std::move(made.next);
+  draw(all);
   logits_ = {std::move(all)};
   ++whole_steps_;
+}
+
+// Has the device draw what rows want that is not the likeliest, where it can.
+void MlxDecoder::draw(Logits& part) {
+  std::vector<int32_t> words;
+  bool any = false;
+  for (int64_t row = 0; row < part.rows; ++row) {
+    const int32_t sequence = plan_.output_sequence[static_cast<size_t>(part.first + row)];
+    part.draws.push_back(draws_[static_cast<size_t>(sequence)]);
+    any = any || part.draws.back() != Draw{};
+    const auto some = part.draws.back().words();
+    words.insert(words.end(), some.begin(), some.end());
+  }
+  if (!any) return;
+  // Parts of one step might be drawn at once, in one scratch memory.
+  const bool whole = part.rows == std::ssize(plan_.outputs);
+  const auto told = device_draws_ && whole ? host_.slot({dim(part.rows)}) : std::nullopt;
+  if (!told) {
+    part.draws.assign(part.draws.size(), Draw{});
+    return;
+  }
+  part.next = row_kernels_->draw(part.values, part.next,
+                                 host_.put(words, {dim(part.rows), Draw::kWords}), *told);
+  part.wanted.push_back(part.next);
+  part.drawn = told;
 }
 
 mx::array MlxDecoder::step_tokens() {
@@ -362,6 +405,7 @@ void MlxDecoder::head() {
       part.wanted = {row_kernels_->tell(part.best.front(), *told)};
       part.best = {std::move(*told)};
     }
+    draw(part);
     logits_.push_back(std::move(part));
   }
   residual_.reset();
@@ -369,8 +413,9 @@ void MlxDecoder::head() {
 }
 
 // Waits for a step and takes what each sequence wants of it. `foreseen`: the next one is built and
-// goes to the device as soon as this one has left it.
-void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
+// goes to the device as soon as this one has left it; false where it goes on from other tokens than
+// these.
+bool MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
                         std::vector<SequenceResult>& results) {
   for (size_t s = 0; s < batch.size(); ++s) {
     if (batch[s].output == StepOutput::logits_last || batch[s].output == StepOutput::logits_all) {
@@ -384,20 +429,23 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
     if (placed_) written.push_back(*std::exchange(placed_, std::nullopt));
     mx::eval(std::move(written));
   }
+  bool by_device = true;
   for (Logits& part : step.logits) {
-    bool all_greedy = true;
-    for (int64_t i = 0; i < part.rows; ++i) {
-      all_greedy =
-          all_greedy && greedy(batch[static_cast<size_t>(
-                            step.plan.output_sequence[static_cast<size_t>(part.first + i)])]);
-    }
-    std::vector<mx::array> wanted = part.wanted;
-    if (!all_greedy && row_kernels_) {
+    const auto sequence_of = [&](int64_t row) {
+      return static_cast<size_t>(step.plan.output_sequence[static_cast<size_t>(part.first + row)]);
+    };
+    bool logits_here = false;
+    const auto want_logits = [&](std::vector<mx::array>& wanted) {
+      by_device = false;
+      logits_here = true;
+      if (!row_kernels_) return wanted.push_back(part.values);
       mx::array told = host_.room(part.values.shape());
       wanted.push_back(row_kernels_->tell(part.values, told));
       part.values = std::move(told);
-    } else if (!all_greedy) {
-      wanted.push_back(part.values);
+    };
+    std::vector<mx::array> wanted = part.wanted;
+    for (int64_t i = 0; i < part.rows && !logits_here; ++i) {
+      if (!drawn_so(batch[sequence_of(i)], part, i)) want_logits(wanted);
     }
     if (&part == &step.logits.front() && !foreseen) {
       wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
@@ -408,17 +456,24 @@ void MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
       mx::synchronize(Wall::get().stream(machine_->cpu));
       enqueue(logits_);
     }
+    for (int64_t i = 0; i < part.rows && !logits_here; ++i) {
+      if (part.token_of(i) != kNotDrawn) continue;
+      wanted.clear();
+      want_logits(wanted);
+      mx::eval(std::move(wanted));
+    }
     for (int64_t i = 0; i < part.rows; ++i) {
       const auto output = static_cast<size_t>(part.first + i);
-      const auto s = static_cast<size_t>(step.plan.output_sequence[output]);
+      const size_t s = sequence_of(i);
       finish_row(batch[s], step.plan.output_position[output], i, part, results[s]);
     }
     part = Logits();
   }
-  if (foreseen) return;
+  if (foreseen) return by_device;
   in_flight_ = false;
   if (!machine_->cpu) mx::synchronize(Wall::get().stream(false));
   kv_->settle();
+  return by_device;
 }
 
 // Blocks of threads that did not get to run beside one another do not next time, either.
@@ -438,7 +493,6 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
   const bool sampled = step.output == StepOutput::sample;
   const bool last = position + 1 == step.position + static_cast<int64_t>(step.tokens.size());
   const int32_t best = logits.best_of(at);
-  const bool by_device = greedy(step);
   if (!sampled) {
     const float* values = logits.values.data<float>() + at * spec_.vocab;
     const int64_t row = step.output == StepOutput::logits_all ? position - step.position : 0;
@@ -455,11 +509,12 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
     return;
   }
   if (!sampled) return;
-  if (by_device) {
-    result.token = SampledToken{best, 0, {}};
+  if (const int32_t token = logits.token_of(at); token >= 0 && drawn_so(step, logits, at)) {
+    result.token = SampledToken{token, 0, {}};
+    if (logits.draws[static_cast<size_t>(at)] != Draw{}) ++drawn_;
     return;
   }
-  // The reference sampler itself: no device has its exponentials to the bit.
+  // By the host: what the device does not know, or has no room for.
   auto& mutable_values = const_cast<mx::array&>(logits.values);
   result.token =
       sample({mutable_values.data<float>() + at * spec_.vocab, static_cast<size_t>(spec_.vocab)},
@@ -472,9 +527,9 @@ void MlxDecoder::finish_row(const SequenceStep& step, int64_t position, int64_t 
 void MlxDecoder::run_ahead(std::span<const SequenceStep> batch,
                            std::span<const SequenceResult> results) {
   StepKey key;
-  if (!key.make_next(batch, results, spec_.context, KvPool::kBlockTokens)) return;
+  if (!key.make_next(batch, results, spec_, KvPool::kBlockTokens)) return;
   try {
-    build(key.steps());
+    build(key.steps(), key.draws());
     enqueue(logits_);
     ahead_ = std::move(key);
   } catch (const std::exception&) {

@@ -45,6 +45,7 @@ struct DecoderCounters {
   int64_t whole_steps = 0;     // of these: by one launch, DecodeStep's
   int64_t own_prefills = 0;    // steps whose attention was PrefillKernel's
   int64_t own_places = 0;      // of these, whose rows were RowKernels', too
+  int64_t drawn = 0;           // tokens that the device drew and that are not just the likeliest
   int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped
 };
 DecoderCounters counters_of(const Executor& executor);

@@ -87,9 +87,11 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
                          3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
   const int64_t logits =
       std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
-  const int64_t scratch = step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
-                          (machine_->row_kernels ? 3 : 2) * logits * 4 +
-                          (gpu_paths() ? 0 : 3 * machine_->score_elements * 4) + host_.bytes();
+  const int64_t scratch =
+      step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
+      (machine_->row_kernels ? 3 : 2) * logits * 4 +
+      (gpu_paths() ? 0 : 3 * machine_->score_elements * 4) + host_.bytes() +
+      (machine_->row_kernels ? draw_bytes(logits / spec_.vocab, spec_.vocab) : 0);
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
                                                   step_tokens_max_)));
@@ -152,6 +154,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     if (kernels_) check_few_rows();
     if (machine_->row_kernels) {
       row_kernels_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
+      device_draws_ = row_kernels_ && draws_right(*row_kernels_, spec_);
     }
   }
   if (machine_->prefill_kernel) {

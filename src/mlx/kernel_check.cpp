@@ -21,16 +21,15 @@ double apart(const mx::array& made, const mx::array& wanted) {
 }
 
 bool within(const std::string& family, const char* what, double limit,
-            const std::function<double()>& run) {
+            const std::function<double()>& run, const char* beside) {
   try {
     const double error = run();
     // NaN is none of the small ones.
     if (error <= limit) return true;
-    log::warn("{}: {}: {:.2g} off MLX's operations, more than {:.2g}; those are used", family, what,
-              error, limit);
+    log::warn("{}: {}: {:.2g} off {}, more than {:.2g}: not used", family, what, error, beside,
+              limit);
   } catch (const std::exception& failure) {
-    log::warn("{}: {}: they do not run here; MLX's operations are used: {}", family, what,
-              failure.what());
+    log::warn("{}: {}: not used, for it does not run here: {}", family, what, failure.what());
     // A kernel that fails on the device may have taken it along.
     mx::array probe = mx::add(mx::array(1.0f), mx::array(1.0f));
     probe.eval();

@@ -17,9 +17,9 @@ mx::array random_rows(std::mt19937& random, const mx::Shape& shape, mx::Dtype ty
 double apart(const mx::array& made, const mx::array& wanted);
 
 // Whether the error that `run` finds is at most `limit`. Where it is not, or `run` throws, a
-// warning that begins with `family` says that MLX's operations are used. Throws where the device
-// itself no longer answers.
+// warning that begins with `family` says that `what` is not used. Throws where the device itself no
+// longer answers.
 bool within(const std::string& family, const char* what, double limit,
-            const std::function<double()>& run);
+            const std::function<double()>& run, const char* beside = "MLX's operations");
 
 }  // namespace impetus::mlx_backend

@@ -172,6 +172,10 @@ TEST_P(KernelTexts, OfRows) {
   for (const mx::Dtype told : {mx::float32, mx::int32}) {
     compiles({"tell"}, [&] { kernels->tell(zeros({9}, told), zeros({9}, told)); });
   }
+  compiles({"draw"}, [&] {
+    kernels->draw(zeros({2, 1000}, mx::float32), zeros({2}, mx::int32),
+                  zeros({2, Draw::kWords}, mx::int32), zeros({2}, mx::int32));
+  });
 }
 
 TEST_P(KernelTexts, OfPromptsAndTexts) {

@@ -50,9 +50,14 @@ struct Logits {
     }
     return false;
   }
-  // i32 [rows or more]: `best` for the step after this one. An array of its own: MLX moves what the
-  // host reads, and a step that runs ahead might read where it was.
+  // i32 [rows or more]: the tokens of the step after this one. An array of its own: MLX moves what
+  // the host reads, and a step that runs ahead might read where it was.
   mx::array next = mx::array(0);
+  // How the device draws each row's token; and these, i32 [rows], where not all are the likeliest:
+  // ids, or kNotDrawn. There when `wanted` is.
+  std::vector<Draw> draws;
+  std::optional<mx::array> drawn;
+  int32_t token_of(int64_t row) const { return drawn ? drawn->data<int32_t>()[row] : best_of(row); }
 };
 
 // A step whose graph is built: what it was planned as, and what will be read of it.
@@ -79,8 +84,8 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
   DecoderCounters counters() const {
-    return {ahead_used_,  ahead_dropped_, kv_->copies(), own_kernels_,
-            whole_steps_, own_prefills_,  own_places_,   borrowed_bytes_};
+    return {ahead_used_,   ahead_dropped_, kv_->copies(), own_kernels_,   whole_steps_,
+            own_prefills_, own_places_,    drawn_,        borrowed_bytes_};
   }
 
   void embed();
@@ -104,16 +109,21 @@ class MlxDecoder final : public Executor {
   void drop_whole_step();
   std::vector<float> probe(int64_t sequences);
   void run_whole_step();
+  void draw(Logits& part);
   mx::array step_tokens();
   void warm();
   void warm(int64_t sequences, int64_t tokens);
-  void build(std::span<const SequenceStep> batch);
+  // `draws`: of each sequence's token, where the batch does not say itself.
+  void build(std::span<const SequenceStep> batch, std::vector<Draw> draws = {});
+  bool drawn_so(const SequenceStep& step, const Logits& logits, int64_t row) const {
+    return draw_of(step, spec_.vocab) == logits.draws[static_cast<size_t>(row)];
+  }
   mx::array product(const Matrix& matrix, const mx::array& x) const;
   mx::array normed(const mx::array& weight);
   void add(const mx::array& x, const mx::array& next_norm);
   void enqueue(const std::vector<Logits>& logits);
   bool foresee(std::span<const SequenceStep> batch, const Built& step);
-  void finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
+  bool finish(std::span<const SequenceStep> batch, Built& step, bool foreseen,
               std::vector<SequenceResult>& results);
   void finish_row(const SequenceStep& step, int64_t position, int64_t at, const Logits& logits,
                   SequenceResult& result);
@@ -146,10 +156,12 @@ class MlxDecoder final : public Executor {
   LimitShare whole_step_limit_;
   std::unique_ptr<PrefillKernel> prefill_;
   std::unique_ptr<RowKernels> row_kernels_;
+  bool device_draws_ = false;  // whether they draw, too
   SamplerScratch sampler_;
 
   // The step that is built.
   StepPlan plan_;
+  std::vector<Draw> draws_;  // a sequence
   HostPages host_;
   std::optional<mx::array> residual_;  // [active rows, hidden]
   std::optional<mx::array>
@@ -174,8 +186,10 @@ class MlxDecoder final : public Executor {
   // The step that runs ahead, if any: what it was built for.
   std::optional<StepKey> ahead_;
   bool in_flight_ = false, next_enqueued_ = false;
+  // Steps that are not foreseen yet, after one whose token the host had to draw.
+  int not_foreseen_ = 0;
   int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0;
-  int64_t whole_steps_ = 0, own_places_ = 0;
+  int64_t whole_steps_ = 0, own_places_ = 0, drawn_ = 0;
 };
 
 }  // namespace impetus::mlx_backend

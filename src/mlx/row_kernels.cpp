@@ -1,6 +1,7 @@
 #include "mlx/row_kernels.h"
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <random>
 
@@ -73,6 +74,17 @@ class CudaRowKernels final : public RowKernels {
                        "if (blockIdx.x == 0 && threadIdx.x == 0) done[0] = 1;",
                .text = k_tell_text,
                .threads = kTellThreads},
+              code),
+        draw_({.name = "draw",
+               .inputs = {"logits", "likeliest", "draws", "counts", "sums", "out"},
+               .outputs = {"next"},
+               .numbers = {"vocab"},
+               .body =
+                   "impetus::draw(logits, likeliest, draws, vocab, const_cast<unsigned*>(counts), "
+                   "reinterpret_cast<double*>(const_cast<long long*>(sums)), "
+                   "const_cast<int*>(out), next);",
+               .text = k_draw_text,
+               .threads = kDrawThreads},
               code) {
     const std::vector<float> frequencies = spec.rope_frequencies();
     if (frequencies.empty()) return;  // an encoder
@@ -117,17 +129,74 @@ class CudaRowKernels final : public RowKernels {
                  {count}, {{"T", values.dtype()}}, values.dtype() == mx::int32 ? 1 : 0)[0];
   }
 
+  mx::array draw(const mx::array& logits, const mx::array& likeliest, const mx::array& draws,
+                 const mx::array& out) override {
+    const int rows = out.shape(0), vocab = logits.shape(1);
+    // In steps, so that they seldom grow. Zeros once: a draw leaves its counts as it found them.
+    const auto grow = [&](mx::array& memory, int each) {
+      const int count = static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows))) * each;
+      if (memory.size() >= static_cast<size_t>(count)) return;
+      memory = mx::zeros({count}, memory.dtype());
+      memory.eval();
+    };
+    grow(draw_counts_, kDrawCounts);
+    grow(draw_sums_, draw_runs(vocab));
+    return draw_({logits, likeliest, draws, draw_counts_, draw_sums_, out}, {{rows}}, {mx::int32},
+                 {draw_blocks(vocab), rows, 1}, {vocab}, {})[0];
+  }
+
  private:
   DecodeShape shape_;
   float epsilon_;
   mx::array frequencies_ = mx::array(0.0f);
+  mx::array draw_counts_ = mx::array(0u), draw_sums_ = mx::array(int64_t{0});
   Arguments place_args_;
-  CudaKernel place_, gated_, add_layer_norm_, pool_, tell_;
+  CudaKernel place_, gated_, add_layer_norm_, pool_, tell_, draw_;
 };
 
 bool row_kernels_take(const DecodeShape& shape, const ModelSpec& spec) {
   return spec.kind == ModelKind::decoder ? shape.head_dim % 2 == 0 && spec.feed_forward % 8 == 0
                                          : spec.hidden % 8 == 0 && spec.hidden <= kLayerNormColumns;
+}
+
+// How many rows of random logits are drawn otherwise than by the reference sampler.
+int unlike_draws(RowKernels& kernels) {
+  constexpr int kRows = 64, kVocab = 1700;
+  std::mt19937 random(5);
+  SamplingParams params[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    if (r % 4 == 1) params[r].top_p = 0.9f;
+    if (r % 4 == 2) params[r].top_k = 40;
+    if (r % 8 == 2) params[r].min_p = 0.05f;
+    if (r % 16 == 3) params[r].temperature = 0;
+  }
+  const mx::array logits = settle(
+      mx::multiply(random_rows(random, {kRows, kVocab}, mx::float32), mx::array(4.0f)), false);
+  std::vector<int32_t> words;
+  for (int r = 0; r < kRows; ++r) {
+    SequenceStep step;
+    step.output = StepOutput::sample;
+    step.sampling = &params[r];
+    step.context.position = r;
+    const auto row = draw_of(step, kVocab)->words();
+    words.insert(words.end(), row.begin(), row.end());
+  }
+  HostPages pages(true, true);
+  const mx::array out = *pages.slot({kRows});
+  kernels
+      .draw(logits, mx::astype(mx::argmax(logits, -1), mx::int32),
+            pages.put(words, {kRows, Draw::kWords}), out)
+      .eval();
+  SamplerScratch scratch;
+  int unlike = 0;
+  for (int r = 0; r < kRows; ++r) {
+    const mx::array row = mx::contiguous(mx::slice(logits, {r, 0}, {r + 1, kVocab}));
+    mx::eval(row);
+    std::vector<float> values(row.data<float>(), row.data<float>() + kVocab);
+    const SampledToken token = sample(values, params[r], {{}, {}, r, nullptr}, scratch);
+    unlike += token.id == out.data<int32_t>()[r] ? 0 : 1;
+  }
+  return unlike;
 }
 
 // Of place, gated and tell.
@@ -261,6 +330,13 @@ double row_kernels_error(RowKernels& kernels, const DecodeShape& shape, const Mo
   std::mt19937 random(3);
   return spec.kind == ModelKind::decoder ? decoder_error(kernels, shape, spec, random)
                                          : encoder_error(kernels, shape, spec, random);
+}
+
+bool draws_right(RowKernels& kernels, const ModelSpec& spec) {
+  if (spec.vocab > int64_t{Draw::kMost} * kDrawThreads) return false;
+  return within(
+      spec.family, "the kernel that draws tokens", 0,
+      [&] { return static_cast<double>(unlike_draws(kernels)); }, "the reference sampler");
 }
 
 std::unique_ptr<RowKernels> checked_row_kernels(const RowKernelMaker& make,

@@ -9,6 +9,7 @@
 
 #define alignas(bytes)
 #include "mlx/kernels/add_layer_norm.cuh"
+#include "mlx/kernels/draw.cuh"
 #include "mlx/kernels/gated.cuh"
 #include "mlx/kernels/place.cuh"
 #include "mlx/kernels/pool_texts.cuh"
@@ -23,6 +24,9 @@ static_assert(mlx_backend::kPlaceThreads == impetus::kPlaceThreads &&
               mlx_backend::kLayerNormColumns == impetus::kLayerNormColumns &&
               mlx_backend::kPoolThreads == impetus::kPoolThreads &&
               mlx_backend::kTellThreads == impetus::kTellThreads &&
+              mlx_backend::kDrawThreads == impetus::kDrawThreads &&
+              mlx_backend::kNotDrawn == impetus::kNotDrawn && Draw::kWords == impetus::kDrawWords &&
+              Draw::kMost == impetus::kDrawMost &&
               mlx_backend::kLayerNormColumns == impetus::kPoolThreads * impetus::kPoolEach);
 
 // What runs when its result is wanted and not before, as a kernel does where it belongs: a step
@@ -153,6 +157,26 @@ class HostRows final : public RowKernels {
                           });
   }
 
+  mx::array draw(const mx::array& logits, const mx::array& likeliest, const mx::array& draws,
+                 const mx::array& out) override {
+    const auto rows = static_cast<size_t>(out.shape(0));
+    draw_counts_.resize(std::max(draw_counts_.size(), rows * kDrawCounts));
+    const size_t sums = rows * static_cast<size_t>(draw_runs(logits.shape(1)));
+    draw_sums_.resize(std::max(draw_sums_.size(), sums));
+    return Deferred::make(
+        out.shape(), mx::int32, {mx::contiguous(logits), likeliest, draws, out},
+        [this](const std::vector<mx::array>& inputs, const mx::array& next) {
+          const int vocab = static_cast<int>(inputs[0].shape(1));
+          launch(
+              {static_cast<unsigned>(draw_blocks(vocab)), static_cast<unsigned>(next.shape(0)), 1},
+              kDrawThreads, [&] {
+                impetus::draw(data<float>(inputs[0]), data<int>(inputs[1]), data<int>(inputs[2]),
+                              vocab, draw_counts_.data(), draw_sums_.data(), data<int>(inputs[3]),
+                              data<int>(next));
+              });
+        });
+  }
+
  private:
   void place(const std::vector<mx::array>& inputs, const mx::array& queries) {
     with([&](auto form) {
@@ -189,6 +213,8 @@ class HostRows final : public RowKernels {
   DecodeShape shape_;
   std::vector<float> frequencies_;
   float epsilon_;
+  std::vector<unsigned> draw_counts_;
+  std::vector<double> draw_sums_;
 };
 
 }  // namespace impetus::mlx_backend::on_host

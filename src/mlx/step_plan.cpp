@@ -1,6 +1,8 @@
 #include "mlx/step_plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 namespace impetus::mlx_backend {
 
@@ -64,11 +66,31 @@ Result<void> check_batch(const ModelSpec& spec, int32_t blocks, int32_t block_to
   return {};
 }
 
-bool greedy(const SequenceStep& step) {
-  if (step.output != StepOutput::sample || step.context.mask != nullptr) return false;
+std::array<int32_t, Draw::kWords> Draw::words() const {
+  std::array<int32_t, kWords> words{};
+  const double doubles[] = {inverse, random, top_p, least};
+  std::memcpy(words.data(), doubles, sizeof(doubles));
+  words[8] = top_k;
+  return words;
+}
+
+std::optional<Draw> draw_of(const SequenceStep& step, int64_t vocab, int64_t later) {
+  if (step.output != StepOutput::sample || step.context.mask != nullptr) return std::nullopt;
   const SamplingParams& p = *step.sampling;
-  return (p.temperature <= 0 || p.top_k == 1) && p.logit_bias.empty() && p.top_logprobs < 0 &&
-         p.repetition_penalty == 1.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f;
+  if (!p.logit_bias.empty() || p.top_logprobs >= 0 || p.repetition_penalty != 1.0f ||
+      p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f) {
+    return std::nullopt;
+  }
+  Draw draw;
+  if (p.temperature <= 0 || p.top_k == 1) return draw;
+  draw.inverse = 1.0 / static_cast<double>(p.temperature);
+  if (!(draw.inverse > 0) || std::isnan(p.top_p)) return std::nullopt;
+  draw.random = uniform(p.seed, static_cast<uint64_t>(step.context.position + later));
+  if (p.top_p < 1.0f) draw.top_p = static_cast<double>(p.top_p);
+  if (p.min_p > 0) draw.least = std::min(1.0, static_cast<double>(p.min_p));
+  if (p.top_k > 0 && p.top_k < vocab) draw.top_k = p.top_k;
+  if (draw.top_k > Draw::kMost) return std::nullopt;
+  return draw;
 }
 
 void StepPlan::make(std::span<const SequenceStep> batch, int32_t block_tokens) {
@@ -122,14 +144,14 @@ void StepPlan::narrow() {
 }
 
 bool StepKey::make_next(std::span<const SequenceStep> batch,
-                        std::span<const SequenceResult> results, int64_t context,
+                        std::span<const SequenceResult> results, const ModelSpec& spec,
                         int32_t block_tokens) {
   sequences_.clear();
   for (size_t s = 0; s < batch.size(); ++s) {
     const SequenceStep& step = batch[s];
     const int64_t position = step.position + static_cast<int64_t>(step.tokens.size());
     if (step.output != StepOutput::sample || step.tokens.size() != 1 ||
-        (!results.empty() && !results[s].token.ok()) || position >= context ||
+        (!results.empty() && !results[s].token.ok()) || position >= spec.context ||
         static_cast<int64_t>(step.blocks.size()) * block_tokens <= position) {
       return false;
     }
@@ -137,7 +159,8 @@ bool StepKey::make_next(std::span<const SequenceStep> batch,
     sequences_.push_back(
         {results.empty() ? TokenId{0} : results[s].token->id,
          position,
-         {step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered)}});
+         {step.blocks.begin(), step.blocks.begin() + static_cast<std::ptrdiff_t>(covered)},
+         draw_of(step, spec.vocab, 1).value_or(Draw{})});
   }
   return !sequences_.empty();
 }
@@ -154,6 +177,12 @@ std::vector<SequenceStep> StepKey::steps() const {
     steps.push_back(step);
   }
   return steps;
+}
+
+std::vector<Draw> StepKey::draws() const {
+  std::vector<Draw> draws;
+  for (const One& one : sequences_) draws.push_back(one.draw);
+  return draws;
 }
 
 bool StepKey::matches(std::span<const SequenceStep> batch) const {

@@ -1,7 +1,9 @@
 // What a batch is to MLX's decoder: rows, runs of slots, wanted rows. Pure; no MLX in it.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,8 +24,23 @@ std::vector<SlotRun> runs_of(std::span<const BlockId> blocks, int64_t begin, int
 Result<void> check_batch(const ModelSpec& spec, int32_t blocks, int32_t block_tokens,
                          int64_t step_tokens_max, std::span<const SequenceStep> batch);
 
-// Whether the likeliest token, which the device knows, is all that is wanted.
-bool greedy(const SequenceStep& step);
+// How a token is drawn from logits, as kernels/draw.cuh has it: sampling parameters without those
+// that look at the history.
+struct Draw {
+  double inverse = 0;           // 1 / temperature; 0: the likeliest, and nothing else counts
+  double random = 0;            // in [0, 1)
+  double top_p = 1, least = 0;  // 1: none; of a weight, by min-p
+  int32_t top_k = 0;            // 0: none
+
+  static constexpr int kWords = 10;
+  static constexpr int kMost = 2048;  // that top-k may keep
+  std::array<int32_t, kWords> words() const;
+  bool operator==(const Draw&) const = default;
+};
+// Nothing where the host must sample: penalties, a mask, log probabilities, more than kMost to be
+// sorted, no sampling at all.
+// `later`: so many tokens after the one that the step is to draw.
+std::optional<Draw> draw_of(const SequenceStep& step, int64_t vocab, int64_t later = 0);
 
 // Consecutive rows of one sequence.
 struct PlannedSequence {
@@ -60,9 +77,10 @@ class StepKey {
   // False where it cannot be foreseen: a prompt among them, a sequence that failed, a block that is
   // not given yet, the context's end. Without results (empty) its tokens are not known yet: 0.
   bool make_next(std::span<const SequenceStep> batch, std::span<const SequenceResult> results,
-                 int64_t context, int32_t block_tokens);
+                 const ModelSpec& spec, int32_t block_tokens);
   // The expected step, to be run; borrows from this object.
   std::vector<SequenceStep> steps() const;
+  std::vector<Draw> draws() const;  // of its tokens, one a sequence
   bool matches(std::span<const SequenceStep> batch) const;
 
  private:
@@ -70,6 +88,7 @@ class StepKey {
     TokenId token = 0;
     int64_t position = 0;
     std::vector<BlockId> blocks;
+    Draw draw;
   };
   std::vector<One> sequences_;
 };

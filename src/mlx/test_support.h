@@ -19,7 +19,7 @@ inline std::vector<float> floats(const mx::array& array) {
 // goes wrong in one way.
 decltype(MlxOptions::prefill_kernel) host_prefill(int way = -1);
 
-// The kernels of rows on the host (row_kernels_test.cpp). `way` 0 to 5: with one that goes wrong.
+// The kernels of rows on the host (row_kernels_test.cpp). `way` 0 to 9: with one that goes wrong.
 decltype(MlxOptions::row_kernels) host_rows(int way = -1);
 
 // The kernel of whole decode steps on the host (decode_step_test.cpp).
