@@ -69,60 +69,81 @@ int64_t wanted_of(std::vector<float> logits, const SamplingParams& params) {
   return kept;
 }
 
+std::unique_ptr<RowKernels> kernels_on_host() {
+  return HostRows::make({4, 2, 16, false, false, mx::float32, mx::float32}, decoder_spec("llama"));
+}
+
+int32_t likeliest_of(const std::vector<float>& logits) {
+  return static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+}
+
+// Rows of equal length, and the id that each takes for its likeliest.
+struct Rows {
+  std::vector<std::vector<float>> logits;
+  std::vector<SamplingParams> params;
+  std::vector<int32_t> likeliest;
+};
+// What one call makes of them: what the host reads, and what the next step goes on from.
+struct Drawn {
+  std::vector<int32_t> tokens, next;
+};
+Drawn drawn(RowKernels& kernels, const Rows& rows, int64_t position) {
+  const auto count = static_cast<int>(rows.logits.size());
+  const auto vocab = static_cast<int>(rows.logits[0].size());
+  std::vector<float> all;
+  std::vector<int32_t> words;
+  for (size_t r = 0; r < rows.logits.size(); ++r) {
+    SequenceStep step;
+    step.output = StepOutput::sample;
+    step.sampling = &rows.params[r];
+    step.context.position = position;
+    const auto row = draw_of(step, vocab)->words();
+    words.insert(words.end(), row.begin(), row.end());
+    all.insert(all.end(), rows.logits[r].begin(), rows.logits[r].end());
+  }
+  HostPages pages(true, true);
+  const mx::array out = *pages.slot({count});
+  mx::array next = kernels.draw(mx::array(all.begin(), {count, vocab}, mx::float32),
+                                pages.put(rows.likeliest, {count}),
+                                pages.put(words, {count, Draw::kWords}), out);
+  next.eval();
+  return {{out.data<int32_t>(), out.data<int32_t>() + count},
+          {next.data<int32_t>(), next.data<int32_t>() + count}};
+}
+
 TEST(DrawKernel, AsTheReferenceSampler) {
   std::mt19937_64 random(51);
   const Turn turn(true);
   // One for all calls: what a draw leaves in its memory is what the next one finds there.
-  auto kernels =
-      HostRows::make({4, 2, 16, false, false, mx::float32, mx::float32}, decoder_spec("llama"));
+  const auto kernels = kernels_on_host();
   SamplerScratch scratch;
-  int undrawn = 0, drawn = 0;
+  int by_host = 0, by_device = 0;
   for (int round = 0; round < 120; ++round) {
     const int vocab = pick(random, {1, 2, 31, 256, 257, 1000, 2048, 2049, 5000, 33000});
-    const int rows = 1 + static_cast<int>(random() % 4);
-    std::vector<std::vector<float>> logits;
-    std::vector<SamplingParams> params;
-    std::vector<float> all;
-    std::vector<int32_t> words, likeliest;
-    for (int r = 0; r < rows; ++r) {
-      logits.push_back(random_logits(random, vocab));
-      params.push_back(random_params(random));
-      all.insert(all.end(), logits.back().begin(), logits.back().end());
-      likeliest.push_back(
-          static_cast<int32_t>(std::ranges::max_element(logits.back()) - logits.back().begin()));
+    Rows rows;
+    for (size_t count = 1 + random() % 4; count > 0; --count) {
+      rows.logits.push_back(random_logits(random, vocab));
+      rows.params.push_back(random_params(random));
+      rows.likeliest.push_back(likeliest_of(rows.logits.back()));
     }
-    for (int r = 0; r < rows; ++r) {
-      SequenceStep step;
-      step.output = StepOutput::sample;
-      step.sampling = &params[static_cast<size_t>(r)];
-      step.context.position = round;
-      const auto row = draw_of(step, vocab)->words();
-      words.insert(words.end(), row.begin(), row.end());
-    }
-    HostPages pages(true, true);
-    const mx::array out = *pages.slot({rows});
-    mx::array next =
-        kernels->draw(mx::array(all.begin(), {rows, vocab}, mx::float32),
-                      pages.put(likeliest, {rows}), pages.put(words, {rows, Draw::kWords}), out);
-    next.eval();
-    for (int r = 0; r < rows; ++r) {
-      const auto row = static_cast<size_t>(r);
-      const int32_t made = out.data<int32_t>()[r];
-      const SamplingParams& how = params[row];
-      if (made == kNotDrawn) {
-        ++undrawn;
-        EXPECT_GE(wanted_of(logits[row], how), candidates_of(logits[row], how));
-        EXPECT_EQ(next.data<int32_t>()[r], likeliest[row]);
+    const Drawn made = drawn(*kernels, rows, round);
+    for (size_t r = 0; r < rows.logits.size(); ++r) {
+      auto& logits = rows.logits[r];
+      const SamplingParams& how = rows.params[r];
+      if (made.tokens[r] == kNotDrawn) {
+        ++by_host;
+        EXPECT_GE(wanted_of(logits, how), candidates_of(logits, how));
+        EXPECT_EQ(made.next[r], rows.likeliest[r]);
         continue;
       }
-      ++drawn;
-      const SampledToken wanted = sample(logits[row], how, {{}, {}, round, nullptr}, scratch);
-      ASSERT_EQ(made, wanted.id) << "round " << round << " row " << r << " of " << vocab;
-      EXPECT_EQ(next.data<int32_t>()[r], made);
+      ++by_device;
+      const SampledToken wanted = sample(logits, how, {{}, {}, round, nullptr}, scratch);
+      ASSERT_EQ(made.tokens[r], wanted.id) << "round " << round << " row " << r << " of " << vocab;
+      EXPECT_EQ(made.next[r], wanted.id);
     }
   }
-  EXPECT_GT(drawn, 200);
-  EXPECT_GT(undrawn, 5);
+  EXPECT_GT(by_device, 200);
+  EXPECT_GT(by_host, 5);
 }
 
 // To the bit: a sum in another order seldom draws another token.
@@ -159,37 +180,27 @@ TEST(DrawKernel, AddsRunsInTheOrderOfTheReference) {
   }
 }
 
-// What text usually is: few likely tokens, many that are not. All of it is drawn on the device.
-TEST(DrawKernel, LeavesNothingUsualToTheHost) {
+// Falling weights, the n-th likeliest's n^-1.5: what top-k and top-p keep of these fits.
+TEST(DrawKernel, LeavesNothingOfFallingWeightsToTheHost) {
   std::mt19937_64 random(52);
   const Turn turn(true);
-  auto kernels =
-      HostRows::make({4, 2, 16, false, false, mx::float32, mx::float32}, decoder_spec("llama"));
+  const auto kernels = kernels_on_host();
   SamplerScratch scratch;
   constexpr int kVocab = 32000;
   std::vector<float> logits(kVocab);
-  // The n-th likeliest has a probability of about 1 / n, as words have.
-  for (int i = 0; i < kVocab; ++i) logits[static_cast<size_t>(i)] = -1.5f * std::log(1.0f + i);
+  for (int i = 0; i < kVocab; ++i) {
+    logits[static_cast<size_t>(i)] = -1.5f * std::log(1.0f + static_cast<float>(i));
+  }
   std::ranges::shuffle(logits, random);
-  const auto best = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
   for (const auto& [temperature, top_k, top_p] :
        {std::tuple{1.0f, 0, 1.0f}, {0.8f, 40, 0.9f}, {0.6f, 0, 0.9f}, {1.0f, 0, 0.95f}}) {
     SamplingParams params;
     params.temperature = temperature;
     params.top_k = top_k;
     params.top_p = top_p;
-    SequenceStep step;
-    step.output = StepOutput::sample;
-    step.sampling = &params;
-    HostPages pages(true, true);
-    const mx::array out = *pages.slot({1});
-    kernels
-        ->draw(mx::array(logits.begin(), {1, kVocab}, mx::float32),
-               pages.put(std::array{best}, {1}),
-               pages.put(draw_of(step, kVocab)->words(), {1, Draw::kWords}), out)
-        .eval();
+    const Drawn made = drawn(*kernels, {{logits}, {params}, {likeliest_of(logits)}}, 0);
     auto copy = logits;
-    EXPECT_EQ(out.data<int32_t>()[0], sample(copy, params, {{}, {}, 0, nullptr}, scratch).id);
+    EXPECT_EQ(made.tokens[0], sample(copy, params, {{}, {}, 0, nullptr}, scratch).id);
   }
 }
 
@@ -309,45 +320,28 @@ TEST(DrawKernel, WhatTheHostDrawsIsGoneOnFrom) {
 TEST(DrawKernel, RowsThatAreNotFiniteDisturbNobody) {
   std::mt19937_64 random(53);
   const Turn turn(true);
-  auto kernels =
-      HostRows::make({4, 2, 16, false, false, mx::float32, mx::float32}, decoder_spec("llama"));
+  const auto kernels = kernels_on_host();
   SamplerScratch scratch;
-  constexpr int kVocab = 5000, kRows = 6;
+  constexpr int kVocab = 5000;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (int round = 0; round < 12; ++round) {
-    std::vector<float> all;
-    std::vector<int32_t> words, likeliest;
-    std::vector<std::vector<float>> logits;
-    std::vector<SamplingParams> params;
-    for (int r = 0; r < kRows; ++r) {
-      logits.push_back(random_logits(random, kVocab));
-      likeliest.push_back(
-          static_cast<int32_t>(std::ranges::max_element(logits.back()) - logits.back().begin()));
-      constexpr float kInfinity = std::numeric_limits<float>::infinity();
-      // Every other row; the last of these finite.
-      if (r == 0) std::ranges::fill(logits.back(), std::numeric_limits<float>::quiet_NaN());
-      if (r == 2) logits.back()[static_cast<size_t>(random() % kVocab)] = kInfinity;
-      if (r % 2 == 0) likeliest.back() = 0;
-      params.push_back(random_params(random));
-      SequenceStep step;
-      step.output = StepOutput::sample;
-      step.sampling = &params.back();
-      const auto row = draw_of(step, kVocab)->words();
-      words.insert(words.end(), row.begin(), row.end());
-      all.insert(all.end(), logits.back().begin(), logits.back().end());
+    Rows rows;
+    for (int r = 0; r < 6; ++r) {
+      rows.logits.push_back(random_logits(random, kVocab));
+      rows.params.push_back(random_params(random));
+      rows.likeliest.push_back(r % 2 == 0 ? 0 : likeliest_of(rows.logits.back()));
+      // Every other row is wrong, the last of these in its likeliest id alone.
+      auto& logits = rows.logits.back();
+      if (r == 0) std::ranges::fill(logits, std::numeric_limits<float>::quiet_NaN());
+      if (r == 2) logits[static_cast<size_t>(random() % kVocab)] = kInfinity;
     }
-    HostPages pages(true, true);
-    const mx::array out = *pages.slot({kRows});
-    mx::array next =
-        kernels->draw(mx::array(all.begin(), {kRows, kVocab}, mx::float32),
-                      pages.put(likeliest, {kRows}), pages.put(words, {kRows, Draw::kWords}), out);
-    next.eval();
-    for (int r = 0; r < kRows; ++r) {
-      const int32_t made = out.data<int32_t>()[r], then = next.data<int32_t>()[r];
-      EXPECT_TRUE(made == kNotDrawn || (made >= 0 && made < kVocab)) << made;
-      EXPECT_TRUE(then >= 0 && then < kVocab) << then;
-      if (r % 2 == 0 || made == kNotDrawn) continue;
-      const auto row = static_cast<size_t>(r);
-      EXPECT_EQ(made, sample(logits[row], params[row], {{}, {}, 0, nullptr}, scratch).id);
+    const Drawn made = drawn(*kernels, rows, 0);
+    for (size_t r = 0; r < rows.logits.size(); ++r) {
+      const int32_t token = made.tokens[r], next = made.next[r];
+      EXPECT_TRUE(token == kNotDrawn || (token >= 0 && token < kVocab)) << token;
+      EXPECT_TRUE(next >= 0 && next < kVocab) << next;
+      if (r % 2 == 0 || token == kNotDrawn) continue;
+      EXPECT_EQ(token, sample(rows.logits[r], rows.params[r], {{}, {}, 0, nullptr}, scratch).id);
     }
   }
 }

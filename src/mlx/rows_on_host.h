@@ -25,6 +25,7 @@ static_assert(mlx_backend::kPlaceThreads == impetus::kPlaceThreads &&
               mlx_backend::kPoolThreads == impetus::kPoolThreads &&
               mlx_backend::kTellThreads == impetus::kTellThreads &&
               mlx_backend::kDrawThreads == impetus::kDrawThreads &&
+              kSumRun == impetus::kDrawThreads && kSumLanes == impetus::kWarp &&
               mlx_backend::kNotDrawn == impetus::kNotDrawn && Draw::kWords == impetus::kDrawWords &&
               Draw::kMost == impetus::kDrawMost &&
               mlx_backend::kLayerNormColumns == impetus::kPoolThreads * impetus::kPoolEach);

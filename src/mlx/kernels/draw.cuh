@@ -19,7 +19,7 @@ __device__ inline double less(double x, double y) {
   return __dadd_rn(x, -y);
 }
 
-// sampling.cpp's exp_of.
+// portable_exp.
 __device__ inline double exp_of(double x) {
   constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
   const double shifted = __dadd_rn(__dmul_rn(x, 1.4426950408889634), kShift);
@@ -91,7 +91,7 @@ __device__ inline void sort_keys(unsigned long long* keys, int count, int thread
   __syncthreads();
 }
 
-// One row: what its last block does.
+// One row; a thread's view of it.
 struct RowDraw {
   const float* logits;
   int vocab, runs, thread;
