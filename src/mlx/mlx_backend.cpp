@@ -6,10 +6,12 @@
 #include <string_view>
 
 #include "base/guarded.h"
+#include "base/log.h"
 #include "mlx/cuda_kernel.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/decode_step.h"
 #include "mlx/decoder.h"
+#include "mlx/jit_folder.h"
 #include "mlx/kernel_code.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/row_kernels.h"
@@ -19,6 +21,47 @@ namespace impetus {
 namespace mlx_backend {
 namespace {
 
+// MLX's own compiled kernels (CUDA). One for the process, since MLX asks for its folder once.
+struct MlxCompiled {
+  std::unique_ptr<JitFolder> folder;
+
+  // Waits for no step: one may hang in the driver, and this runs when the process ends, too.
+  void seal() {
+    const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
+    if (turn && folder != nullptr) folder->seal();
+  }
+  ~MlxCompiled() { seal(); }
+};
+
+MlxCompiled& mlx_compiled() {
+  static MlxCompiled one;
+  return one;
+}
+
+void seal_what_mlx_compiled() {
+  mlx_compiled().seal();
+}
+
+// REQUIRES: MLX has compiled nothing yet, or was called so before.
+void keep_what_mlx_compiles(const std::filesystem::path& root) {
+  static constexpr char kFolder[] = "MLX_PTX_CACHE_DIR";
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    if (std::getenv(kFolder) != nullptr) return;  // the user's own
+    const std::string key = fmt::format("{}-{}", mlx_version(), device_architecture());
+    auto made = JitFolder::open(root, key);
+    if (made.ok()) {
+      setenv(kFolder, (*made)->path().c_str(), 0);
+      mlx_compiled().folder = std::move(*made);
+      return;
+    }
+    // None at all: where it would look else, all users may write.
+    setenv(kFolder, "/dev/null/none", 0);
+    log::warn("MLX compiles its kernels at every start, as what was compiled cannot be kept: {}",
+              made.error().message);
+  });
+}
+
 class MlxBackend final : public Backend {
  public:
   explicit MlxBackend(std::shared_ptr<const Machine> machine) : machine_(std::move(machine)) {}
@@ -27,12 +70,16 @@ class MlxBackend final : public Backend {
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
                                                  const LoadOptions& options,
                                                  MemoryLedger& ledger) override {
-    return make_decoder(machine_, spec, weights, options, ledger);
+    auto made = make_decoder(machine_, spec, weights, options, ledger);
+    seal_what_mlx_compiled();
+    return made;
   }
   Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
                                                 const LoadOptions& options,
                                                 MemoryLedger& ledger) override {
-    return make_encoder(machine_, spec, weights, options, ledger);
+    auto made = make_encoder(machine_, spec, weights, options, ledger);
+    seal_what_mlx_compiled();
+    return made;
   }
 
  private:
@@ -56,17 +103,16 @@ std::shared_ptr<KernelCode> code_in(const std::filesystem::path& folder) {
 Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
   using namespace mlx_backend;
   return guarded("mlx", [&]() -> Result<std::unique_ptr<Backend>> {
-    // MLX looks for code of a kernel's name on disk before it takes what it is given, where others
-    // may write, unless it is told where to look.
-    if (!options.kernels_folder.empty()) {
-      const auto folder = options.kernels_folder.parent_path() / "mlx";
-      setenv("MLX_PTX_CACHE_DIR", folder.c_str(), 0);
-    }
     Wall& wall = Wall::get();
     auto machine = std::make_shared<Machine>();
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
     machine->cuda = wall.backend_name(machine->cpu) == "mlx-cuda";
+    // MLX looks for code of a kernel's name on disk before it takes what it is given, where others
+    // may write, unless it is told where to look.
+    if (machine->cuda && !options.kernels_folder.empty()) {
+      keep_what_mlx_compiles(options.kernels_folder.parent_path() / "mlx");
+    }
     machine->fault = options.fault;
     if (options.elements_max > 0) {
       machine->logit_elements = machine->score_elements = options.elements_max;
