@@ -21,25 +21,17 @@ namespace impetus {
 namespace mlx_backend {
 namespace {
 
-// MLX's own compiled kernels (CUDA). One for the process, since MLX asks for its folder once.
-struct MlxCompiled {
-  std::unique_ptr<JitFolder> folder;
-
-  // Waits for no step: one may hang in the driver, and this runs when the process ends, too.
-  void seal() {
-    const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
-    if (turn && folder != nullptr) folder->seal();
-  }
-  ~MlxCompiled() { seal(); }
-};
-
-MlxCompiled& mlx_compiled() {
-  static MlxCompiled one;
-  return one;
+// MLX's own compiled kernels (CUDA). One for the process, since MLX asks for its folder once; it
+// goes when the process ends, and what it needs to be sealed may have gone before.
+std::unique_ptr<JitFolder>& mlx_compiled() {
+  static std::unique_ptr<JitFolder> folder;
+  return folder;
 }
 
 void seal_what_mlx_compiled() {
-  mlx_compiled().seal();
+  // Waits for no step: one may hang in the driver.
+  const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
+  if (turn && mlx_compiled() != nullptr) mlx_compiled()->seal();
 }
 
 // REQUIRES: MLX has compiled nothing yet, or was called so before.
@@ -52,7 +44,7 @@ void keep_what_mlx_compiles(const std::filesystem::path& root) {
     auto made = JitFolder::open(root, key);
     if (made.ok()) {
       setenv(kFolder, (*made)->path().c_str(), 0);
-      mlx_compiled().folder = std::move(*made);
+      mlx_compiled() = std::move(*made);
       return;
     }
     // None at all: where it would look else, all users may write.
@@ -65,6 +57,7 @@ void keep_what_mlx_compiles(const std::filesystem::path& root) {
 class MlxBackend final : public Backend {
  public:
   explicit MlxBackend(std::shared_ptr<const Machine> machine) : machine_(std::move(machine)) {}
+  ~MlxBackend() override { seal_what_mlx_compiled(); }
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,

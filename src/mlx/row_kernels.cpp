@@ -182,7 +182,7 @@ int unlike_draws(RowKernels& kernels) {
     words.insert(words.end(), row.begin(), row.end());
   }
   HostPages pages(true, true);
-  const mx::array out = *pages.slot({kRows});
+  const mx::array out = pages.slot({kRows}).value();
   kernels
       .draw(logits, mx::astype(mx::argmax(logits, -1), mx::int32),
             pages.put(words, {kRows, Draw::kWords}), out)
@@ -264,9 +264,10 @@ double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
   const mx::array some = mx::astype(both, mx::float32), told = host.room(some.shape());
   kernels.tell(some, told).eval();
   compare(mx::array(told.data<float>(), told.shape()), some);
-  const mx::array ids = mx::astype(mx::multiply(some, mx::array(1000.0f)), mx::int32);
+  const mx::array few = mx::slice(some, {0, 0}, {3, 8});
+  const mx::array ids = mx::astype(mx::multiply(few, mx::array(1000.0f)), mx::int32);
   HostPages pages(true, true);
-  const mx::array slot = *pages.slot(ids.shape());
+  const mx::array slot = pages.slot(ids.shape()).value();
   kernels.tell(ids, slot).eval();
   compare(mx::array(slot.data<int32_t>(), slot.shape()), ids);
   return worst;
