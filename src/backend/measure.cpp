@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <numeric>
 
@@ -75,6 +76,7 @@ class Measurer {
     std::function<Run()> run;
     std::function<void(double seconds)> keep;  // told the median, when all is measured
     std::vector<double> moments;               // seconds of a step
+    std::optional<ShapeClass> layer;           // a layer's: of what
     bool over = false;                         // it failed
   };
   struct Series {
@@ -170,6 +172,7 @@ class Measurer {
   Result<DeviceProfile> run_enqueued();
   Result<void> hold_steps();
   Result<void> keep_steps();
+  void keep_scatter();
   Result<void> hold_reading();
   Result<void> hold_layers(Kind kind);
   Result<void> hold_encoder_layers(DType type);
@@ -579,6 +582,7 @@ void Measurer::add_layer(Series& series, LayerTime layer, double layers, std::fu
     layer.seconds = std::max(seconds / 2, seconds - beside) / layers;
     profile_.layers.push_back(layer);
   });
+  series.figures.back().layer = layer.shape;
 }
 
 Result<void> Measurer::hold_layers(Kind kind) {
@@ -662,6 +666,19 @@ Result<void> Measurer::measure_copies() {
   return {};
 }
 
+void Measurer::keep_scatter() {
+  for (const ShapeClass shape : {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder}) {
+    double squares = 0, count = 0;
+    for (const Figure& figure : done_with_) {
+      if (figure.layer != shape) continue;
+      const double middle = median(figure.moments);
+      for (const double one : figure.moments) squares += std::pow(one / middle - 1, 2);
+      count += static_cast<double>(figure.moments.size());
+    }
+    if (count > 0) profile_.scatter.push_back({shape, std::sqrt(squares / count)});
+  }
+}
+
 Result<DeviceProfile> Measurer::run_enqueued() {
   struct Job {
     std::string what;
@@ -710,6 +727,7 @@ Result<DeviceProfile> Measurer::run_enqueued() {
   }
   IMPETUS_CHECK(keep_steps());
   for (const Figure& figure : done_with_) figure.keep(median(figure.moments));
+  keep_scatter();
   if (profile_.layers.empty()) {
     return error(ErrorCode::insufficient_memory, "{} has too little memory to be measured",
                  backend_.descriptor().name);

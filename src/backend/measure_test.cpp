@@ -293,13 +293,21 @@ TEST(Measure, HoldsNoMoreThanFits) {
 TEST(Measure, SlowMomentsBendNoLayer) {
   PacedBackend calm(1, 1.0);
   std::map<std::tuple<ShapeClass, std::string, int64_t, int64_t>, double> right;
-  for (const LayerTime& time : measured_in(calm, int64_t{8} << 30)) {
+  const DeviceProfile undisturbed = profile_in(calm, int64_t{8} << 30);
+  const std::array shapes = {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder};
+  for (const ShapeClass shape : shapes) EXPECT_LT(undisturbed.scatter_of(shape), 0.01);
+  for (const LayerTime& time : undisturbed.layers) {
     right[{time.shape, weights_name(time), time.parameters, time.rows}] = time.seconds;
   }
   std::vector<double> errors;
   for (const uint32_t seed : {1, 2, 3}) {
     PacedBackend backend(seed, 1.7);
-    const auto layers = measured_in(backend, int64_t{8} << 30);
+    const DeviceProfile profile = profile_in(backend, int64_t{8} << 30);
+    const std::vector<LayerTime>& layers = profile.layers;
+    // That it was disturbed is known. Texts, which are timed in fewer moments, may miss all of it.
+    EXPECT_NEAR(profile.scatter_of(ShapeClass::decode), 0.3, 0.2);
+    EXPECT_NEAR(profile.scatter_of(ShapeClass::prefill), 0.3, 0.2);
+    EXPECT_LT(profile.scatter_of(ShapeClass::encoder), 0.5);
     ASSERT_EQ(layers.size(), right.size());
     for (const LayerTime& time : layers) {
       const double wanted = right[{time.shape, weights_name(time), time.parameters, time.rows}];
@@ -341,6 +349,7 @@ TEST(Profile, JsonAndBack) {
   profile.overhead = {{ShapeClass::decode, 2, 1e-6, 2e-6, 3e-9}};
   profile.layers = {{ShapeClass::decode, DType::q4_0, 4, 1 << 20, 4e-5},
                     {ShapeClass::prefill, DType::grouped, 128, 1 << 20, 6e-5, 8}};
+  profile.scatter = {{ShapeClass::prefill, 0.25}};
   profile.copy_bytes_per_second = 1e10;
   profile.limit_ops_per_second = 1e12;
   const auto back = profile_from_json(to_json(profile));
@@ -348,6 +357,8 @@ TEST(Profile, JsonAndBack) {
   EXPECT_EQ(json::serialize(to_json(*back)), json::serialize(to_json(profile)));
   EXPECT_EQ(weights_name(back->layers[0]), "q4_0");
   EXPECT_EQ(weights_name(back->layers[1]), "8-bit");
+  EXPECT_EQ(back->scatter_of(ShapeClass::prefill), 0.25);
+  EXPECT_EQ(back->scatter_of(ShapeClass::decode), 0);
 }
 
 TEST(Profile, RefusesWhatIsNoProfile) {
@@ -373,8 +384,11 @@ TEST(Profile, RefusesWhatIsNoProfile) {
   broken("matrix", json::array{});
   json::object older = good;
   older.erase("layers");
+  older.erase("scatter");
   EXPECT_TRUE(profile_from_json(older).ok());
   broken("layers", "none");
+  broken("scatter", "none");
+  broken("scatter", json::array{json::object{{"shape", "decode"}, {"share", -1}}});
   broken("layers", json::array{json::object{{"shape", "decode"},
                                             {"weights", "f32"},
                                             {"rows", 1},

@@ -99,6 +99,11 @@ std::string weights_name(const LayerTime& time) {
   return std::string(to_string(time.weights));
 }
 
+double DeviceProfile::scatter_of(ShapeClass shape) const {
+  const auto found = std::ranges::find(scatter, shape, &Scatter::shape);
+  return found == scatter.end() ? 0 : found->share;
+}
+
 int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
   if (shape == ShapeClass::decode) return rows * kLayerDecodeKeys;
   const int64_t each = rows / std::max<int64_t>(1, sequences);
@@ -107,7 +112,7 @@ int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
 }
 
 json::object to_json(const DeviceProfile& profile) {
-  json::array read, matrix, layers, attention, overhead;
+  json::array read, matrix, layers, attention, overhead, scatter;
   for (const ReadRate& rate : profile.read) {
     read.push_back(json::object{{"threads", rate.threads},
                                 {"working_set_bytes", rate.working_set_bytes},
@@ -140,6 +145,9 @@ json::object to_json(const DeviceProfile& profile) {
                                     {"layer_seconds", cost.layer_seconds},
                                     {"row_value_seconds", cost.row_value_seconds}});
   }
+  for (const Scatter& one : profile.scatter) {
+    scatter.push_back(json::object{{"shape", to_string(one.shape)}, {"share", one.share}});
+  }
   return {{"device", profile.device},
           {"backend", profile.backend},
           {"source", profile.source},
@@ -149,6 +157,7 @@ json::object to_json(const DeviceProfile& profile) {
           {"layers", std::move(layers)},
           {"attention", std::move(attention)},
           {"overhead", std::move(overhead)},
+          {"scatter", std::move(scatter)},
           {"copy_bytes_per_second", profile.copy_bytes_per_second},
           {"copy_seconds", profile.copy_seconds},
           {"limit_bytes_per_second", profile.limit_bytes_per_second},
@@ -174,7 +183,7 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
     profile.matrix.push_back({r.one_of("weights", kTypes), r.integer("rows", 1), r.threads(),
                               r.number("ops_per_second")});
   });
-  // Of processors to which steps are enqueued alone.
+  // Of processors to which steps are enqueued alone; profiles of before have no scatter.
   if (value.is_object() && value.get_object().contains("layers")) {
     reader.list("layers", [&](Reader& r) {
       LayerTime& time = profile.layers.emplace_back();
@@ -188,6 +197,11 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
       }
       const double seconds = time.seconds;
       if (!(seconds > 0 && seconds < 3600)) r.fail("'seconds' is no time that a layer takes");
+    });
+  }
+  if (value.is_object() && value.get_object().contains("scatter")) {
+    reader.list("scatter", [&](Reader& r) {
+      profile.scatter.push_back({r.one_of("shape", kShapes), r.number("share")});
     });
   }
   reader.list("attention", [&](Reader& r) {

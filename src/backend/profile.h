@@ -68,6 +68,14 @@ struct Overhead {
   double row_value_seconds = 0;  // elementwise work: a row, a layer, a value of `hidden`
 };
 
+// How far the moments in which a layer was timed lay from their median: the root of the mean
+// square, as a share. So far may the machine's own pace (a virtual one's host) take steps from what
+// is planned.
+struct Scatter {
+  ShapeClass shape = ShapeClass::decode;
+  double share = 0;
+};
+
 struct DeviceProfile {
   std::string device;   // "cpu", "gpu0", "npu0"
   std::string backend;  // "cpu-avx512", "mlx", "coreml", "cuda"
@@ -78,6 +86,7 @@ struct DeviceProfile {
   std::vector<LayerTime> layers;  // where there are any, they stand for `matrix`
   std::vector<AttentionRate> attention;
   std::vector<Overhead> overhead;
+  std::vector<Scatter> scatter;  // where figures were timed in several moments
   // KV out of this device's memory or into it, by KvStorage; 0: shared with the host, no copy.
   double copy_bytes_per_second = 0;
   double copy_seconds = 0;  // of a copy of next to nothing
@@ -87,6 +96,7 @@ struct DeviceProfile {
 
   // Nobody measured or estimated it: nothing can be predicted from it.
   bool empty() const { return read.empty() && matrix.empty() && layers.empty(); }
+  double scatter_of(ShapeClass shape) const;  // 0: unknown
 };
 
 json::object to_json(const DeviceProfile& profile);

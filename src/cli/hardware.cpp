@@ -257,6 +257,11 @@ void print_profile(const DeviceProfile& profile) {
       return 0.0;
     });
   }
+  for (const Scatter& one : profile.scatter) {
+    section.line(fmt::format("{:<{}}{:>9.2g}  %",
+                             fmt::format("{} layers, from moment to moment", to_string(one.shape)),
+                             width, one.share * 100));
+  }
   if (profile.copy_bytes_per_second > 0) {
     section.line(fmt::format("{:<{}}{:>9.3g}  GB/s", "KV out or in", width,
                              profile.copy_bytes_per_second * 1e-9));

@@ -55,8 +55,8 @@ Result<ModelCost> cost_of(const std::string& name) {
   return model_cost(location->id, files.spec, *files.weights);
 }
 
-// A GPU's own memory in such a report; 0 where it does not say.
-int64_t memory_of(const json::object& report, std::string_view device) {
+// A GPU's own memory in such a report; 0 where it does not say. MLX on CUDA drives the first.
+int64_t memory_of(const json::object& report, const DeviceProfile& profile) {
   const json::value* gpus = report.if_contains("gpus");
   if (gpus == nullptr || !gpus->is_array()) return 0;
   for (const json::value& entry : gpus->get_array()) {
@@ -64,7 +64,9 @@ int64_t memory_of(const json::object& report, std::string_view device) {
     if (gpu == nullptr) continue;
     const auto id = string_field(*gpu, "id");
     const auto bytes = int_field(*gpu, "memory_bytes");
-    if (id.ok() && *id == device && bytes.ok()) return std::max<int64_t>(0, bytes->value_or(0));
+    const bool drives =
+        profile.backend == "mlx-cuda" || (id.ok() && *id == std::string_view(profile.device));
+    if (drives && bytes.ok()) return std::max<int64_t>(0, bytes->value_or(0));
   }
   return 0;
 }
@@ -93,9 +95,10 @@ Result<PlanMachine> machine_from_file(const std::string& path) {
     one.device = profile->device;
     one.name = profile->backend;
     one.profile = std::move(*profile);
-    one.shares_host_memory = one.device == "cpu" || unified.value_or(false);
+    one.shares_host_memory =
+        one.device == "cpu" || one.profile.backend == "mlx-cpu" || unified.value_or(false);
     one.memory_bytes =
-        one.shares_host_memory ? machine.host_memory_bytes : memory_of(*object, one.device);
+        one.shares_host_memory ? machine.host_memory_bytes : memory_of(*object, one.profile);
     one.runs_decoders = one.profile.backend != "coreml";
   }
   return machine;
@@ -138,7 +141,18 @@ std::string place_text(const std::string& device, const std::string& backend) {
   return backend.starts_with(device) ? backend : fmt::format("{} ({})", device, backend);
 }
 
-void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
+// How far a phase's steps may be from what is planned: as the processor's pace changed while it was
+// measured.
+double scatter_of(const PlanMachine& machine, const PhasePlan& phase) {
+  const auto on = std::ranges::find(machine.processors, phase.device, &Processor::device);
+  if (on == machine.processors.end()) return 0;
+  return on->profile.scatter_of(phase.phase == Phase::decode    ? ShapeClass::decode
+                                : phase.phase == Phase::prefill ? ShapeClass::prefill
+                                                                : ShapeClass::encoder);
+}
+
+void print_model(const ModelPlan& model, const ModelCost& cost, const PlanMachine& machine,
+                 bool explain) {
   fmt::print("\n{}  {}, {}, {:.1f} MB\n", model.model,
              model.kind == ModelKind::decoder ? "decoder" : "encoder", cost.precision,
              static_cast<double>(cost.file_bytes) / 1e6);
@@ -152,6 +166,11 @@ void print_model(const ModelPlan& model, const ModelCost& cost, bool explain) {
                one.phase == Phase::embeddings ? seconds_text(one.predicted.seconds) + " a text"
                                               : rate_text(one.predicted.tokens_per_second));
     fmt::print("             {}\n", one.reason);
+    if (const double scatter = scatter_of(machine, one); scatter > 0.1) {
+      fmt::print(
+          "             give or take {:.0f} %: so far its pace changed while it was measured\n",
+          scatter * 100);
+    }
     if (!explain) continue;
     for (const auto& bucket : one.buckets) {
       fmt::print("             up to {:>3} tokens: {:<14} {}\n", bucket.length,
@@ -247,7 +266,7 @@ Result<void> run_plan(const PlanOptions& options) {
     }
   }
   for (size_t i = 0; i < models.size(); ++i)
-    print_model(plan.models[i], models[i], options.explain);
+    print_model(plan.models[i], models[i], machine, options.explain);
   if (options.verify) {
     size_t width = 24;
     for (const BenchmarkRecord& check : checks) width = std::max(width, check.model.size());
