@@ -193,6 +193,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual const BackendDescriptor& descriptor() const = 0;
+  // Of a device with memory of its own, which models are loaded to: there their bytes are reserved.
+  // Null: in the host's, the ledger that they are loaded with.
+  virtual const MemoryLedger* memory() const { return nullptr; }
   // `weights` may be released (unmapped pages) once packed, and must outlive the executor.
   virtual Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec,
                                                          const WeightSet& weights,

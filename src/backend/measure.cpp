@@ -197,10 +197,11 @@ class Measurer {
   // Lets go of what is held for it.
   Result<bool> fits(int64_t bytes) {
     const int64_t needed = bytes * 2 + (int64_t{64} << 20);
-    const auto room = [&] { return needed < ledger_.capacity_bytes() - ledger_.used_bytes(); };
-    while (!room() && needed < ledger_.capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
+    const auto room = [&] { return needed < memory().free_bytes(); };
+    while (!room() && needed < memory().capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
     return room();
   }
+  const MemoryLedger& memory() const { return backend_.memory() ? *backend_.memory() : ledger_; }
 
   Backend& backend_;
   MemoryLedger& ledger_;
@@ -363,7 +364,7 @@ Result<void> Measurer::each_read_shape(
       if (hidden > kReadShapes.front()[1]) break;
       return error(ErrorCode::insufficient_memory,
                    "{} MiB are free, too little to measure with models that hold their own",
-                   (ledger_.capacity_bytes() - ledger_.used_bytes()) >> 20);
+                   memory().free_bytes() >> 20);
     }
     IMPETUS_CHECK(measure(layers, hidden));
   }

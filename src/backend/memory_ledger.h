@@ -45,6 +45,7 @@ class MemoryLedger {
   std::vector<Entry> entries() const;
   int64_t capacity_bytes() const { return capacity_; }
   int64_t used_bytes() const;
+  int64_t free_bytes() const { return capacity_ - used_bytes(); }
 
  private:
   friend class Reservation;
@@ -55,6 +56,12 @@ class MemoryLedger {
   int64_t capacity_;
   int64_t used_ = 0;
   int64_t next_id_ = 1;
+};
+
+// Memory that a device has beside the host's, of a backend's models. Borrowed.
+struct DeviceMemory {
+  std::string backend;
+  const MemoryLedger* ledger = nullptr;
 };
 
 }  // namespace impetus

@@ -11,6 +11,7 @@ namespace impetus::mlx_backend {
 // What the backend tells its models; `descriptor` outlives them.
 struct Machine {
   BackendDescriptor descriptor;
+  std::unique_ptr<MemoryLedger> memory;        // of the GPU's own; none: the host's
   bool cpu = true;                             // computes on MLX's CPU
   bool cuda = false;                           // computes on CUDA
   bool as_gpu = false;                         // takes the paths of a GPU

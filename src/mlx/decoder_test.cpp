@@ -327,6 +327,28 @@ TEST(MlxBackend, DescriptorContract) {
   for (const DType type : d.weights) EXPECT_TRUE(is_weight(type));
 }
 
+// A GPU with memory of its own: what it has no room for is an error, and the host's stays free.
+TEST(MlxBackend, MemoryOfItsOwnHoldsItsModels) {
+  EXPECT_EQ(backend({.cpu = true})->memory(), nullptr);
+  const RandomModel model = small_model(6);
+  MemoryLedger host(1000);
+  LoadOptions options;
+  options.kv_tokens = 128;
+  const auto roomy = backend({.memory_bytes = int64_t{1} << 30});
+  ASSERT_NE(roomy->memory(), nullptr);
+  {
+    const auto loaded = roomy->load_decoder(model.spec, *model.weights, options, host);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_GT(roomy->memory()->used_bytes(), model.weights->bytes());
+    EXPECT_EQ(host.used_bytes(), 0);
+  }
+  EXPECT_EQ(roomy->memory()->used_bytes(), 0);
+  const auto tight = backend({.memory_bytes = 1000});
+  const auto refused = tight->load_decoder(model.spec, *model.weights, options, host);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::insufficient_memory);
+}
+
 TEST(MlxBackend, IsSteppedByAnotherThreadThanLoadedIt) {
   const RandomModel model = small_model(6);
   const auto loaded = load_decoder_on(backend({}), model.spec, *model.weights);

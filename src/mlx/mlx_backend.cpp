@@ -60,22 +60,27 @@ class MlxBackend final : public Backend {
   ~MlxBackend() override { seal_what_mlx_compiled(); }
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
+  const MemoryLedger* memory() const override { return machine_->memory.get(); }
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
                                                  const LoadOptions& options,
                                                  MemoryLedger& ledger) override {
-    auto made = make_decoder(machine_, spec, weights, options, ledger);
+    auto made = make_decoder(machine_, spec, weights, options, ledger_of(ledger));
     seal_what_mlx_compiled();
     return made;
   }
   Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
                                                 const LoadOptions& options,
                                                 MemoryLedger& ledger) override {
-    auto made = make_encoder(machine_, spec, weights, options, ledger);
+    auto made = make_encoder(machine_, spec, weights, options, ledger_of(ledger));
     seal_what_mlx_compiled();
     return made;
   }
 
  private:
+  MemoryLedger& ledger_of(MemoryLedger& host) const {
+    return machine_->memory ? *machine_->memory : host;
+  }
+
   std::shared_ptr<const Machine> machine_;
 };
 
@@ -106,6 +111,10 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     if (machine->cuda && !options.kernels_folder.empty()) {
       keep_what_mlx_compiles(options.kernels_folder.parent_path() / "mlx");
     }
+    const int64_t own = options.memory_bytes > 0 ? options.memory_bytes
+                        : machine->cuda          ? wall.memory_for_models()
+                                                 : 0;
+    if (own > 0) machine->memory = std::make_unique<MemoryLedger>(own);
     machine->fault = options.fault;
     if (options.elements_max > 0) {
       machine->logit_elements = machine->score_elements = options.elements_max;

@@ -52,6 +52,8 @@ struct MlxOptions {
       row_kernels = nullptr;
   // Where those of CUDA are kept compiled for the next start; empty: they are not.
   std::filesystem::path kernels_folder = {};
+  // Of memory of the GPU's own, for models; 0: on CUDA most of what is free there, else the host's.
+  int64_t memory_bytes = 0;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <variant>
 
+#include "hardware/nvidia.h"
 #include "hardware/processors.h"
 
 namespace impetus::mlx_backend {
@@ -57,6 +58,18 @@ std::string Wall::device_name(bool cpu) const {
   const auto found = info.find("device_name");
   if (found == info.end() || !std::holds_alternative<std::string>(found->second)) return "GPU";
   return std::get<std::string>(found->second);
+}
+
+int64_t Wall::memory_for_models() const {
+  if (!has_gpu_ || mx::metal::is_available()) return 0;
+  const auto found = hardware::find_nvidia_gpus(hardware::cuda_driver(), hardware::nvml());
+  if (found.gpus.empty() || found.gpus.front().integrated) return 0;  // MLX drives the first
+  const GpuInfo& gpu = found.gpus.front().info;
+  const int64_t free = gpu.available_bytes > 0 ? gpu.available_bytes : gpu.memory_bytes;
+  if (free == 0) return 0;
+  // Without what CUDA and its libraries work in, and the buffers that MLX keeps.
+  constexpr int64_t kLeast = int64_t{1} << 30;
+  return std::max<int64_t>(1, free - kCacheBytes - std::max(kLeast, free / 32));
 }
 
 void Wall::add_limit(int64_t bytes) {

@@ -28,6 +28,8 @@ class Wall {
   // "mlx-metal", "mlx-cuda" or "mlx-cpu"; `cpu`: of its CPU.
   std::string backend_name(bool cpu) const;
   std::string device_name(bool cpu) const;
+  // Of the GPU's own memory; 0 where it has none, or nobody says how much.
+  int64_t memory_for_models() const;
   const mx::Stream& stream(bool cpu) const { return cpu || !has_gpu_ ? cpu_ : gpu_; }
 
   // A model's memory comes and goes: MLX may use what all of them have reserved, and keeps at most

@@ -79,13 +79,13 @@ void tell(const std::string& model, Fallback fallback, const Placed& placed) {
   }
 }
 
-// `sides`: how many processors hold the model.
+// `sides`: how many processors hold the model in this memory.
 Result<int64_t> plan_kv_tokens(const std::string& model, const ModelSpec& spec,
                                const WeightSet& weights, DType kv, int64_t sides,
                                const MemoryLedger& ledger) {
   const int64_t token_bytes =
       sides * 2 * spec.layers * spec.kv_heads * spec.head_dim * block_bytes(kv);
-  const int64_t free = ledger.capacity_bytes() - ledger.used_bytes();
+  const int64_t free = ledger.free_bytes();
   const int64_t affordable = (free - sides * weights.bytes()) / 5 * 2 / token_bytes;
   const int64_t tokens = std::min(spec.context * 8, affordable);
   if (tokens >= 1) return tokens;
@@ -110,18 +110,24 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
   Climb decode(model, "decode", ladders.decode, fallback);
   const ThreadPlan given = options.threads;
   // For both sides of a pair, before either takes its part.
-  const auto size_kv = [&](int64_t sides) -> Result<void> {
+  const auto size_kv = [&](const Backend& first, const Backend& second) -> Result<void> {
     if (kv_tokens) {
       options.kv_tokens = *kv_tokens;
       return {};
     }
-    IMPETUS_TRY(options.kv_tokens, plan_kv_tokens(model, spec, weights, options.kv, sides, ledger));
+    const auto memory = [&](const Backend& of) { return of.memory() ? of.memory() : &ledger; };
+    const bool shared = &first != &second && memory(first) == memory(second);
+    const auto within = [&](const Backend& of) {
+      return plan_kv_tokens(model, spec, weights, options.kv, shared ? 2 : 1, *memory(of));
+    };
+    IMPETUS_TRY(const int64_t one, within(first));
+    IMPETUS_TRY(const int64_t other, within(second));
+    options.kv_tokens = std::min(one, other);
     return {};
   };
-  const auto load = [&](Backend& backend, const ThreadPlan& threads,
-                        int64_t sides) -> Result<std::unique_ptr<Executor>> {
+  const auto load = [&](Backend& backend,
+                        const ThreadPlan& threads) -> Result<std::unique_ptr<Executor>> {
     options.threads = threads;
-    if (sides > 0) IMPETUS_CHECK(size_kv(sides));
     IMPETUS_TRY(auto executor, ladders.run(backend, [&] {
       return guarded([&] { return backend.load_decoder(spec, weights, options, ledger); });
     }));
@@ -133,8 +139,10 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
     IMPETUS_TRY(Backend* const second, decode.backend());
     Placed placed;
     placed.home = second;
+    const auto sized = size_kv(*first, *second);
     if (first == second) {
-      auto executor = load(*first, decode.threads(given), 1);
+      auto executor = sized.ok() ? load(*first, decode.threads(given))
+                                 : Result<std::unique_ptr<Executor>>(sized.error());
       if (!executor.ok()) {
         IMPETUS_CHECK(prefill.pass(executor.error()));
         IMPETUS_CHECK(decode.pass(executor.error()));
@@ -142,12 +150,13 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
       }
       placed.executor = std::move(*executor);
     } else {
-      auto one = load(*first, prefill.threads(given), 2);
+      auto one = sized.ok() ? load(*first, prefill.threads(given))
+                            : Result<std::unique_ptr<Executor>>(sized.error());
       if (!one.ok()) {
         IMPETUS_CHECK(prefill.pass(one.error()));
         continue;
       }
-      auto other = load(*second, decode.threads(given), 0);
+      auto other = load(*second, decode.threads(given));
       if (!other.ok()) {
         IMPETUS_CHECK(decode.pass(other.error()));
         continue;

@@ -45,12 +45,13 @@ class NamedBackend final : public Backend {
     descriptor_.device = descriptor_.backend = name;
   }
   const BackendDescriptor& descriptor() const override { return descriptor_; }
+  const MemoryLedger* memory() const override { return own.get(); }
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
                                                  const LoadOptions& options,
                                                  MemoryLedger& ledger) override {
     ++loads;
     if (refusal_) return *refusal_;
-    return cpu_->load_decoder(spec, weights, options, ledger);
+    return cpu_->load_decoder(spec, weights, options, own ? *own : ledger);
   }
   Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
                                                 const LoadOptions& options,
@@ -60,6 +61,7 @@ class NamedBackend final : public Backend {
   }
 
   int loads = 0;
+  std::unique_ptr<MemoryLedger> own;  // memory that is not the host's
 
  private:
   std::unique_ptr<Backend> cpu_;
@@ -182,6 +184,42 @@ TEST_F(Climbing, APairThatDoesNotFitTwiceIsNotLeftHalf) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::insufficient_memory);
   EXPECT_EQ(small.used_bytes(), 0);
+}
+
+// A cache is sized by the memory that it is in: by the least of a pair's.
+TEST_F(Climbing, MemoryOfADevicesOwnHoldsItsModels) {
+  model_.spec.context = 1 << 20;  // as much as there is room for
+  const auto positions = [&](Names prefill, Names decode) {
+    Placement placement{std::move(prefill), std::move(decode), {}};
+    const auto ladders = resolve_placement(placement, backends_);
+    const auto placed = place_decoder("m", model_.spec, *model_.weights, *ladders, Fallback::warn,
+                                      {}, std::nullopt, ledger_);
+    EXPECT_TRUE(placed.ok()) << placed.error().message;
+    if (!placed.ok()) return int64_t{0};
+    const KvStorage& kv = std::as_const(*placed->executor).kv();
+    return int64_t{kv.blocks()} * kv.block_tokens();
+  };
+  const int64_t in_host = positions({"good"}, {"good"}), of_two = positions({"good"}, {"other"});
+  EXPECT_NEAR(static_cast<double>(of_two) / static_cast<double>(in_host), 0.5, 0.01);
+  auto& other = static_cast<NamedBackend&>(*backends_[1]);
+  other.own = std::make_unique<MemoryLedger>(ledger_.capacity_bytes() / 8);
+  EXPECT_NEAR(static_cast<double>(positions({"other"}, {"other"})) / static_cast<double>(in_host),
+              1.0 / 8, 0.01);
+  EXPECT_NEAR(static_cast<double>(positions({"good"}, {"other"})) / static_cast<double>(in_host),
+              1.0 / 8, 0.01);
+  other.own = std::make_unique<MemoryLedger>(ledger_.capacity_bytes() * 2);
+  EXPECT_EQ(positions({"good"}, {"other"}), in_host);
+  EXPECT_NEAR(static_cast<double>(positions({"other"}, {"other"})) / static_cast<double>(in_host),
+              2, 0.01);
+  EXPECT_EQ(ledger_.used_bytes() + other.own->used_bytes(), 0);
+  // What does not fit there goes on.
+  other.own = std::make_unique<MemoryLedger>(1000);
+  Placement placement{{"other", "good"}, {"other", "good"}, {}};
+  const auto ladders = resolve_placement(placement, backends_);
+  const auto placed = place_decoder("m", model_.spec, *model_.weights, *ladders, Fallback::warn, {},
+                                    std::nullopt, ledger_);
+  ASSERT_TRUE(placed.ok()) << placed.error().message;
+  EXPECT_EQ(placed->devices.text(), "good");
 }
 
 TEST(PlacedRuntime, RunsEachPhaseWhereItWasPut) {

@@ -184,11 +184,14 @@ Corrections Planning::corrections() const {
   return observations_.corrections();
 }
 
-ModelPlan Planning::plan(const ModelCost& model, int64_t memory_free) const {
+ModelPlan Planning::plan(const ModelCost& model, int64_t memory_free,
+                         const std::map<std::string, int64_t>& own_free) const {
   PlanMachine machine = machine_;
   machine.host_memory_bytes = memory_free;
   for (Processor& one : machine.processors) {
-    one.memory_bytes = std::min(one.memory_bytes, memory_free);
+    const auto own = own_free.find(one.profile.backend);
+    one.memory_bytes =
+        std::min(one.memory_bytes, own != own_free.end() ? own->second : memory_free);
   }
   return make_plan(machine, {&model, 1}, policy_, corrections()).models.front();
 }

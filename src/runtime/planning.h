@@ -27,8 +27,10 @@ class Planning : public std::enable_shared_from_this<Planning> {
     Devices devices;
     bool fixed = false;  // the user named where it runs: a new start would change nothing
   };
-  // The plan for one more model, within the memory that is free.
-  ModelPlan plan(const ModelCost& model, int64_t memory_free) const;
+  // The plan for one more model, within the memory that is free: the host's, and that of processors
+  // with memory of their own, by backend.
+  ModelPlan plan(const ModelCost& model, int64_t memory_free,
+                 const std::map<std::string, int64_t>& own_free = {}) const;
   // `ladders` as the user gave them: phases marked there as named keep their order, the others are
   // ordered by the plan; every rung gets the threads that are fastest for its phase.
   Ladders order(const Ladders& ladders, const Placement& named, const ModelPlan& plan) const;

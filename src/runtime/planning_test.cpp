@@ -107,6 +107,27 @@ TEST(Planning, SaysHowLongAStepShouldTake) {
   EXPECT_EQ(probe.expected_seconds(both), 0);
 }
 
+// What is free of a device's own memory counts there, and the host's elsewhere.
+TEST(Planning, MemoryOfADevicesOwn) {
+  World world(10e9, 30e9);
+  Processor& fast = world.machine.processors[1];
+  fast.device = fast.profile.device = "gpu0";
+  fast.shares_host_memory = false;
+  fast.memory_bytes = int64_t{8} << 30;
+  const std::string& backend = fast.profile.backend;
+  const auto planning = std::make_shared<Planning>(world.machine, Policy{});
+  const auto runs_on = [&](int64_t host, std::map<std::string, int64_t> own) {
+    const ModelPlan plan = planning->plan(world.model, host, own);
+    const PhasePlan* decode = plan.placement(Phase::decode);
+    return decode == nullptr ? std::string() : decode->backend;
+  };
+  const std::string slow = world.machine.processors[0].profile.backend;
+  EXPECT_EQ(runs_on(int64_t{64} << 30, {{backend, int64_t{8} << 30}}), backend);
+  EXPECT_EQ(runs_on(int64_t{64} << 30, {{backend, int64_t{1} << 20}}), slow);
+  EXPECT_EQ(runs_on(int64_t{1} << 20, {{backend, int64_t{8} << 30}}), backend);
+  EXPECT_EQ(runs_on(int64_t{1} << 20, {{backend, int64_t{1} << 20}}), "");
+}
+
 TEST(Planning, LearnsFromStepsThatTakeLonger) {
   World world(10e9, 30e9);
   FakeOptions options;

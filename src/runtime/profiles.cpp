@@ -131,7 +131,8 @@ PlanMachine plan_machine(const Inventory& inventory,
       one.profile = estimated_cpu_profile(inventory.cpu, descriptor.backend, descriptor.threads);
     }
     one.profile.device = descriptor.device;
-    one.memory_bytes = memory_bytes;
+    const MemoryLedger* own = backend->memory();
+    one.memory_bytes = own != nullptr ? own->capacity_bytes() : memory_bytes;
     one.shares_host_memory =
         descriptor.device == "cpu" || descriptor.backend == "mlx-cpu" || inventory.memory.unified;
     one.weights = descriptor.weights;

@@ -292,8 +292,11 @@ Result<ModelInfo> Runtime::load(const std::string& path_or_name) {
   IMPETUS_TRY(entry->cost, model_cost(location.id, files.spec, *files.weights));
   const ModelCost& cost = *entry->cost;
   Planning& planning = *state_->planning;
-  const ModelPlan plan =
-      planning.plan(cost, state_->ledger->capacity_bytes() - state_->ledger->used_bytes());
+  std::map<std::string, int64_t> own_free;
+  for (const DeviceMemory& memory : device_memories()) {
+    own_free[memory.backend] = memory.ledger->free_bytes();
+  }
+  const ModelPlan plan = planning.plan(cost, state_->ledger->free_bytes(), own_free);
   Ladders& ladders = entry->ladders;
   ladders = planning.order(state_->ladders, state_->options.placement, plan);
   // Kept with the entry, for when it moves.
@@ -617,6 +620,16 @@ std::vector<LostProcessor> Runtime::lost() const {
 
 MemoryLedger& Runtime::ledger() {
   return *state_->ledger;
+}
+
+std::vector<DeviceMemory> Runtime::device_memories() const {
+  std::vector<DeviceMemory> memories;
+  for (const auto& backend : state_->backends) {
+    if (const MemoryLedger* own = backend->memory()) {
+      memories.push_back({backend->descriptor().backend, own});
+    }
+  }
+  return memories;
 }
 
 void Runtime::drain(double seconds) {

@@ -88,7 +88,8 @@ class Runtime {
   json::object plan() const;
   std::vector<std::string> processors() const;  // their names for people, each once
   std::vector<LostProcessor> lost() const;      // since the start
-  MemoryLedger& ledger();
+  MemoryLedger& ledger();  // of the host's memory
+  std::vector<DeviceMemory> device_memories() const;
   // Refuses new work (unavailable), lets running work end until the deadline, then cancels it.
   void drain(double seconds);
 

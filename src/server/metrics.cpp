@@ -75,6 +75,7 @@ void Metrics::connection(int change) {
 }
 
 std::string Metrics::render(const std::vector<LaneMetrics>& lanes, const MemoryLedger& ledger,
+                            const std::vector<DeviceMemory>& devices,
                             const std::vector<LostProcessor>& lost) const {
   const std::lock_guard lock(mutex_);
   std::string out;
@@ -142,6 +143,18 @@ std::string Metrics::render(const std::vector<LaneMetrics>& lanes, const MemoryL
          ledger.used_bytes());
   single("impetus_memory_capacity_bytes", "gauge", "Bytes the ledger may promise.",
          ledger.capacity_bytes());
+  const auto of_devices = [&](const char* name, const char* help, auto bytes) {
+    family(out, name, "gauge", help);
+    for (const DeviceMemory& one : devices) {
+      out += fmt::format("{}{{device=\"{}\"}} {}\n", name, escape(one.backend),
+                         (one.ledger->*bytes)());
+    }
+  };
+  of_devices("impetus_device_memory_reserved_bytes",
+             "Bytes promised of the memory that a processor has of its own.",
+             &MemoryLedger::used_bytes);
+  of_devices("impetus_device_memory_capacity_bytes", "Bytes of it that may be promised.",
+             &MemoryLedger::capacity_bytes);
   single("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
   single("impetus_uptime_seconds", "gauge", "Since the start.",
          std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count());

@@ -38,6 +38,7 @@ class Metrics {
   void connection(int change);
 
   std::string render(const std::vector<LaneMetrics>& lanes, const MemoryLedger& ledger,
+                     const std::vector<DeviceMemory>& devices,
                      const std::vector<LostProcessor>& lost) const;
 
  private:

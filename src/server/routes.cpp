@@ -131,9 +131,10 @@ const std::vector<Routes::Route>& Routes::table() {
       return Work{};
     });
     add("GET", "/metrics", [](Routes& self, const HttpRequest&, const Box& box) {
-      box->respond({.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                    .body = self.metrics_.render(self.runtime_.metrics(), self.runtime_.ledger(),
-                                                 self.runtime_.lost())});
+      box->respond(
+          {.content_type = "text/plain; version=0.0.4; charset=utf-8",
+           .body = self.metrics_.render(self.runtime_.metrics(), self.runtime_.ledger(),
+                                        self.runtime_.device_memories(), self.runtime_.lost())});
       return Work{};
     });
     return all;
@@ -426,10 +427,18 @@ HttpResponse Routes::status() const {
                                   {"kv_blocks_total", lane.kv_blocks_total},
                                   {"kv_blocks_used", lane.kv_blocks_used}});
   }
-  MemoryLedger& ledger = runtime_.ledger();
-  json::array holders;
-  for (const auto& entry : ledger.entries()) {
-    holders.push_back(json::object{{"purpose", entry.purpose}, {"bytes", entry.bytes}});
+  const auto memory_of = [](const MemoryLedger& ledger) {
+    json::array holders;
+    for (const auto& entry : ledger.entries()) {
+      holders.push_back(json::object{{"purpose", entry.purpose}, {"bytes", entry.bytes}});
+    }
+    return json::object{{"capacity_bytes", ledger.capacity_bytes()},
+                        {"reserved_bytes", ledger.used_bytes()},
+                        {"reservations", std::move(holders)}};
+  };
+  json::object memory = memory_of(runtime_.ledger());
+  for (const DeviceMemory& own : runtime_.device_memories()) {
+    memory[own.backend] = memory_of(*own.ledger);
   }
   const auto uptime = std::chrono::steady_clock::now() - started_;
   return json_response({{"status", draining_ ? "draining" : "ready"},
@@ -437,9 +446,7 @@ HttpResponse Routes::status() const {
                         {"uptime_seconds", std::chrono::duration<double>(uptime).count()},
                         {"models", std::move(models)},
                         {"lost", lost_list(runtime_.lost())},
-                        {"memory", json::object{{"capacity_bytes", ledger.capacity_bytes()},
-                                                {"reserved_bytes", ledger.used_bytes()},
-                                                {"reservations", std::move(holders)}}}});
+                        {"memory", std::move(memory)}});
 }
 
 }  // namespace impetus
