@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
+#include <cstring>
 #include <optional>
+#include <random>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -26,18 +27,39 @@ constexpr size_t kNameMax = 4096;                     // bytes; a path's
 constexpr uintmax_t kEntryMax = uintmax_t{64} << 20;  // bytes; none of MLX's comes near
 constexpr auto kUnusedMax = std::chrono::hours(24 * 90);
 constexpr auto kSealingMax = std::chrono::hours(1);
-constexpr int kRunsMax = 1000;
 
 fs::path with(fs::path path, std::string_view ending) {
   return path += ending;
 }
 
-std::string read(const fs::path& path) {
+// Empty where there is none; nullopt where it cannot be read.
+std::optional<std::string> read(const fs::path& path) {
   std::error_code code;
-  const uintmax_t bytes = fs::file_size(path, code);
-  if (code || bytes == 0 || bytes > kEntryMax) return {};
-  auto whole = read_file(path);
-  return whole.ok() ? std::move(*whole) : std::string();
+  if (!fs::exists(path, code)) return code ? std::nullopt : std::optional(std::string());
+  auto whole = read_file(path, kEntryMax);
+  return whole.ok() ? std::optional(std::move(*whole)) : std::nullopt;
+}
+
+// MLX does not look whether what it wrote was written. An ELF file says how long it is, by its
+// tables (https://refspecs.linuxfoundation.org/elf/elf.pdf, ELF-64 object file format); a text of
+// PTX ends with a function.
+bool is_whole(std::string_view code) {
+  constexpr size_t kHeader = 64;
+  if (code.starts_with("\x7f"
+                       "ELF")) {
+    if (code.size() < kHeader) return false;
+    const auto number = [&]<typename T>(size_t at, T value) {
+      std::memcpy(&value, code.data() + at, sizeof value);
+      return uint64_t{value};
+    };
+    const auto ends_within = [&](uint64_t begin, uint64_t size, uint64_t count) {
+      return begin <= code.size() && size * count <= code.size() - begin;
+    };
+    return ends_within(number(32, uint64_t{}), number(54, uint16_t{}), number(56, uint16_t{})) &&
+           ends_within(number(40, uint64_t{}), number(58, uint16_t{}), number(60, uint16_t{}));
+  }
+  const size_t last = code.find_last_not_of(std::string_view("\0\n\r\t ", 5));
+  return last != std::string_view::npos && code[last] == '}';
 }
 
 std::string digest_of(const std::string& name, const std::string& code,
@@ -64,7 +86,9 @@ bool link(const fs::path& from, const fs::path& to) {
   std::error_code code;
   fs::create_hard_link(from, to, code);
   if (code) fs::copy_file(from, to, fs::copy_options::overwrite_existing, code);
-  return !code;
+  if (!code) return true;
+  fs::remove(to, code);  // half of it
+  return false;
 }
 
 std::vector<fs::path> paths_in(const fs::path& folder) {
@@ -95,12 +119,30 @@ void remove_entry(const fs::path& seal) {
   }
 }
 
+// Runs whose processes are gone go. Whether one is there yet.
+bool remove_runs(const fs::path& folder) {
+  std::error_code code;
+  bool living = false;
+  for (const fs::path& lock : paths_in(folder, kLock)) {
+    auto taken = FileLock::try_take(lock, FileLock::Kind::exclusive);
+    if (!taken.ok() || !*taken) {
+      living = true;
+      continue;
+    }
+    fs::remove_all(fs::path(lock).replace_extension(), code);
+    if (!code) (*taken)->remove_file();
+  }
+  return living;
+}
+
 // Keys whose MLX is no longer there; and of this one, what programs left that were ended while they
 // sealed.
 void remove_unused(const fs::path& root, const fs::path& used) {
   std::error_code ignored;
   for (const fs::path& path : paths_in(root)) {
-    if (path != used && older_than(path, kUnusedMax)) fs::remove_all(path, ignored);
+    if (path != used && older_than(path, kUnusedMax) && !remove_runs(path)) {
+      fs::remove_all(path, ignored);
+    }
   }
   for (const fs::path& path : paths_in(used)) {
     const std::string file = path.filename().string();
@@ -125,54 +167,50 @@ Result<std::unique_ptr<JitFolder>> JitFolder::open(const fs::path& root, const s
 
 JitFolder::~JitFolder() {
   if (run_.empty()) return;
-  std::error_code ignored;
-  fs::remove_all(run_, ignored);
-  lock_.remove_file();
+  std::error_code code;
+  fs::remove_all(run_, code);
+  if (!code) lock_.remove_file();
 }
 
-// Folders of processes that are gone go; the first free number is this one's.
 Result<void> JitFolder::take_run() {
   std::error_code code;
   fs::create_directories(folder_, code);
   if (code) {
     return error(ErrorCode::io, "{} cannot be made: {}", folder_.string(), code.message());
   }
-  for (const fs::path& lock : paths_in(folder_, kLock)) {
-    auto taken = FileLock::try_take(lock, FileLock::Kind::exclusive);
-    if (!taken.ok() || !*taken) continue;
-    fs::remove_all(fs::path(lock).replace_extension(), code);
-    (*taken)->remove_file();
+  remove_runs(folder_);
+  // Nobody else has the name, also where the folder was removed from under a process that lives.
+  std::random_device random;
+  const fs::path run = folder_ / fmt::format("{}{:08x}{:08x}", kRun, random(), random());
+  IMPETUS_TRY(auto taken, FileLock::try_take(with(run, kLock), FileLock::Kind::exclusive));
+  if (!taken || !fs::create_directory(run, code)) {
+    return error(ErrorCode::io, "{} cannot be made: {}", run.string(), code.message());
   }
-  for (int n = 0; n < kRunsMax; ++n) {
-    const fs::path run = folder_ / fmt::format("{}{}", kRun, n);
-    IMPETUS_TRY(auto taken, FileLock::try_take(with(run, kLock), FileLock::Kind::exclusive));
-    if (!taken) continue;
-    lock_ = std::move(*taken);
-    fs::remove_all(run, code);
-    fs::create_directory(run, code);
-    if (code) return error(ErrorCode::io, "{} cannot be made: {}", run.string(), code.message());
-    run_ = run;
-    return {};
-  }
-  return error(ErrorCode::io, "{}: {} processes use it", folder_.string(), kRunsMax);
+  lock_ = std::move(*taken);
+  run_ = run;
+  return {};
 }
 
 void JitFolder::fill() {
   for (const fs::path& seal : paths_in(folder_, kSeal)) {
-    const std::string said = read(seal);
     const fs::path code = fs::path(seal).replace_extension(kCode),
                    kernels = fs::path(seal).replace_extension(kKernels);
-    const std::string name = said.substr(std::min(said.size(), kDigits));
+    const auto said = read(seal), code_read = read(code), kernels_read = read(kernels);
+    if (!said || !code_read || !kernels_read) continue;  // another user's
+    const std::string name = said->substr(std::min(said->size(), kDigits));
     if (!is_entry_name(name) ||
-        digest_of(name, read(code), read(kernels)) != std::string_view(said).substr(0, kDigits)) {
+        digest_of(name, *code_read, *kernels_read) != std::string_view(*said).substr(0, kDigits)) {
       remove_entry(seal);
       continue;
     }
     std::error_code ignored;
     fs::create_directories((run_ / name).parent_path(), ignored);
-    // MLX takes an entry for one when its code is there.
-    if (link(kernels, with(run_ / name, kKernels)) && link(code, with(run_ / name, kCode))) {
+    // MLX takes an entry for one when its code is there, and writes anew over what else there is.
+    if (!link(kernels, with(run_ / name, kKernels))) continue;
+    if (link(code, with(run_ / name, kCode))) {
       sealed_.insert(name);
+    } else {
+      fs::remove(with(run_ / name, kKernels), ignored);
     }
   }
 }
@@ -193,9 +231,12 @@ void JitFolder::seal() {
 
 bool JitFolder::seal(const std::string& name) {
   const fs::path made = run_ / name;
-  const std::string code = read(with(made, kCode)), kernels = read(with(made, kKernels));
-  // The text is written last: the disk was not full before.
-  if (code.empty() || !kernels.ends_with('\n') || read(with(made, kText)).empty()) return false;
+  const std::string code = read(with(made, kCode)).value_or(""),
+                    kernels = read(with(made, kKernels)).value_or("");
+  // The text is written last.
+  if (!is_whole(code) || !kernels.ends_with('\n') || read(with(made, kText)).value_or("").empty()) {
+    return false;
+  }
   sealed_.insert(name);
   const fs::path base = folder_ / Sha256().add(name).hex();
   const auto written = [&](std::string_view ending, std::string_view bytes) {

@@ -11,7 +11,7 @@
 // On disk, below <root>/<key>:
 //   <h>.ptx, <h>.txt  an entry; h is the SHA-256 of its NAME, in hexadecimal digits
 //   <h>.seal          64 digits of SHA-256 of three lengths, NAME and both; then NAME
-//   run-<n>/          the folder of a process that holds a lock on run-<n>.lock
+//   run-<x>/          the folder of a process that holds a lock on run-<x>.lock; no name comes twice
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "base/file_lock.h"
 #include "base/result.h"
@@ -29,9 +30,9 @@ class JitFolder {
  public:
   static constexpr uintmax_t kBytesMax = uintmax_t{256} << 20;
 
-  // `key`: all that the code depends on beside MLX's names; folders of other keys go when they were
-  // not used for three months. io where the folder cannot be made. Of more than `bytes_max` sealed
-  // bytes the oldest entries go.
+  // `key`: all that the code depends on beside MLX's names; folders of other keys go when no process
+  // was started with them for three months and none runs. io where the folder cannot be made or
+  // locked. Of more than `bytes_max` bytes of code those go that were sealed first.
   static Result<std::unique_ptr<JitFolder>> open(const std::filesystem::path& root,
                                                  const std::string& key,
                                                  uintmax_t bytes_max = kBytesMax);
@@ -43,7 +44,7 @@ class JitFolder {
   const std::filesystem::path& path() const { return run_; }
 
   // Keeps what is new and whole; what cannot be kept is compiled again next time.
-  // REQUIRES: MLX writes nothing meanwhile.
+  // REQUIRES: MLX writes nothing meanwhile. Any thread, one at a time.
   void seal();
 
  private:

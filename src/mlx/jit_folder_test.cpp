@@ -2,6 +2,7 @@
 #include "mlx/jit_folder.h"
 
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -23,10 +24,19 @@ using testing::TempFolder;
 
 const std::string kKey = "1.2.3-sm_90";
 
+// An ELF file with one table of one entry, at its end.
 std::string code_of(const std::string& name) {
-  return "\x7f"
-         "ELF" +
-         std::string(1, '\0') + name;
+  std::string made(64, '\0');
+  made.replace(0, 4,
+               "\x7f"
+               "ELF");
+  made += name;
+  const uint64_t at = made.size();
+  const uint16_t size = 64, count = 1;
+  std::memcpy(made.data() + 40, &at, sizeof at);
+  std::memcpy(made.data() + 58, &size, sizeof size);
+  std::memcpy(made.data() + 60, &count, sizeof count);
+  return made + std::string(size, 's');
 }
 std::string kernels_of(const std::string& name) {
   return "cu::" + name + "\t_Z" + name + "\ncu::other\t_Zother\n";
@@ -120,13 +130,26 @@ TEST_F(MlxJitFolder, WhatIsHalfWrittenIsNotKept) {
     std::ofstream(folder->path() / "empty.ptx", std::ios::binary | std::ios::trunc);
     folder->seal();
     EXPECT_TRUE(files(".seal").empty());
-    // It comes to its end later.
+    // A disk was full, and is no more.
+    for (const size_t bytes : {size_t{3}, size_t{4}, size_t{63}, size_t{64}, size_t{131}}) {
+      compile(*folder, "short");
+      fs::resize_file(folder->path() / "short.ptx", bytes);
+      folder->seal();
+    }
+    compile(*folder, "text");
+    std::ofstream(folder->path() / "text.ptx", std::ios::binary) << ".entry _Ztext() { ret;";
+    folder->seal();
+    EXPECT_TRUE(files(".seal").empty());
+    // They come to their ends later.
     compile(*folder, "part2");
+    std::ofstream(folder->path() / "text.ptx", std::ios::binary) << ".entry _Ztext() { ret; }\n"
+                                                                 << '\0';
     folder->seal();
   }
   const auto folder = open();
   EXPECT_TRUE(has(*folder, "part2"));
-  EXPECT_EQ(files(".seal").size(), 1u);
+  EXPECT_TRUE(fs::exists(folder->path() / "text.ptx"));
+  EXPECT_EQ(files(".seal").size(), 2u);
 }
 
 TEST_F(MlxJitFolder, WhatIsDamagedIsNotHandedOut) {
@@ -188,36 +211,58 @@ TEST_F(MlxJitFolder, ProcessesDoNotSeeOneAnothersWriting) {
   EXPECT_TRUE(fs::exists(one->path()));
 }
 
+// The cache was emptied under a process that lives: the next one must not share its folder.
+TEST_F(MlxJitFolder, NoFolderIsTakenTwice) {
+  auto one = open();
+  const fs::path path = one->path();
+  fs::remove_all(root_);
+  auto two = open();
+  EXPECT_NE(two->path(), path);
+  one.reset();
+  EXPECT_TRUE(fs::exists(two->path()));
+  auto three = open();
+  EXPECT_TRUE(fs::exists(two->path())) << "its lock is held";
+}
+
 TEST_F(MlxJitFolder, WhatOthersLeftGoes) {
   kept("gather");
   const fs::path folder = root_ / kKey;
-  // A process that was ended.
-  fs::create_directories(folder / "run-7" / "deep");
-  std::ofstream(folder / "run-7.lock");
-  // One that lives.
+  const auto runs_in = [](const fs::path& of, const char* run) {
+    fs::create_directories(of / run / "deep");
+    std::ofstream(of / (std::string(run) + ".lock"));
+  };
+  // A process that was ended, and one that lives.
+  runs_in(folder, "run-7");
+  runs_in(folder, "run-8");
   auto lives = FileLock::try_take(folder / "run-8.lock", FileLock::Kind::exclusive);
   ASSERT_TRUE(lives.ok() && *lives);
-  fs::create_directories(folder / "run-8");
   // Ended while it sealed, and one that is sealing.
-  for (const char* name : {"aa.ptx", "aa.txt", "bb.seal.123", "cc.ptx"}) {
+  const std::string sealed = files(".seal").at(0).stem().string();
+  const std::vector<std::string> left = {"aa.ptx", "aa.txt", "bb.seal.123", sealed + ".ptx.123"};
+  for (const std::string& name : left) {
     std::ofstream(folder / name) << "x";
-    if (name[0] != 'c') age(folder / name, std::chrono::hours(2));
+    age(folder / name, std::chrono::hours(2));
   }
-  // Keys of MLX's that were.
-  for (const auto& [key, days] : {std::pair("old", 100), {"recent", 80}}) {
-    fs::create_directories(root_ / key / "run-0");
+  std::ofstream(folder / "cc.ptx") << "x";
+  // Keys of MLX's that were, one of them of a process that lives.
+  runs_in(root_ / "old", "run-0");
+  runs_in(root_ / "running", "run-0");
+  auto runs = FileLock::try_take(root_ / "running/run-0.lock", FileLock::Kind::exclusive);
+  ASSERT_TRUE(runs.ok() && *runs);
+  runs_in(root_ / "recent", "run-0");
+  for (const auto& [key, days] :
+       {std::pair("old", 100), {"running", 100}, {"recent", 80}, {kKey.c_str(), 100}}) {
     age(root_ / key, std::chrono::hours(24 * days));
   }
   const auto mine = open();
   EXPECT_TRUE(has(*mine, "gather"));
-  EXPECT_FALSE(fs::exists(folder / "run-7"));
-  EXPECT_FALSE(fs::exists(folder / "run-7.lock"));
-  EXPECT_TRUE(fs::exists(folder / "run-8"));
-  for (const char* name : {"aa.ptx", "aa.txt", "bb.seal.123"}) {
-    EXPECT_FALSE(fs::exists(folder / name)) << name;
+  for (const char* gone : {"run-7", "run-7.lock"}) EXPECT_FALSE(fs::exists(folder / gone)) << gone;
+  for (const std::string& name : left) EXPECT_FALSE(fs::exists(folder / name)) << name;
+  for (const char* there : {"run-8/deep", "run-8.lock", "cc.ptx"}) {
+    EXPECT_TRUE(fs::exists(folder / there)) << there;
   }
-  EXPECT_TRUE(fs::exists(folder / "cc.ptx"));
   EXPECT_FALSE(fs::exists(root_ / "old"));
+  EXPECT_TRUE(fs::exists(root_ / "running/run-0"));
   EXPECT_TRUE(fs::exists(root_ / "recent"));
 }
 

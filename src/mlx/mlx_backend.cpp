@@ -7,6 +7,7 @@
 
 #include "base/guarded.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "mlx/cuda_kernel.h"
 #include "mlx/decode_kernels.h"
 #include "mlx/decode_step.h"
@@ -29,19 +30,27 @@ std::unique_ptr<JitFolder>& mlx_compiled() {
 }
 
 void seal_what_mlx_compiled() {
-  // Waits for no step: one may hang in the driver.
-  const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
-  if (turn && mlx_compiled() != nullptr) mlx_compiled()->seal();
+  try {
+    // Waits for no step: one may hang in the driver.
+    const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
+    if (turn && mlx_compiled() != nullptr) mlx_compiled()->seal();
+  } catch (const std::exception& failure) {
+    log::debug("MLX's compiled kernels are not kept: {}", failure.what());
+  }
 }
 
+// MLX looks for code of a kernel's name on disk before it takes what it is given, where others may
+// write, unless it is told where to look.
 // REQUIRES: MLX has compiled nothing yet, or was called so before.
 void keep_what_mlx_compiles(const std::filesystem::path& root) {
   static constexpr char kFolder[] = "MLX_PTX_CACHE_DIR";
   static std::once_flag once;
   std::call_once(once, [&] {
     if (std::getenv(kFolder) != nullptr) return;  // the user's own
-    const std::string key = fmt::format("{}-{}", mlx_version(), device_architecture());
-    auto made = JitFolder::open(root, key);
+    auto made = guarded("MLX's compiled kernels", [&] {
+      const std::string compiler = Sha256().add(nvrtc_compiler(device_architecture()).key).hex();
+      return JitFolder::open(root, fmt::format("{}-{}", mlx_version(), compiler.substr(0, 16)));
+    });
     if (made.ok()) {
       setenv(kFolder, (*made)->path().c_str(), 0);
       mlx_compiled() = std::move(*made);
@@ -56,7 +65,9 @@ void keep_what_mlx_compiles(const std::filesystem::path& root) {
 
 class MlxBackend final : public Backend {
  public:
-  explicit MlxBackend(std::shared_ptr<const Machine> machine) : machine_(std::move(machine)) {}
+  // `compiled`: where what MLX compiles is kept; empty: nowhere.
+  MlxBackend(std::shared_ptr<const Machine> machine, std::filesystem::path compiled)
+      : machine_(std::move(machine)), compiled_(std::move(compiled)) {}
   ~MlxBackend() override { seal_what_mlx_compiled(); }
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
@@ -64,24 +75,32 @@ class MlxBackend final : public Backend {
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
                                                  const LoadOptions& options,
                                                  MemoryLedger& ledger) override {
-    auto made = make_decoder(machine_, spec, weights, options, ledger_of(ledger));
-    seal_what_mlx_compiled();
-    return made;
+    return kept([&] { return make_decoder(machine_, spec, weights, options, ledger_of(ledger)); });
   }
   Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
                                                 const LoadOptions& options,
                                                 MemoryLedger& ledger) override {
-    auto made = make_encoder(machine_, spec, weights, options, ledger_of(ledger));
-    seal_what_mlx_compiled();
-    return made;
+    return kept([&] { return make_encoder(machine_, spec, weights, options, ledger_of(ledger)); });
   }
 
  private:
+  // What MLX compiles for a load is kept.
+  template <typename Load>
+  auto kept(Load load) const -> decltype(load()) {
+    if (!compiled_.empty()) {
+      const std::lock_guard turn(Wall::get().mutex());
+      keep_what_mlx_compiles(compiled_);
+    }
+    auto made = load();
+    seal_what_mlx_compiled();
+    return made;
+  }
   MemoryLedger& ledger_of(MemoryLedger& host) const {
     return machine_->memory ? *machine_->memory : host;
   }
 
   std::shared_ptr<const Machine> machine_;
+  std::filesystem::path compiled_;
 };
 
 // One for the process and folder, so that models share what was compiled. Throws where the compiler
@@ -106,10 +125,9 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
     machine->cuda = wall.backend_name(machine->cpu) == "mlx-cuda";
-    // MLX looks for code of a kernel's name on disk before it takes what it is given, where others
-    // may write, unless it is told where to look.
+    std::filesystem::path compiled;
     if (machine->cuda && !options.kernels_folder.empty()) {
-      keep_what_mlx_compiles(options.kernels_folder.parent_path() / "mlx");
+      compiled = options.kernels_folder.parent_path() / "mlx";
     }
     const int64_t own = options.memory_bytes > 0 ? options.memory_bytes
                         : machine->cuda          ? wall.memory_for_models()
@@ -165,7 +183,8 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     descriptor.enqueues = !machine->cpu;
     // BLAS and MLX's kernels are chosen by the shape of the whole batch.
     descriptor.batch_invariant = false;
-    return std::unique_ptr<Backend>(std::make_unique<MlxBackend>(std::move(machine)));
+    return std::unique_ptr<Backend>(
+        std::make_unique<MlxBackend>(std::move(machine), std::move(compiled)));
   });
 }
 
