@@ -108,7 +108,11 @@ def command(binary: Path, *args: str, timeout: float = 300, check: bool = True, 
 
 
 def command_json(binary: Path, *args: str, timeout: float = 300):
-    _, stdout, _, _ = command(binary, args[0], "--json", *args[1:], timeout=timeout)
+    _, stdout, stderr, _ = command(binary, args[0], "--json", *args[1:], timeout=timeout)
+    # A figure without the warning that something was not used says the wrong thing.
+    for line in stderr.splitlines():
+        if " warning " in line:
+            print(line, file=sys.stderr)
     # Integers are read as floats so that "-0" keeps its sign.
     return json.loads(stdout, parse_int=float)
 
