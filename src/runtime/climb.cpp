@@ -109,21 +109,12 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
   Climb prefill(model, "prefill", ladders.prefill, fallback);
   Climb decode(model, "decode", ladders.decode, fallback);
   const ThreadPlan given = options.threads;
-  // For both sides of a pair, before either takes its part.
-  const auto size_kv = [&](const Backend& first, const Backend& second) -> Result<void> {
-    if (kv_tokens) {
-      options.kv_tokens = *kv_tokens;
-      return {};
-    }
-    const auto memory = [&](const Backend& of) { return of.memory() ? of.memory() : &ledger; };
-    const bool shared = &first != &second && memory(first) == memory(second);
-    const auto within = [&](const Backend& of) {
-      return plan_kv_tokens(model, spec, weights, options.kv, shared ? 2 : 1, *memory(of));
-    };
-    IMPETUS_TRY(const int64_t one, within(first));
-    IMPETUS_TRY(const int64_t other, within(second));
-    options.kv_tokens = std::min(one, other);
-    return {};
+  // Positions that the memory of one has room for, before either side of a pair takes its part.
+  const auto room = [&](const Backend& of, const Backend& other) -> Result<int64_t> {
+    if (kv_tokens) return *kv_tokens;
+    const auto memory = [&](const Backend& one) { return one.memory() ? one.memory() : &ledger; };
+    const int64_t sides = &of != &other && memory(of) == memory(other) ? 2 : 1;
+    return plan_kv_tokens(model, spec, weights, options.kv, sides, *memory(of));
   };
   const auto load = [&](Backend& backend,
                         const ThreadPlan& threads) -> Result<std::unique_ptr<Executor>> {
@@ -139,10 +130,11 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
     IMPETUS_TRY(Backend* const second, decode.backend());
     Placed placed;
     placed.home = second;
-    const auto sized = size_kv(*first, *second);
+    const auto of_first = room(*first, *second), of_second = room(*second, *first);
+    if (of_first.ok() && of_second.ok()) options.kv_tokens = std::min(*of_first, *of_second);
     if (first == second) {
-      auto executor = sized.ok() ? load(*first, decode.threads(given))
-                                 : Result<std::unique_ptr<Executor>>(sized.error());
+      auto executor = of_first.ok() ? load(*first, decode.threads(given))
+                                    : Result<std::unique_ptr<Executor>>(of_first.error());
       if (!executor.ok()) {
         IMPETUS_CHECK(prefill.pass(executor.error()));
         IMPETUS_CHECK(decode.pass(executor.error()));
@@ -150,8 +142,15 @@ Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
       }
       placed.executor = std::move(*executor);
     } else {
-      auto one = sized.ok() ? load(*first, prefill.threads(given))
-                            : Result<std::unique_ptr<Executor>>(sized.error());
+      if (!of_first.ok()) {
+        IMPETUS_CHECK(prefill.pass(of_first.error()));
+        continue;
+      }
+      if (!of_second.ok()) {
+        IMPETUS_CHECK(decode.pass(of_second.error()));
+        continue;
+      }
+      auto one = load(*first, prefill.threads(given));
       if (!one.ok()) {
         IMPETUS_CHECK(prefill.pass(one.error()));
         continue;

@@ -212,14 +212,17 @@ TEST_F(Climbing, MemoryOfADevicesOwnHoldsItsModels) {
   EXPECT_NEAR(static_cast<double>(positions({"other"}, {"other"})) / static_cast<double>(in_host),
               2, 0.01);
   EXPECT_EQ(ledger_.used_bytes() + other.own->used_bytes(), 0);
-  // What does not fit there goes on.
+  // What does not fit there goes on: the side that it is.
   other.own = std::make_unique<MemoryLedger>(1000);
-  Placement placement{{"other", "good"}, {"other", "good"}, {}};
-  const auto ladders = resolve_placement(placement, backends_);
-  const auto placed = place_decoder("m", model_.spec, *model_.weights, *ladders, Fallback::warn, {},
-                                    std::nullopt, ledger_);
-  ASSERT_TRUE(placed.ok()) << placed.error().message;
-  EXPECT_EQ(placed->devices.text(), "good");
+  for (const auto& [prefill, decode] : {std::pair(Names{"other", "good"}, Names{"other", "good"}),
+                                        {{"other", "good"}, {"good"}},
+                                        {{"good"}, {"other", "good"}}}) {
+    const auto ladders = resolve_placement({prefill, decode, {}}, backends_);
+    const auto placed = place_decoder("m", model_.spec, *model_.weights, *ladders, Fallback::warn,
+                                      {}, std::nullopt, ledger_);
+    ASSERT_TRUE(placed.ok()) << placed.error().message;
+    EXPECT_EQ(placed->devices.text(), "good");
+  }
 }
 
 TEST(PlacedRuntime, RunsEachPhaseWhereItWasPut) {
