@@ -164,8 +164,12 @@ class Measurer {
   void add_read(const ModelSpec& spec, int threads, double seconds);
   Result<void> measure_read(int threads);
   Result<void> measure_matrix(DType type, int threads, std::span<const int64_t> rows);
-  Result<void> measure_attention(int threads, int64_t hidden = 512);
-  Result<void> hold_attention();
+  Result<void> measure_attention(int threads);
+  // `ops`: what attention of `many` has to do beside that of `few`; their products are the same.
+  void add_attention(Series& series, ShapeClass shape, double ops, std::function<Run()> few,
+                     std::function<Run()> many);
+  Result<void> hold_attention(int64_t hidden);
+  Result<void> hold_encoder_attention();
   Result<void> measure_encoder(int threads);
   Result<void> measure_encoder_attention(int threads);
   // Where steps are enqueued: whole layers in place of products, and of what is beside them.
@@ -177,7 +181,6 @@ class Measurer {
   Result<void> hold_layers(Kind kind);
   Result<void> hold_encoder_layers(DType type);
   void add_layer(Series& series, LayerTime layer, double layers, std::function<Run()> run);
-  Result<double> attention_of(int threads, int64_t length);
   Result<void> measure_copies();
 
   // That most encoders are published in.
@@ -307,11 +310,6 @@ Result<void> Measurer::round() {
 }
 
 // One layer of many heads over the same tokens, in texts of `length`.
-Result<double> Measurer::attention_of(int threads, int64_t length) {
-  IMPETUS_TRY(Loaded loaded, encoder(1, extent_.attention_hidden, encoder_type(), threads));
-  return encode(loaded, kRowsMax / length, length);
-}
-
 Result<void> Measurer::settle(int threads) {
   constexpr double kAlike = 0.03, kEnough = 2;
   auto loaded = decoder(2, 1024, {DType::f32}, threads);
@@ -418,8 +416,8 @@ Result<void> Measurer::measure_matrix(DType type, int threads, std::span<const i
   return {};
 }
 
-Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
-  IMPETUS_TRY(Loaded loaded, decoder(3, hidden, {DType::q8_0}, threads, kContext));
+Result<void> Measurer::measure_attention(int threads) {
+  IMPETUS_TRY(Loaded loaded, decoder(3, 512, {DType::q8_0}, threads, kContext));
   // The positions before: written for real, or every read would hit one page of zeros.
   for (int64_t position = 0; position < extent_.past + kRowsMax / 2; position += kRowsMax / 2) {
     const int64_t count = std::min(kRowsMax / 2, kContext - position);
@@ -435,41 +433,69 @@ Result<void> Measurer::measure_attention(int threads, int64_t hidden) {
     profile_.attention.push_back({shape, threads, ops / std::max(late - early, late / 50)});
     return {};
   };
-  if (!backend_.descriptor().enqueues) IMPETUS_CHECK(rate(ShapeClass::decode, 1));
+  IMPETUS_CHECK(rate(ShapeClass::decode, 1));
   return rate(ShapeClass::prefill, 128);
 }
 
-// Decode steps with few and with many positions before them.
-Result<void> Measurer::hold_attention() {
-  constexpr int64_t kLayers = 6, kHidden = 2048;  // few heads leave a GPU idle
-  IMPETUS_TRY(Loaded loaded, decoder(kLayers, kHidden, {DType::q8_0}, 1, kContext));
+void Measurer::add_attention(Series& series, ShapeClass shape, double ops, std::function<Run()> few,
+                             std::function<Run()> many) {
+  const auto early = std::make_shared<double>(0);
+  series.figures.emplace_back(std::move(few), [early](double seconds) { *early = seconds; });
+  series.figures.emplace_back(std::move(many), [this, shape, ops, early](double late) {
+    if (*early == 0) return;  // left out
+    profile_.attention.push_back({shape, 1, ops / std::max(late - *early, late / 50)});
+  });
+}
+
+// Decode steps and prompts with few and with many positions before them.
+Result<void> Measurer::hold_attention(int64_t hidden) {
+  constexpr int64_t kLayers = 6, kPromptPast = kContext - kRowsMax;
+  IMPETUS_TRY(Loaded loaded, decoder(kLayers, hidden, {DType::q8_0}, 1, kContext));
   Executor& executor = *loaded.executor;
+  // Written for real, or every read would hit one page of zeros.
   for (int64_t position = 0; position < extent_.past; position += kRowsMax) {
     const int64_t count = std::min(kRowsMax, extent_.past - position);
     IMPETUS_CHECK(run_step(executor, 1, count, position, StepOutput::none));
   }
   const ModelSpec& spec = loaded.spec();
-  const double ops = 4.0 * static_cast<double>(spec.heads * spec.head_dim * kLayers) *
-                     static_cast<double>(extent_.past - kDecodePast);
+  const double pair = 4.0 * static_cast<double>(spec.heads * spec.head_dim);
   Series series;
-  const auto early = std::make_shared<double>(0);
-  series.figures.emplace_back([&executor] { return decode_run(executor, 1, true); },
-                              [early](double seconds) { *early = seconds; });
-  series.figures.emplace_back(
-      [this, &executor] { return decode_run(executor, 1, true, extent_.past); },
-      [this, ops, early](double late) {
-        if (*early == 0) return;  // left out
-        profile_.attention.push_back(
-            {ShapeClass::decode, 1, ops / std::max(late - *early, late / 50)});
-      });
+  add_attention(
+      series, ShapeClass::decode, pair * kLayers * static_cast<double>(extent_.past - kDecodePast),
+      [&executor] { return decode_run(executor, 1, true); },
+      [this, &executor] { return decode_run(executor, 1, true, extent_.past); });
+  // The last layer runs for the row with logits only.
+  add_attention(
+      series, ShapeClass::prefill,
+      pair * static_cast<double>(((kLayers - 1) * kRowsMax + 1) * kPromptPast),
+      [&executor] { return at_run(executor, kRowsMax, 0); },
+      [&executor] { return at_run(executor, kRowsMax, kPromptPast); });
+  series.models.push_back(std::move(loaded));
+  held_.push_back(std::move(series));
+  return {};
+}
+
+// Short texts, and one as long as all of them.
+Result<void> Measurer::hold_encoder_attention() {
+  constexpr int64_t kLayers = 6;
+  IMPETUS_TRY(Loaded loaded, encoder(kLayers, extent_.attention_hidden, encoder_type(), 1));
+  Encoder& one = *loaded.encoder;
+  Series series;
+  add_attention(
+      series, ShapeClass::encoder,
+      4.0 *
+          static_cast<double>(extent_.attention_hidden * kLayers * kRowsMax * (kRowsMax - kBlock)),
+      [&one] { return encode_run(one, kRowsMax / kBlock, kBlock); },
+      [&one] { return encode_run(one, 1, kRowsMax); });
   series.models.push_back(std::move(loaded));
   held_.push_back(std::move(series));
   return {};
 }
 
 Result<void> Measurer::measure_encoder_attention(int threads) {
-  IMPETUS_TRY(const double heads_pieces, attention_of(threads, kBlock));
-  IMPETUS_TRY(const double heads_whole, attention_of(threads, kRowsMax));
+  IMPETUS_TRY(Loaded loaded, encoder(1, extent_.attention_hidden, encoder_type(), threads));
+  IMPETUS_TRY(const double heads_pieces, encode(loaded, kRowsMax / kBlock, kBlock));
+  IMPETUS_TRY(const double heads_whole, encode(loaded, 1, kRowsMax));
   const double pairs = static_cast<double>(kRowsMax) * (kRowsMax - kBlock);
   const double ops = 4.0 * static_cast<double>(extent_.attention_hidden) * pairs;
   profile_.attention.push_back(
@@ -709,12 +735,10 @@ Result<DeviceProfile> Measurer::run_enqueued() {
   // Last, since types that are held get their moments beside them.
   jobs.push_back({"attention", [&]() -> Result<void> {
                     // Few heads leave a GPU idle.
-                    if (!measure_attention(1, 2048).ok()) {
-                      IMPETUS_CHECK(as_far(measure_attention(1)));
-                    }
-                    return as_far(hold_attention());
+                    if (hold_attention(2048).ok()) return {};
+                    return as_far(hold_attention(512));
                   }});
-  jobs.push_back({"attention of texts", [&] { return as_far(measure_encoder_attention(1)); }});
+  jobs.push_back({"attention of texts", [&] { return as_far(hold_encoder_attention()); }});
   jobs.push_back({"copies", [this] { return measure_copies(); }});
   planned_ = static_cast<double>(jobs.size() + kMoments);
   for (const Job& job : jobs) {
