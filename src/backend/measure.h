@@ -17,13 +17,12 @@
 // median where steps are enqueued.
 //
 // Where steps are enqueued the host's pace is part of them, and on a virtual machine it changes for
-// seconds at a time. So what a step costs, reading, layers and attention of decode steps are timed
-// in five moments: the models of a type stay loaded while those of the next four are loaded and
-// timed (where memory is short, they get the rest of their moments before they go), and in each
-// moment all of them run, through all their row counts, one after the other. A moment's time is the
-// mean of two stretches or more (of one, where it takes long), a figure the median of its moments.
-// Layers' times are then made
-// monotone in weights and rows (backend/isotonic.h).
+// seconds at a time. So all but copies is timed in five moments: the models of a type stay loaded
+// while those of the next four are loaded and timed (where memory is short, they get the rest of
+// their moments before they go), and in each moment all of them run, through all their row counts,
+// one after the other. A moment's time is the mean of two stretches or more (of one, where it takes
+// long), a figure the median of its moments, and how far moments lay from it is kept (Scatter).
+// Layers' times are then made monotone in weights and rows (backend/isotonic.h).
 // REQUIRES: nothing else runs on the backend.
 #pragma once
 
