@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <deque>
 #include <numeric>
 
@@ -200,7 +199,9 @@ class Measurer {
   // Lets go of what is held for it.
   Result<bool> fits(int64_t bytes) {
     const int64_t needed = bytes * 2 + (int64_t{64} << 20);
-    const auto room = [&] { return needed < memory().free_bytes(); };
+    const auto room = [&] {
+      return needed < memory().free_bytes() && needed < ledger_.free_bytes();
+    };
     while (!room() && needed < memory().capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
     return room();
   }
@@ -309,7 +310,6 @@ Result<void> Measurer::round() {
   return {};
 }
 
-// One layer of many heads over the same tokens, in texts of `length`.
 Result<void> Measurer::settle(int threads) {
   constexpr double kAlike = 0.03, kEnough = 2;
   auto loaded = decoder(2, 1024, {DType::f32}, threads);
@@ -695,14 +695,17 @@ Result<void> Measurer::measure_copies() {
 
 void Measurer::keep_scatter() {
   for (const ShapeClass shape : {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder}) {
-    double squares = 0, count = 0;
+    std::vector<double> parts;
     for (const Figure& figure : done_with_) {
       if (figure.layer != shape) continue;
       const double middle = median(figure.moments);
-      for (const double one : figure.moments) squares += std::pow(one / middle - 1, 2);
-      count += static_cast<double>(figure.moments.size());
+      for (const double one : figure.moments) parts.push_back(one / middle);
     }
-    if (count > 0) profile_.scatter.push_back({shape, std::sqrt(squares / count)});
+    if (parts.empty()) continue;
+    std::ranges::sort(parts);
+    const size_t tenth = parts.size() / 10;
+    profile_.scatter.push_back(
+        {shape, std::min(1.0, parts[tenth]), std::max(1.0, parts[parts.size() - 1 - tenth])});
   }
 }
 

@@ -21,7 +21,7 @@
 // while those of the next four are loaded and timed (where memory is short, they get the rest of
 // their moments before they go), and in each moment all of them run, through all their row counts,
 // one after the other. A moment's time is the mean of two stretches or more (of one, where it takes
-// long), a figure the median of its moments, and how far moments lay from it is kept (Scatter).
+// long), a figure the median of its moments; how far those of layers lay from it is kept (Scatter).
 // Layers' times are then made monotone in weights and rows (backend/isotonic.h).
 // REQUIRES: nothing else runs on the backend.
 #pragma once

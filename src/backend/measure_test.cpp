@@ -298,19 +298,23 @@ TEST(Measure, SlowMomentsBendNoLayer) {
   std::map<std::tuple<ShapeClass, std::string, int64_t, int64_t>, double> right;
   const DeviceProfile undisturbed = profile_in(calm, int64_t{8} << 30);
   const std::array shapes = {ShapeClass::decode, ShapeClass::prefill, ShapeClass::encoder};
-  for (const ShapeClass shape : shapes) EXPECT_LT(undisturbed.scatter_of(shape), 0.01);
+  for (const ShapeClass shape : shapes) {
+    EXPECT_NEAR(undisturbed.scatter_of(shape).least, 1, 0.01);
+    EXPECT_NEAR(undisturbed.scatter_of(shape).most, 1, 0.01);
+  }
   for (const LayerTime& time : undisturbed.layers) {
     right[{time.shape, weights_name(time), time.parameters, time.rows}] = time.seconds;
   }
   std::vector<double> errors;
+  std::array<double, 3> most = {};  // by shape, of any seed
   for (const uint32_t seed : {1, 2, 3}) {
     PacedBackend backend(seed, 1.7);
     const DeviceProfile profile = profile_in(backend, int64_t{8} << 30);
     const std::vector<LayerTime>& layers = profile.layers;
-    // That it was disturbed is known. Texts, which are timed in fewer moments, may miss all of it.
-    EXPECT_NEAR(profile.scatter_of(ShapeClass::decode), 0.3, 0.2);
-    EXPECT_NEAR(profile.scatter_of(ShapeClass::prefill), 0.3, 0.2);
-    EXPECT_LT(profile.scatter_of(ShapeClass::encoder), 0.5);
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      most[i] = std::max(most[i], profile.scatter_of(shapes[i]).most);
+      EXPECT_NEAR(profile.scatter_of(shapes[i]).least, 1, 0.01) << "no moment is fast";
+    }
     for (const AttentionRate& rate : profile.attention) {
       EXPECT_NEAR(rate.ops_per_second, PacedBackend::kAttention, 0.1 * PacedBackend::kAttention);
     }
@@ -327,6 +331,8 @@ TEST(Measure, SlowMomentsBendNoLayer) {
       by_width = by_rows = time.seconds;
     }
   }
+  // That it was disturbed is known; texts, which are timed in fewer moments, may miss it.
+  for (const double one : most) EXPECT_NEAR(one, 1.6, 0.11);
   std::ranges::sort(errors);
   const auto share = [&](double of) {
     return errors[static_cast<size_t>(of * static_cast<double>(errors.size()))];
@@ -355,7 +361,7 @@ TEST(Profile, JsonAndBack) {
   profile.overhead = {{ShapeClass::decode, 2, 1e-6, 2e-6, 3e-9}};
   profile.layers = {{ShapeClass::decode, DType::q4_0, 4, 1 << 20, 4e-5},
                     {ShapeClass::prefill, DType::grouped, 128, 1 << 20, 6e-5, 8}};
-  profile.scatter = {{ShapeClass::prefill, 0.25}};
+  profile.scatter = {{ShapeClass::prefill, 0.75, 1.5}};
   profile.copy_bytes_per_second = 1e10;
   profile.limit_ops_per_second = 1e12;
   const auto back = profile_from_json(to_json(profile));
@@ -363,8 +369,9 @@ TEST(Profile, JsonAndBack) {
   EXPECT_EQ(json::serialize(to_json(*back)), json::serialize(to_json(profile)));
   EXPECT_EQ(weights_name(back->layers[0]), "q4_0");
   EXPECT_EQ(weights_name(back->layers[1]), "8-bit");
-  EXPECT_EQ(back->scatter_of(ShapeClass::prefill), 0.25);
-  EXPECT_EQ(back->scatter_of(ShapeClass::decode), 0);
+  EXPECT_EQ(back->scatter_of(ShapeClass::prefill).least, 0.75);
+  EXPECT_EQ(back->scatter_of(ShapeClass::prefill).most, 1.5);
+  EXPECT_EQ(back->scatter_of(ShapeClass::decode).most, 1);
 }
 
 TEST(Profile, RefusesWhatIsNoProfile) {
@@ -394,7 +401,10 @@ TEST(Profile, RefusesWhatIsNoProfile) {
   EXPECT_TRUE(profile_from_json(older).ok());
   broken("layers", "none");
   broken("scatter", "none");
-  broken("scatter", json::array{json::object{{"shape", "decode"}, {"share", -1}}});
+  for (const auto& [least, most] : {std::pair(-1.0, 1.0), {2.0, 3.0}, {0.5, 0.5}}) {
+    broken("scatter",
+           json::array{json::object{{"shape", "decode"}, {"least", least}, {"most", most}}});
+  }
   broken("layers", json::array{json::object{{"shape", "decode"},
                                             {"weights", "f32"},
                                             {"rows", 1},

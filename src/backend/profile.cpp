@@ -99,9 +99,9 @@ std::string weights_name(const LayerTime& time) {
   return std::string(to_string(time.weights));
 }
 
-double DeviceProfile::scatter_of(ShapeClass shape) const {
+Scatter DeviceProfile::scatter_of(ShapeClass shape) const {
   const auto found = std::ranges::find(scatter, shape, &Scatter::shape);
-  return found == scatter.end() ? 0 : found->share;
+  return found == scatter.end() ? Scatter{shape} : *found;
 }
 
 int64_t attention_within(ShapeClass shape, int64_t rows, int64_t sequences) {
@@ -146,7 +146,8 @@ json::object to_json(const DeviceProfile& profile) {
                                     {"row_value_seconds", cost.row_value_seconds}});
   }
   for (const Scatter& one : profile.scatter) {
-    scatter.push_back(json::object{{"shape", to_string(one.shape)}, {"share", one.share}});
+    scatter.push_back(
+        json::object{{"shape", to_string(one.shape)}, {"least", one.least}, {"most", one.most}});
   }
   return {{"device", profile.device},
           {"backend", profile.backend},
@@ -201,7 +202,9 @@ Result<DeviceProfile> profile_from_json(const json::value& value) {
   }
   if (value.is_object() && value.get_object().contains("scatter")) {
     reader.list("scatter", [&](Reader& r) {
-      profile.scatter.push_back({r.one_of("shape", kShapes), r.number("share")});
+      profile.scatter.push_back(
+          {r.one_of("shape", kShapes), r.number("least"), r.number("most", 1)});
+      if (profile.scatter.back().least > 1) r.fail("'least' is more than 1");
     });
   }
   reader.list("attention", [&](Reader& r) {

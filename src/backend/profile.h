@@ -68,12 +68,12 @@ struct Overhead {
   double row_value_seconds = 0;  // elementwise work: a row, a layer, a value of `hidden`
 };
 
-// How far the moments in which a layer was timed lay from their median: the root of the mean
-// square, as a share. So far may the machine's own pace (a virtual one's host) take steps from what
-// is planned.
+// How long layers took in the moments in which they were timed, as parts of what is kept, their
+// median: nine in ten moments took at least and at most so long. That of a machine of its own is
+// near 1; a virtual one's host changes its pace.
 struct Scatter {
   ShapeClass shape = ShapeClass::decode;
-  double share = 0;
+  double least = 1, most = 1;
 };
 
 struct DeviceProfile {
@@ -96,7 +96,7 @@ struct DeviceProfile {
 
   // Nobody measured or estimated it: nothing can be predicted from it.
   bool empty() const { return read.empty() && matrix.empty() && layers.empty(); }
-  double scatter_of(ShapeClass shape) const;  // 0: unknown
+  Scatter scatter_of(ShapeClass shape) const;  // 1 and 1 where nobody knows
 };
 
 json::object to_json(const DeviceProfile& profile);

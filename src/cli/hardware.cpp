@@ -258,9 +258,9 @@ void print_profile(const DeviceProfile& profile) {
     });
   }
   for (const Scatter& one : profile.scatter) {
-    section.line(fmt::format("{:<{}}{:>9.2g}  %",
-                             fmt::format("{} layers, from moment to moment", to_string(one.shape)),
-                             width, one.share * 100));
+    section.line(fmt::format("{:<{}}{:>9}  of that",
+                             fmt::format("{} layers, by moment", to_string(one.shape)), width,
+                             fmt::format("{:.2f}-{:.2f}", one.least, one.most)));
   }
   if (profile.copy_bytes_per_second > 0) {
     section.line(fmt::format("{:<{}}{:>9.3g}  GB/s", "KV out or in", width,

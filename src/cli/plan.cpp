@@ -55,7 +55,8 @@ Result<ModelCost> cost_of(const std::string& name) {
   return model_cost(location->id, files.spec, *files.weights);
 }
 
-// A GPU's own memory in such a report; 0 where it does not say. MLX on CUDA drives the first.
+// What models may take of a GPU's own memory in such a report; 0 where it does not say. MLX on CUDA
+// drives the first.
 int64_t memory_of(const json::object& report, const DeviceProfile& profile) {
   const json::value* gpus = report.if_contains("gpus");
   if (gpus == nullptr || !gpus->is_array()) return 0;
@@ -66,7 +67,7 @@ int64_t memory_of(const json::object& report, const DeviceProfile& profile) {
     const auto bytes = int_field(*gpu, "memory_bytes");
     const bool drives =
         profile.backend == "mlx-cuda" || (id.ok() && *id == std::string_view(profile.device));
-    if (drives && bytes.ok()) return std::max<int64_t>(0, bytes->value_or(0));
+    if (drives && bytes.ok() && *bytes) return std::max<int64_t>(0, **bytes / 10 * 9);
   }
   return 0;
 }
@@ -141,11 +142,11 @@ std::string place_text(const std::string& device, const std::string& backend) {
   return backend.starts_with(device) ? backend : fmt::format("{} ({})", device, backend);
 }
 
-// How far a phase's steps may be from what is planned: as the processor's pace changed while it was
-// measured.
-double scatter_of(const PlanMachine& machine, const PhasePlan& phase) {
-  const auto on = std::ranges::find(machine.processors, phase.device, &Processor::device);
-  if (on == machine.processors.end()) return 0;
+// What is known of how the pace of a phase's processor changed while it was measured.
+Scatter scatter_of(const PlanMachine& machine, const PhasePlan& phase) {
+  const auto on = std::ranges::find(machine.processors, phase.backend,
+                                    [](const Processor& one) { return one.profile.backend; });
+  if (on == machine.processors.end()) return {};
   return on->profile.scatter_of(phase.phase == Phase::decode    ? ShapeClass::decode
                                 : phase.phase == Phase::prefill ? ShapeClass::prefill
                                                                 : ShapeClass::encoder);
@@ -166,10 +167,10 @@ void print_model(const ModelPlan& model, const ModelCost& cost, const PlanMachin
                one.phase == Phase::embeddings ? seconds_text(one.predicted.seconds) + " a text"
                                               : rate_text(one.predicted.tokens_per_second));
     fmt::print("             {}\n", one.reason);
-    if (const double scatter = scatter_of(machine, one); scatter > 0.1) {
-      fmt::print(
-          "             give or take {:.0f} %: so far its pace changed while it was measured\n",
-          scatter * 100);
+    const Scatter scatter = scatter_of(machine, one);
+    if (scatter.least < 0.9 || scatter.most > 1.1) {
+      fmt::print("             when it was measured, steps took {:.2f} to {:.2f} times as long\n",
+                 scatter.least, scatter.most);
     }
     if (!explain) continue;
     for (const auto& bucket : one.buckets) {

@@ -343,6 +343,17 @@ TEST(MlxBackend, MemoryOfItsOwnHoldsItsModels) {
     EXPECT_EQ(host.used_bytes(), 0);
   }
   EXPECT_EQ(roomy->memory()->used_bytes(), 0);
+  {
+    const RandomModel texts =
+        testing::RandomModelBuilder(conformance::encoder_spec("bert"), 3, DType::f32).encoder();
+    const auto loaded = roomy->load_encoder(texts.spec, *texts.weights, options, host);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_GT(roomy->memory()->used_bytes(), texts.weights->bytes());
+    EXPECT_EQ(host.used_bytes(), 0);
+  }
+  EXPECT_EQ(Wall::models_share(int64_t{24} << 30), (int64_t{45} << 29));    // 24 less 1.5
+  EXPECT_EQ(Wall::models_share(int64_t{128} << 30), (int64_t{247} << 29));  // less 4.5
+  EXPECT_EQ(Wall::models_share(int64_t{1} << 30), 1);
   const auto tight = backend({.memory_bytes = 1000});
   const auto refused = tight->load_decoder(model.spec, *model.weights, options, host);
   ASSERT_FALSE(refused.ok());

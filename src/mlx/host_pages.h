@@ -21,6 +21,7 @@ class HostPages {
  public:
   // Steps whose numbers stand at once: one runs, one is in line, one is put together.
   static constexpr int kSteps = 4;
+  static_assert(kSteps >= 3);
   static constexpr int64_t kBytes = int64_t{1} << 20;  // of all of them, if `pages`
 
   // `device`: kernels read the numbers where they run. `pages`: in memory of their own.

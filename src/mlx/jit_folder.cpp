@@ -156,10 +156,15 @@ void remove_unused(const fs::path& root, const fs::path& used) {
 
 }  // namespace
 
+std::string JitFolder::new_run() {
+  std::random_device random;
+  return fmt::format("{}{:08x}{:08x}", kRun, random(), random());
+}
+
 Result<std::unique_ptr<JitFolder>> JitFolder::open(const fs::path& root, const std::string& key,
-                                                   uintmax_t bytes_max) {
+                                                   const std::string& run, uintmax_t bytes_max) {
   std::unique_ptr<JitFolder> made(new JitFolder(root / key, bytes_max));
-  IMPETUS_CHECK(made->take_run());
+  IMPETUS_CHECK(made->take(run));
   remove_unused(root, made->folder_);
   made->fill();
   return made;
@@ -172,16 +177,14 @@ JitFolder::~JitFolder() {
   if (!code) lock_.remove_file();
 }
 
-Result<void> JitFolder::take_run() {
+Result<void> JitFolder::take(const std::string& name) {
   std::error_code code;
   fs::create_directories(folder_, code);
   if (code) {
     return error(ErrorCode::io, "{} cannot be made: {}", folder_.string(), code.message());
   }
   remove_runs(folder_);
-  // Nobody else has the name, also where the folder was removed from under a process that lives.
-  std::random_device random;
-  const fs::path run = folder_ / fmt::format("{}{:08x}{:08x}", kRun, random(), random());
+  const fs::path run = folder_ / name;
   IMPETUS_TRY(auto taken, FileLock::try_take(with(run, kLock), FileLock::Kind::exclusive));
   if (!taken || !fs::create_directory(run, code)) {
     return error(ErrorCode::io, "{} cannot be made: {}", run.string(), code.message());

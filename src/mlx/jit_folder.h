@@ -11,7 +11,8 @@
 // On disk, below <root>/<key>:
 //   <h>.ptx, <h>.txt  an entry; h is the SHA-256 of its NAME, in hexadecimal digits
 //   <h>.seal          64 digits of SHA-256 of three lengths, NAME and both; then NAME
-//   run-<x>/          the folder of a process that holds a lock on run-<x>.lock; no name comes twice
+//   run-<x>/          the folder of a process that holds a lock on run-<x>.lock; no name comes
+//   twice
 #pragma once
 
 #include <cstdint>
@@ -30,12 +31,15 @@ class JitFolder {
  public:
   static constexpr uintmax_t kBytesMax = uintmax_t{256} << 20;
 
-  // `key`: all that the code depends on beside MLX's names; folders of other keys go when no process
-  // was started with them for three months and none runs. io where the folder cannot be made or
-  // locked. Of more than `bytes_max` bytes of code those go that were sealed first.
+  // `key`: all that the code depends on beside MLX's names; folders of other keys go when no
+  // process was started with them for three months and none runs. io where the folder cannot be
+  // made or locked. Of more than `bytes_max` bytes of code those go that were sealed first. `run`:
+  // this process's, of new_run.
   static Result<std::unique_ptr<JitFolder>> open(const std::filesystem::path& root,
-                                                 const std::string& key,
+                                                 const std::string& key, const std::string& run,
                                                  uintmax_t bytes_max = kBytesMax);
+  // "run-" and what nobody else has, also where the folder was removed from under a process.
+  static std::string new_run();
   // Removes this process's folder, and with it what is not sealed.
   ~JitFolder();
   JitFolder(const JitFolder&) = delete;
@@ -50,7 +54,7 @@ class JitFolder {
  private:
   JitFolder(std::filesystem::path folder, uintmax_t bytes_max)
       : folder_(std::move(folder)), bytes_max_(bytes_max) {}
-  Result<void> take_run();
+  Result<void> take(const std::string& run);
   void fill();
   bool seal(const std::string& name);
   void bound() const;

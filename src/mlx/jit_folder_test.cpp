@@ -68,7 +68,7 @@ class MlxJitFolder : public ::testing::Test {
  protected:
   std::unique_ptr<JitFolder> open(const std::string& key = kKey,
                                   uintmax_t bytes_max = JitFolder::kBytesMax) {
-    auto made = JitFolder::open(root_, key, bytes_max);
+    auto made = JitFolder::open(root_, key, JitFolder::new_run(), bytes_max);
     EXPECT_TRUE(made.ok()) << made.error().message;
     return made.ok() ? std::move(*made) : nullptr;
   }
@@ -288,7 +288,7 @@ TEST_F(MlxJitFolder, IsBoundedAndTheOldestGo) {
 
 TEST_F(MlxJitFolder, AFolderThatCannotBeMadeIsSaid) {
   ASSERT_TRUE(replace_file(temporary_.path() / "deep", "a file stands there").ok());
-  const auto made = JitFolder::open(root_, kKey);
+  const auto made = JitFolder::open(root_, kKey, JitFolder::new_run());
   ASSERT_FALSE(made.ok());
   EXPECT_EQ(made.error().code, ErrorCode::io);
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string_view>
+#include <utility>
 
 #include "base/guarded.h"
 #include "base/log.h"
@@ -24,50 +25,70 @@ namespace {
 
 // MLX's own compiled kernels (CUDA). One for the process, since MLX asks for its folder once; it
 // goes when the process ends, and what it needs to be sealed may have gone before.
-std::unique_ptr<JitFolder>& mlx_compiled() {
-  static std::unique_ptr<JitFolder> folder;
-  return folder;
+struct MlxCompiled {
+  std::filesystem::path root;
+  std::string key, run;  // empty: not ours to keep
+  bool opened = false;
+  std::unique_ptr<JitFolder> folder;
+
+  static MlxCompiled& get() {
+    static MlxCompiled one;
+    return one;
+  }
+};
+
+// MLX looks for code of a kernel's name on disk before it takes what it is given, where others may
+// write, unless it is told where to look: here, where no other thread reads the environment yet.
+void name_compiled_folder(const std::filesystem::path& root) {
+  static constexpr char kFolder[] = "MLX_PTX_CACHE_DIR";
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    if (std::getenv(kFolder) != nullptr) return;  // the user's own
+    const auto compiler = guarded("MLX's kernels", []() -> Result<std::string> {
+      return Sha256().add(nvrtc_compiler(device_architecture()).key).hex();
+    });
+    if (!compiler.ok()) {
+      log::warn("what MLX compiles is not kept: {}", compiler.error().message);
+      setenv(kFolder, "/dev/null/none", 0);
+      return;
+    }
+    MlxCompiled& compiled = MlxCompiled::get();
+    compiled.root = root;
+    compiled.key = fmt::format("{}-{}", mlx_version(), compiler->substr(0, 16));
+    compiled.run = JitFolder::new_run();
+    setenv(kFolder, (root / compiled.key / compiled.run).c_str(), 0);
+  });
+}
+
+// Before the first load, since commands that load nothing need not wait for it.
+void open_compiled_folder() {
+  const std::lock_guard turn(Wall::get().mutex());
+  MlxCompiled& compiled = MlxCompiled::get();
+  if (compiled.run.empty() || std::exchange(compiled.opened, true)) return;
+  auto made = guarded("MLX's compiled kernels",
+                      [&] { return JitFolder::open(compiled.root, compiled.key, compiled.run); });
+  if (made.ok()) {
+    compiled.folder = std::move(*made);
+    return;
+  }
+  log::warn("MLX compiles its kernels at every start, as what was compiled cannot be kept: {}",
+            made.error().message);
 }
 
 void seal_what_mlx_compiled() {
   try {
     // Waits for no step: one may hang in the driver.
     const std::unique_lock turn(Wall::get().mutex(), std::try_to_lock);
-    if (turn && mlx_compiled() != nullptr) mlx_compiled()->seal();
+    const auto& folder = MlxCompiled::get().folder;
+    if (turn && folder != nullptr) folder->seal();
   } catch (const std::exception& failure) {
     log::debug("MLX's compiled kernels are not kept: {}", failure.what());
   }
 }
 
-// MLX looks for code of a kernel's name on disk before it takes what it is given, where others may
-// write, unless it is told where to look.
-// REQUIRES: MLX has compiled nothing yet, or was called so before.
-void keep_what_mlx_compiles(const std::filesystem::path& root) {
-  static constexpr char kFolder[] = "MLX_PTX_CACHE_DIR";
-  static std::once_flag once;
-  std::call_once(once, [&] {
-    if (std::getenv(kFolder) != nullptr) return;  // the user's own
-    auto made = guarded("MLX's compiled kernels", [&] {
-      const std::string compiler = Sha256().add(nvrtc_compiler(device_architecture()).key).hex();
-      return JitFolder::open(root, fmt::format("{}-{}", mlx_version(), compiler.substr(0, 16)));
-    });
-    if (made.ok()) {
-      setenv(kFolder, (*made)->path().c_str(), 0);
-      mlx_compiled() = std::move(*made);
-      return;
-    }
-    // None at all: where it would look else, all users may write.
-    setenv(kFolder, "/dev/null/none", 0);
-    log::warn("MLX compiles its kernels at every start, as what was compiled cannot be kept: {}",
-              made.error().message);
-  });
-}
-
 class MlxBackend final : public Backend {
  public:
-  // `compiled`: where what MLX compiles is kept; empty: nowhere.
-  MlxBackend(std::shared_ptr<const Machine> machine, std::filesystem::path compiled)
-      : machine_(std::move(machine)), compiled_(std::move(compiled)) {}
+  explicit MlxBackend(std::shared_ptr<const Machine> machine) : machine_(std::move(machine)) {}
   ~MlxBackend() override { seal_what_mlx_compiled(); }
 
   const BackendDescriptor& descriptor() const override { return machine_->descriptor; }
@@ -87,10 +108,7 @@ class MlxBackend final : public Backend {
   // What MLX compiles for a load is kept.
   template <typename Load>
   auto kept(Load load) const -> decltype(load()) {
-    if (!compiled_.empty()) {
-      const std::lock_guard turn(Wall::get().mutex());
-      keep_what_mlx_compiles(compiled_);
-    }
+    if (machine_->cuda) open_compiled_folder();
     auto made = load();
     seal_what_mlx_compiled();
     return made;
@@ -100,7 +118,6 @@ class MlxBackend final : public Backend {
   }
 
   std::shared_ptr<const Machine> machine_;
-  std::filesystem::path compiled_;
 };
 
 // One for the process and folder, so that models share what was compiled. Throws where the compiler
@@ -125,9 +142,8 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->cpu = options.cpu || !wall.has_gpu();
     machine->as_gpu = options.as_gpu;
     machine->cuda = wall.backend_name(machine->cpu) == "mlx-cuda";
-    std::filesystem::path compiled;
     if (machine->cuda && !options.kernels_folder.empty()) {
-      compiled = options.kernels_folder.parent_path() / "mlx";
+      name_compiled_folder(options.kernels_folder.parent_path() / "mlx");
     }
     const int64_t own = options.memory_bytes > 0 ? options.memory_bytes
                         : machine->cuda          ? wall.memory_for_models()
@@ -183,8 +199,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     descriptor.enqueues = !machine->cpu;
     // BLAS and MLX's kernels are chosen by the shape of the whole batch.
     descriptor.batch_invariant = false;
-    return std::unique_ptr<Backend>(
-        std::make_unique<MlxBackend>(std::move(machine), std::move(compiled)));
+    return std::unique_ptr<Backend>(std::make_unique<MlxBackend>(std::move(machine)));
   });
 }
 

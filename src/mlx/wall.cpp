@@ -63,13 +63,16 @@ std::string Wall::device_name(bool cpu) const {
 int64_t Wall::memory_for_models() const {
   if (!has_gpu_ || mx::metal::is_available()) return 0;
   const auto found = hardware::find_nvidia_gpus(hardware::cuda_driver(), hardware::nvml());
-  if (found.gpus.empty() || found.gpus.front().integrated) return 0;  // MLX drives the first
-  const GpuInfo& gpu = found.gpus.front().info;
-  const int64_t free = gpu.available_bytes > 0 ? gpu.available_bytes : gpu.memory_bytes;
-  if (free == 0) return 0;
-  // Without what CUDA and its libraries work in, and the buffers that MLX keeps.
+  if (!found.gpus.empty() && found.gpus.front().integrated) return 0;  // MLX drives the first
+  const auto& info = mx::device_info(mx::Device::gpu);
+  const auto free = info.find("free_memory");
+  if (free == info.end() || !std::holds_alternative<size_t>(free->second)) return 0;
+  return models_share(static_cast<int64_t>(std::get<size_t>(free->second)));
+}
+
+int64_t Wall::models_share(int64_t free_bytes) {
   constexpr int64_t kLeast = int64_t{1} << 30;
-  return std::max<int64_t>(1, free - kCacheBytes - std::max(kLeast, free / 32));
+  return std::max<int64_t>(1, free_bytes - kCacheBytes - std::max(kLeast, free_bytes / 32));
 }
 
 void Wall::add_limit(int64_t bytes) {

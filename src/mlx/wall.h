@@ -28,8 +28,10 @@ class Wall {
   // "mlx-metal", "mlx-cuda" or "mlx-cpu"; `cpu`: of its CPU.
   std::string backend_name(bool cpu) const;
   std::string device_name(bool cpu) const;
-  // Of the GPU's own memory; 0 where it has none, or nobody says how much.
+  // Of the GPU's own memory; 0 where it has none, or MLX does not say how much is free.
   int64_t memory_for_models() const;
+  // Of what is free: without what CUDA and its libraries work in, and the buffers that MLX keeps.
+  static int64_t models_share(int64_t free_bytes);
   const mx::Stream& stream(bool cpu) const { return cpu || !has_gpu_ ? cpu_ : gpu_; }
 
   // A model's memory comes and goes: MLX may use what all of them have reserved, and keeps at most

@@ -482,13 +482,18 @@ ModelPlan Planner::describe(std::span<const Rated> rated, const std::vector<Opti
   const Option* option = chosen >= 0 ? &all[static_cast<size_t>(chosen)] : nullptr;
 
   if (option != nullptr && model.kind == ModelKind::decoder) {
-    const auto decode = static_cast<size_t>(option->decode);
-    const Processor& processor = machine_.processors[decode];
-    const size_t place = processor.shares_host_memory ? machine_.processors.size() : decode;
-    // Eight whole contexts where memory allows, never more than two fifths of what is free.
-    const int64_t room = memory_of(processor) - used[place];
-    const int64_t affordable = std::max<int64_t>(0, room + kv_bytes(model)) / 5 * 2 /
-                               std::max<int64_t>(1, model.kv_token_bytes(policy_.kv));
+    // Eight whole contexts where memory allows, never more than two fifths of what is free: of a
+    // pair's memories the least.
+    const auto affordable_on = [&](int index) {
+      const auto at = static_cast<size_t>(index);
+      const Processor& processor = machine_.processors[at];
+      const size_t place = processor.shares_host_memory ? machine_.processors.size() : at;
+      const int64_t room = memory_of(processor) - used[place];
+      return std::max<int64_t>(0, room + kv_bytes(model)) / 5 * 2 /
+             std::max<int64_t>(1, model.kv_token_bytes(policy_.kv));
+    };
+    const int64_t affordable =
+        std::min(affordable_on(option->decode), affordable_on(option->prefill));
     plan.kv_tokens = policy_.kv_tokens.value_or(std::min(model.context * kContextsMax, affordable));
     plan.batch_max = std::clamp<int64_t>(
         plan.kv_tokens / std::max<int64_t>(1, policy_.prompt_tokens + policy_.answer_tokens), 1,

@@ -34,7 +34,7 @@ struct Processor {
   DeviceProfile profile;
   std::string unavailable;          // why nothing can be placed here now; empty: it can
   int64_t memory_bytes = 0;         // for models; of the host where shared
-  bool shares_host_memory = false;  // no copy between it and the host
+  bool shares_host_memory = false;  // models there take of the host's
   bool runs_decoders = true;
   bool runs_encoders = true;
   std::vector<DType> weights;  // types it computes on

@@ -26,7 +26,7 @@ struct Placed {
 // A rung that is absent, or whose backend refuses (unsupported, insufficient_memory), is passed
 // over as `fallback` says; any other failure, and a ladder without rungs left, is an error.
 // `kv_tokens` unset: enough for eight whole contexts where memory allows, never more than two
-// fifths of what the ledger has free.
+// fifths of what is free where it runs, of a pair's memories the least.
 Result<Placed> place_decoder(const std::string& model, const ModelSpec& spec,
                              const WeightSet& weights, const Ladders& ladders, Fallback fallback,
                              LoadOptions options, std::optional<int64_t> kv_tokens,

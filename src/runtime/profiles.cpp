@@ -133,8 +133,7 @@ PlanMachine plan_machine(const Inventory& inventory,
     one.profile.device = descriptor.device;
     const MemoryLedger* own = backend->memory();
     one.memory_bytes = own != nullptr ? own->capacity_bytes() : memory_bytes;
-    one.shares_host_memory =
-        descriptor.device == "cpu" || descriptor.backend == "mlx-cpu" || inventory.memory.unified;
+    one.shares_host_memory = own == nullptr;
     one.weights = descriptor.weights;
     driven.push_back(descriptor.device);
     for (const GpuInfo& gpu : inventory.gpus) {  // MLX drives the first one of its kind

@@ -139,10 +139,10 @@ std::string Metrics::render(const std::vector<LaneMetrics>& lanes, const MemoryL
   };
   single("impetus_processors_lost_total", "counter", "How many of them.", lost.size());
   single("impetus_connections", "gauge", "Open connections.", connections_);
-  single("impetus_memory_reserved_bytes", "gauge", "Bytes promised in the memory ledger.",
+  single("impetus_memory_reserved_bytes", "gauge", "Bytes promised of the host's memory.",
          ledger.used_bytes());
-  single("impetus_memory_capacity_bytes", "gauge", "Bytes the ledger may promise.",
-         ledger.capacity_bytes());
+  single("impetus_memory_capacity_bytes", "gauge",
+         "Bytes of the host's memory that may be promised.", ledger.capacity_bytes());
   const auto of_devices = [&](const char* name, const char* help, auto bytes) {
     family(out, name, "gauge", help);
     for (const DeviceMemory& one : devices) {
@@ -153,7 +153,8 @@ std::string Metrics::render(const std::vector<LaneMetrics>& lanes, const MemoryL
   of_devices("impetus_device_memory_reserved_bytes",
              "Bytes promised of the memory that a processor has of its own.",
              &MemoryLedger::used_bytes);
-  of_devices("impetus_device_memory_capacity_bytes", "Bytes of it that may be promised.",
+  of_devices("impetus_device_memory_capacity_bytes",
+             "Bytes that may be promised of the memory that a processor has of its own.",
              &MemoryLedger::capacity_bytes);
   single("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
   single("impetus_uptime_seconds", "gauge", "Since the start.",

@@ -57,24 +57,29 @@ class Elsewhere final : public Executor, public Encoder {
   std::unique_ptr<Encoder> encoder_;
 };
 
+constexpr int64_t kMemory = int64_t{300} << 20;
+
+// With memory of its own, too.
 class ElsewhereBackend final : public Backend {
  public:
   explicit ElsewhereBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
   const BackendDescriptor& descriptor() const override { return backend_->descriptor(); }
+  const MemoryLedger* memory() const override { return &memory_; }
   Result<std::unique_ptr<Executor>> load_decoder(const ModelSpec& spec, const WeightSet& weights,
                                                  const LoadOptions& options,
-                                                 MemoryLedger& ledger) override {
-    IMPETUS_TRY(auto executor, backend_->load_decoder(spec, weights, options, ledger));
+                                                 MemoryLedger&) override {
+    IMPETUS_TRY(auto executor, backend_->load_decoder(spec, weights, options, memory_));
     return std::unique_ptr<Executor>(std::make_unique<Elsewhere>(std::move(executor)));
   }
   Result<std::unique_ptr<Encoder>> load_encoder(const ModelSpec& spec, const WeightSet& weights,
                                                 const LoadOptions& options,
-                                                MemoryLedger& ledger) override {
-    IMPETUS_TRY(auto encoder, backend_->load_encoder(spec, weights, options, ledger));
+                                                MemoryLedger&) override {
+    IMPETUS_TRY(auto encoder, backend_->load_encoder(spec, weights, options, memory_));
     return std::unique_ptr<Encoder>(std::make_unique<Elsewhere>(std::move(encoder)));
   }
 
  private:
+  MemoryLedger memory_{kMemory};  // outlives what is reserved in it
   std::unique_ptr<Backend> backend_;
 };
 
@@ -104,6 +109,24 @@ class ProofTest : public ServerTest {
   }
   static inline std::string planned_;
 };
+
+TEST_F(ProofTest, MemoryOfAProcessorsOwnIsShown) {
+  HttpClient client(port_);
+  const json::object memory = body(client.get("/api/health/status")).at("memory").as_object();
+  EXPECT_EQ(memory.at("reserved_bytes"), 0);
+  const json::object own = memory.at("devices").at(planned_).as_object();
+  EXPECT_EQ(own.at("capacity_bytes"), kMemory);
+  const int64_t reserved = own.at("reserved_bytes").as_int64();
+  EXPECT_GT(reserved, 20 << 20);
+  EXPECT_GE(own.at("reservations").as_array().size(), 4u);  // two models' weights and more
+  const std::string metrics = client.get("/metrics").body;
+  const auto says = [&](const char* name, int64_t value) {
+    const std::string line = fmt::format("\n{}{{device=\"{}\"}} {}\n", name, planned_, value);
+    EXPECT_NE(metrics.find(line), std::string::npos) << line;
+  };
+  says("impetus_device_memory_reserved_bytes", reserved);
+  says("impetus_device_memory_capacity_bytes", kMemory);
+}
 
 TEST_F(ProofTest, AnAnswerNamesWhoRanItNotWhoWasPlanned) {
   HttpClient client(port_);

@@ -436,10 +436,11 @@ HttpResponse Routes::status() const {
                         {"reserved_bytes", ledger.used_bytes()},
                         {"reservations", std::move(holders)}};
   };
-  json::object memory = memory_of(runtime_.ledger());
+  json::object memory = memory_of(runtime_.ledger()), devices;
   for (const DeviceMemory& own : runtime_.device_memories()) {
-    memory[own.backend] = memory_of(*own.ledger);
+    devices[own.backend] = memory_of(*own.ledger);
   }
+  memory["devices"] = std::move(devices);
   const auto uptime = std::chrono::steady_clock::now() - started_;
   return json_response({{"status", draining_ ? "draining" : "ready"},
                         {"version", "0.1.0"},
