@@ -169,7 +169,7 @@ void print_model(const ModelPlan& model, const ModelCost& cost, const PlanMachin
     fmt::print("             {}\n", one.reason);
     const Scatter scatter = scatter_of(machine, one);
     if (scatter.least < 0.9 || scatter.most > 1.1) {
-      fmt::print("             when it was measured, steps took {:.2f} to {:.2f} times as long\n",
+      fmt::print("             in other moments such steps took {:.2f} to {:.2f} times as long\n",
                  scatter.least, scatter.most);
     }
     if (!explain) continue;

@@ -185,11 +185,13 @@ Result<void> JitFolder::take(const std::string& name) {
   }
   remove_runs(folder_);
   const fs::path run = folder_ / name;
-  IMPETUS_TRY(auto taken, FileLock::try_take(with(run, kLock), FileLock::Kind::exclusive));
-  if (!taken || !fs::create_directory(run, code)) {
-    return error(ErrorCode::io, "{} cannot be made: {}", run.string(), code.message());
+  // Waits for one that takes it for a dead process's.
+  IMPETUS_TRY(lock_, FileLock::take(with(run, kLock), FileLock::Kind::exclusive));
+  if (!fs::create_directory(run, code)) {
+    lock_.remove_file();
+    return error(ErrorCode::io, "{} cannot be made: {}", run.string(),
+                 code ? code.message() : "it is there");
   }
-  lock_ = std::move(*taken);
   run_ = run;
   return {};
 }
