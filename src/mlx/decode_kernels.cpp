@@ -265,9 +265,7 @@ double kernels_error(DecodeKernels& kernels, const DecodeShape& shape, const Mod
 
   double worst = 0;
   const auto compare = [&](const mx::array& made, const mx::array& wanted) {
-    const double error = apart(made, wanted);
-    // NaN is the worst.
-    worst = std::isnan(worst) || error <= worst ? worst : error;
+    worst = worse(worst, apart(made, wanted));
   };
   HostPages host(true);
   for (const int shares : {1, 4}) {
@@ -347,9 +345,7 @@ bool few_rows_right(DecodeKernels& kernels,
       double worst = 0;
       for (const int rows : {1, 3, kFewRowsMax}) {
         if (!few_rows_take(*matrix, shape.activations, rows)) continue;
-        const double error = few_rows_error(kernels, *matrix, gated, rows, shape.activations);
-        worst = error <= worst ? worst : error;  // NaN is the worst
-        if (std::isnan(worst)) break;
+        worst = worse(worst, few_rows_error(kernels, *matrix, gated, rows, shape.activations));
       }
       return worst;
     });

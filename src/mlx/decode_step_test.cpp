@@ -5,6 +5,7 @@
 #ifdef __linux__  // contexts that run by turns
 #include "mlx/cuda_on_host.h"
 #include "mlx/decoder.h"
+#include "mlx/kernel_check.h"
 #include "mlx/mlx_decoder.h"
 #include "mlx/test_support.h"
 #include "tests/conformance/subject.h"
@@ -213,7 +214,7 @@ void expect_alike(const Outcome& made, const Outcome& wanted, DType type) {
   double worst = 0, largest = 0;
   for (size_t i = 0; i < made.logits.size(); ++i) {
     const double off = std::abs(static_cast<double>(made.logits[i]) - wanted.logits[i]);
-    worst = off <= worst ? worst : off;  // NaN is the worst
+    worst = worse(worst, off);
     largest = std::max(largest, std::abs(static_cast<double>(wanted.logits[i])));
   }
   // Each step of a sum is rounded elsewhere.

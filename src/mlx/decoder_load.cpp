@@ -217,8 +217,7 @@ double MlxDecoder::whole_step_error() {
     whole_step_ = std::move(whole_step);
     whole_step_->forget_pools();  // the prompt may have moved them
     const mx::Shape all{dim(std::ssize(made))};
-    const double error = apart(mx::array(made.begin(), all), mx::array(wanted.begin(), all));
-    worst = error <= worst ? worst : error;  // NaN is the worst
+    worst = worse(worst, apart(mx::array(made.begin(), all), mx::array(wanted.begin(), all)));
   }
   return worst;
 }

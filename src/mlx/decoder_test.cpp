@@ -2,9 +2,12 @@
 #include "mlx/decoder.h"
 
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <new>
 #include <stdexcept>
 
+#include "mlx/kernel_check.h"
 #include "mlx/step_plan.h"
 #include "mlx/wall.h"
 #include "tests/conformance/subject.h"
@@ -367,6 +370,14 @@ TEST(MlxBackend, IsSteppedByAnotherThreadThanLoadedIt) {
   std::vector<TokenId> there;
   std::thread([&] { there = greedy(*loaded.model, {4}, 30, 60); }).join();
   EXPECT_EQ(here, there);
+}
+
+TEST(MlxChecks, NaNIsTheWorstError) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(worse(1, 2), 2);
+  EXPECT_EQ(worse(2, 1), 2);
+  EXPECT_TRUE(std::isnan(worse(nan, 1)));
+  EXPECT_TRUE(std::isnan(worse(1, nan)));
 }
 
 TEST(MlxPlan, RunsOfSlots) {

@@ -2,6 +2,7 @@
 // the sources of this folder include this.
 #pragma once
 
+#include <cmath>
 #include <functional>
 #include <random>
 #include <string>
@@ -15,6 +16,11 @@ mx::array random_rows(std::mt19937& random, const mx::Shape& shape, mx::Dtype ty
 
 // The largest difference relative to the largest value; NaN where there is one.
 double apart(const mx::array& made, const mx::array& wanted);
+
+// The greater of two errors; NaN is the greatest.
+inline double worse(double one, double other) {
+  return std::isnan(one) || other <= one ? one : other;
+}
 
 // Whether the error that `run` finds is at most `limit`. Where it is not, or `run` throws, a
 // warning that begins with `family` says that `what` is not used. Throws where the device itself no

@@ -249,9 +249,7 @@ double decoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
   double worst = apart(kernels.place(place_step(plan, host), qkv, keys, values, q_norm, k_norm),
                        part(0, shape.heads, &q_norm));
   const auto compare = [&](const mx::array& made, const mx::array& wanted) {
-    const double error = apart(made, wanted);
-    // NaN is the worst.
-    worst = std::isnan(worst) || error <= worst ? worst : error;
+    worst = worse(worst, apart(made, wanted));
   };
   compare(keys, wanted_keys);
   compare(values, wanted_values);
@@ -286,9 +284,8 @@ double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
   double worst = 0;
   for (const bool with : {false, true}) {
     const auto bias = with ? std::optional(offset) : std::nullopt;
-    const double error = apart(kernels.add_layer_norm(residual, x, weight, bias),
-                               mx::fast::layer_norm(sum, weight, bias, spec.norm_eps));
-    worst = std::isnan(worst) || error <= worst ? worst : error;
+    worst = worse(worst, apart(kernels.add_layer_norm(residual, x, weight, bias),
+                               mx::fast::layer_norm(sum, weight, bias, spec.norm_eps)));
   }
   const mx::array rows = rows_of({23, columns}), wide = mx::astype(rows, mx::float32);
   HostPages host(true);
@@ -304,8 +301,7 @@ double encoder_error(RowKernels& kernels, const DecodeShape& shape, const ModelS
     const mx::array out = host.room({2, columns});
     kernels.pool({mean, normalize}, rows, offsets, out).eval();
     const auto* made = out.data<float>();
-    const double error = apart(mx::array(made, out.shape()), mx::concatenate(wanted, 0));
-    worst = std::isnan(worst) || error <= worst ? worst : error;
+    worst = worse(worst, apart(mx::array(made, out.shape()), mx::concatenate(wanted, 0)));
   }
   return worst;
 }
