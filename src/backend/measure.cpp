@@ -199,9 +199,9 @@ class Measurer {
   // Lets go of what is held for it.
   Result<bool> fits(int64_t bytes) {
     const int64_t needed = bytes * 2 + (int64_t{64} << 20);
-    const auto room = [&] {
-      return needed < memory().free_bytes() && needed < ledger_.free_bytes();
-    };
+    // What is made on the host, in vain where letting go gives nothing back there.
+    if (backend_.memory() != nullptr && needed >= ledger_.free_bytes()) return false;
+    const auto room = [&] { return needed < memory().free_bytes(); };
     while (!room() && needed < memory().capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
     return room();
   }

@@ -69,8 +69,8 @@ struct Overhead {
 };
 
 // How long layers took in the moments in which they were timed, as parts of what is kept, their
-// median: nine in ten moments took at least and at most so long. That of a machine of its own is
-// near 1; a virtual one's host changes its pace.
+// median: one in ten took less than the least, one in ten more than the most. The host of a virtual
+// machine changes its pace.
 struct Scatter {
   ShapeClass shape = ShapeClass::decode;
   double least = 1, most = 1;
