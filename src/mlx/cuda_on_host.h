@@ -52,9 +52,12 @@ class Block {
     stacks_.resize(threads);
     done_.assign(threads, false);
     whole_ = {};
+    some_ = {};
     warps_.assign((threads + 31) / 32, {});
     parcels_.assign(threads, {});
+    waiting_.assign(threads, {});
     copies_.assign(threads, {});
+    stretches_.assign(threads, 0);
     unlike_ = false;
     for (unsigned t = 0; t < threads; ++t) {
       if (!stacks_[t]) stacks_[t].reset(new char[kStack]);
@@ -72,27 +75,30 @@ class Block {
     const auto threads = static_cast<unsigned>(contexts_.size());
     // A warp's lanes give their turn on to one another.
     for (unsigned first = 0; first < threads; first += 32) {
-      const unsigned t = running_lane(first, first);
-      if (t == warp_end(first)) continue;
-      any = true;
+      const unsigned end = warp_end(first);
+      for (unsigned t = first; t < end && !any; ++t) any = !done_[t];
+      const unsigned t = ready_lane(first, first);
+      if (t == end) continue;
       thread.x = t;
       swapcontext(&scheduler_, &contexts_[t]);
     }
     if (unlike_) throw std::logic_error("a warp's lanes are at unlike instructions");
     return any;
   }
-  // Lets others run; a thread that waits for another block. It does not wait for ever: kernels
-  // give up.
+  // Lets others run, its warp's next lane first; a thread that waits for other warps or blocks. It
+  // does not wait for ever: kernels give up.
   void pause() {
-    const unsigned me = thread.x;
     ++progress_;
-    swapcontext(&contexts_[me], &scheduler_);
-    thread.x = me;
+    give_turn(thread.x);
   }
   static uint64_t progress() { return progress_; }
 
   void barrier() {
     wait(whole_, static_cast<unsigned>(contexts_.size()), [] {});
+  }
+  // Of `threads` alone, by its number.
+  void barrier(size_t number, unsigned threads) {
+    wait(some_.at(number), threads, [] {});
   }
 
   // An instruction of a whole warp: the last lane to arrive runs it for all, over what each
@@ -132,11 +138,16 @@ class Block {
       return;
     }
     std::memset(to, 0xff, bytes);
-    copies_[thread.x].push_back({to, from, bytes});
+    copies_[thread.x].push_back({to, from, bytes, stretches_[thread.x]});
   }
   void make_copies() {
-    for (const Copy& copy : copies_[thread.x]) std::memmove(copy.to, copy.from, copy.bytes);
-    copies_[thread.x].clear();
+    make_copies([](const Copy&) { return true; });
+  }
+  // Copies belong to stretches: all but those of the last ones that ended.
+  void end_copies() { ++stretches_[thread.x]; }
+  void make_copies_but(unsigned stretches) {
+    const uint64_t ended = stretches_[thread.x];
+    make_copies([&](const Copy& copy) { return copy.stretch + stretches < ended; });
   }
 
   Dim3 thread, block, grid;
@@ -144,6 +155,10 @@ class Block {
  private:
   struct Barrier {
     unsigned arrived = 0;
+    uint64_t generation = 0;
+  };
+  struct Waiting {
+    const Barrier* barrier = nullptr;
     uint64_t generation = 0;
   };
   struct Parcel {
@@ -154,13 +169,27 @@ class Block {
     void* to;
     const void* from;
     size_t bytes;
+    uint64_t stretch;
   };
+  template <typename Which>
+  void make_copies(const Which& which) {
+    auto& copies = copies_[thread.x];
+    std::erase_if(copies, [&](const Copy& copy) {
+      if (!which(copy)) return false;
+      std::memmove(copy.to, copy.from, copy.bytes);
+      return true;
+    });
+  }
   static constexpr size_t kStack = size_t{64} << 10;
 
-  // The first lane from `from` on in the warp of `of` that has not ended, or the warp's end.
-  unsigned running_lane(unsigned from, unsigned of) const {
+  // The first lane from `from` on in the warp of `of` that neither has ended nor waits, or the
+  // warp's end.
+  unsigned ready_lane(unsigned from, unsigned of) const {
     const unsigned end = warp_end(of);
-    while (from < end && done_[from]) ++from;
+    const auto waits = [&](const Waiting& at) {
+      return at.barrier != nullptr && at.barrier->generation == at.generation;
+    };
+    while (from < end && (done_[from] || waits(waiting_[from]))) ++from;
     return from;
   }
   unsigned warp_end(unsigned of) const {
@@ -184,14 +213,17 @@ class Block {
       barrier.arrived = 0;
       ++barrier.generation;
     }
-    while (barrier.generation == generation) {
-      const unsigned next = running_lane(me + 1, me);
-      if (next < warp_end(me)) {
-        thread.x = next;
-        swapcontext(&contexts_[me], &contexts_[next]);
-      } else {
-        swapcontext(&contexts_[me], &scheduler_);
-      }
+    waiting_[me] = {&barrier, generation};
+    while (barrier.generation == generation) give_turn(me);
+    waiting_[me] = {};
+  }
+  void give_turn(unsigned me) {
+    const unsigned next = ready_lane(me + 1, me);
+    if (next < warp_end(me)) {
+      thread.x = next;
+      swapcontext(&contexts_[me], &contexts_[next]);
+    } else {
+      swapcontext(&contexts_[me], &scheduler_);
     }
     thread.x = me;
   }
@@ -203,11 +235,14 @@ class Block {
   std::vector<std::unique_ptr<char[]>> stacks_;
   std::vector<bool> done_;
   std::vector<Parcel> parcels_;
+  std::vector<Waiting> waiting_;
   std::vector<std::vector<Copy>> copies_;
+  std::vector<uint64_t> stretches_;  // that ended
   uint32_t chance_ = 1;
   bool unlike_ = false;
   std::vector<Barrier> warps_;
   Barrier whole_;
+  std::array<Barrier, 4> some_;
   const std::function<void()>* body_ = nullptr;
 };
 
@@ -235,6 +270,9 @@ inline float __shfl_sync(unsigned, float value, int source) {
 inline int __shfl_sync(unsigned mask, int value, int source) {
   return std::bit_cast<int>(__shfl_sync(mask, std::bit_cast<float>(value), source));
 }
+inline void __syncwarp() {
+  __shfl_sync(0xffffffffu, 0.0f, 0);
+}
 inline double __shfl_xor_sync(unsigned mask, double value, int offset) {
   auto halves = std::bit_cast<std::array<float, 2>>(value);
   for (float& half : halves) half = __shfl_xor_sync(mask, half, offset);
@@ -261,6 +299,10 @@ T atomicAdd(T* at, T value) {
 inline int min(int a, int b) {
   return b < a ? b : a;
 }
+inline int __clz(int x) {
+  return std::countl_zero(static_cast<unsigned>(x));
+}
+using std::memcpy;
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
@@ -292,7 +334,7 @@ inline Four read_once(const void* from) {
   std::memcpy(&made, from, sizeof(made));
   return made;
 }
-inline unsigned short read_early(const unsigned short* from) {
+inline unsigned read_early(const unsigned short* from) {
   return *from;
 }
 template <typename V>
@@ -301,6 +343,10 @@ V read_l2(const V* from) {
   std::memcpy(&made, from, sizeof(made));
   return made;
 }
+template <int THREADS, int ID = 1>
+void barrier() {
+  mlx_backend::on_host::Block::running().barrier(ID, THREADS);
+}
 inline void arrive(unsigned* at, unsigned value) {
   *at += value;
 }
@@ -308,6 +354,58 @@ inline unsigned arrivals(const unsigned* at) {
   mlx_backend::on_host::Block::running().pause();
   return *at;
 }
+// What kernels/tiles.cuh has of copies and of gates.
+using Shared = char*;
+inline Shared shared(const void* at) {
+  return static_cast<char*>(const_cast<void*>(at));
+}
+inline void copy_async(Shared to, const void* from, bool there) {
+  static const char zeros[16] = {};
+  mlx_backend::on_host::Block::running().copy_later(to, there ? from : zeros, sizeof(zeros));
+}
+inline void copy_async_some(Shared to, const void* from, int bytes) {
+  std::memset(to + bytes, 0, static_cast<size_t>(16 - bytes));
+  mlx_backend::on_host::Block::running().copy_later(to, from, static_cast<size_t>(bytes));
+}
+inline void copy_async_word(Shared to, const void* from) {
+  mlx_backend::on_host::Block::running().copy_later(to, from, 8);
+}
+inline void copies_done() {
+  mlx_backend::on_host::Block::running().make_copies();
+}
+inline void copies_end() {
+  mlx_backend::on_host::Block::running().end_copies();
+}
+template <int LEFT>
+void copies_left() {
+  mlx_backend::on_host::Block::running().make_copies_but(LEFT);
+}
+inline void fetch(const void*) {}
+
+struct Gate {
+  uint16_t wanted, left;
+  int turn;
+};
+inline void gate_make(Gate* gate, int arrivals) {
+  *gate = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
+}
+inline void gate_arrive(Gate* gate) {
+  if (--gate->left > 0) return;
+  gate->left = gate->wanted;
+  gate->turn ^= 1;
+}
+inline void gate_arrive_with_copies(Gate* gate) {
+  copies_done();
+  gate_arrive(gate);
+}
+// By whole warps: one lane looks.
+inline void gate_wait(Gate* gate, int turn) {
+  auto& block = mlx_backend::on_host::Block::running();
+  block.exchange(0, 0);
+  while (block.thread.x % 32 == 0 && gate->turn == turn) block.pause();
+  block.exchange(0, 0);
+}
+
 // A second later each time: kernels look seldom.
 inline long long nanoseconds() {
   return mlx_backend::on_host::clock_now += 1000000000;
@@ -374,6 +472,8 @@ void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsign
 #include "mlx/kernels/attend.cuh"
 #include "mlx/kernels/few_rows.cuh"
 // After few_rows.cuh.
+#include "mlx/kernels/weight_ring.cuh"
+// After weight_ring.cuh.
 #include "mlx/kernels/decode_step.cuh"
 #undef alignas
 

@@ -11,8 +11,9 @@ namespace impetus::mlx_backend {
 namespace {
 
 constexpr int kDense = 16000, kWide = 32000;  // formats; kWide: an embedding in f32
-// Of all architectures since sm_80, and of Hopper's and Blackwell's for data centres.
-constexpr int kSharedBytes = 96 << 10, kSharedBytesOfLarge = 192 << 10;
+constexpr int kRingHeadBytes = 256;           // as kernels/weight_ring.cuh has it
+// Of weights on their way; more makes all else wait longer than it saves.
+constexpr int kRingBytes = 96 << 10;
 
 int format_of(const Matrix& matrix, mx::Dtype activations) {
   if (matrix.bits == 0) return matrix.weight.dtype() == activations ? kDense : 0;
@@ -83,17 +84,18 @@ class CudaStep final : public StepKernel {
                      {})[0];
   }
 
-  StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) override {
+  StepOutputs run(const StepInputs& inputs, int rows, int memory, int blocks) override {
     constexpr int kPairs = kStepRowsMax / 2;
-    if (!kernel_) kernel_ = kernel_of(rows_max);
+    auto& kernel = kernels_[memory];
+    if (!kernel) kernel = kernel_of(memory);
     std::vector<mx::Shape> shapes = {{rows, form_.vocab}};
     std::vector<mx::Dtype> types = {mx::float32};
     shapes.insert(shapes.end(), kPairs, {2});
     shapes.push_back({kStepRowsMax});
     types.insert(types.end(), kPairs + 1, mx::int32);
-    auto made = (*kernel_)({inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch},
-                           shapes, types, {blocks, 1, 1}, {int{inputs.plan.shape(1)}, rows},
-                           {{"T", form_.shape.activations}, {"U", form_.shape.kv}});
+    auto made = (*kernel)({inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch},
+                          shapes, types, {blocks, 1, 1}, {int{inputs.plan.shape(1)}, rows},
+                          {{"T", form_.shape.activations}, {"U", form_.shape.kv}});
     StepOutputs outputs;
     outputs.logits = made.front();
     outputs.next = made.back();
@@ -102,7 +104,7 @@ class CudaStep final : public StepKernel {
   }
 
  private:
-  std::unique_ptr<CudaKernel> kernel_of(int rows_max) const {
+  std::unique_ptr<CudaKernel> kernel_of(int memory) const {
     std::vector<std::string> outputs = {"logits"}, best;
     for (int i = 0; i < kStepRowsMax / 2; ++i) best.push_back(fmt::format("best{}", i));
     outputs.insert(outputs.end(), best.begin(), best.end());
@@ -116,73 +118,98 @@ class CudaStep final : public StepKernel {
         "impetus::decode_step<Model, {}>(reinterpret_cast<const long long*>(table),\n"
         "reinterpret_cast<const long long*>(pools), tokens, plan, plan_width, rows,\n"
         "reinterpret_cast<char*>(const_cast<unsigned char*>(scratch)),\n"
-        "reinterpret_cast<char*>(memory), logits, best, next);",
+        "reinterpret_cast<char*>(memory), {}, logits, best, next);",
         shape.activations == mx::bfloat16, shape.heads / shape.kv_heads, shape.head_dim,
         int{KvPool::kBlockTokens}, shape.neighbours, shape.qk_norm, fmt::join(form_.formats, ", "),
-        fmt::join(best, ", "), kStepWarps);
+        fmt::join(best, ", "), kStepWarps, memory);
     // MLX allows a kernel of a name and code its shared memory at its first launch, once for all
     // models: a size is another name.
-    constexpr int kApart = 32 << 10;
-    const int shared = (step_shared_bytes(form_, rows_max) + kApart - 1) / kApart * kApart;
     // The bounds say how many threads the compiler must leave each its share of registers.
     return std::make_unique<CudaKernel>(
-        KernelText{.name = fmt::format("decode_step_{}", shared),
-                   .inputs = {"table", "pools", "tokens", "plan", "scratch"},
-                   .outputs = outputs,
-                   .numbers = {"plan_width", "rows"},
-                   .body = body,
-                   .text = fmt::format("{}{}{}{}", k_tensor_core_text, k_attend_text,
-                                       k_few_rows_text, k_decode_step_text),
-                   .threads = kStepWarps * 32,
-                   .blocks = 1,
-                   .shared_bytes = shared},
+        KernelText{
+            .name = fmt::format("decode_step_{}", memory),
+            .inputs = {"table", "pools", "tokens", "plan", "scratch"},
+            .outputs = outputs,
+            .numbers = {"plan_width", "rows"},
+            .body = body,
+            .text = fmt::format("{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text, k_attend_text,
+                                k_few_rows_text, k_weight_ring_text, k_decode_step_text),
+            .threads = (kStepWarps + kStepAskWarps) * 32,
+            .blocks = 1,
+            .shared_bytes = memory},
         code_);
   }
 
   StepForm form_;
   std::shared_ptr<KernelCode> code_;
   std::map<std::string, std::unique_ptr<CudaKernel>> addresses_;
-  std::unique_ptr<CudaKernel> kernel_;
+  std::map<int, std::unique_ptr<CudaKernel>> kernels_;  // by their shared memory
 };
 
 int head_parts(const DecodeShape& shape) {
   return shape.kv_heads * pieces_of(shape.heads, shape.kv_heads);
 }
 
-bool large_card() {
+// Shared memory that a block may have (CUDA's programming guide, "Technical Specifications per
+// Compute Capability").
+int shared_bytes_of_card() {
   const auto& info = mx::device_info(mx::Device(mx::Device::gpu));
   const auto found = info.find("architecture");
-  if (found == info.end() || !std::holds_alternative<std::string>(found->second)) return false;
-  const std::string& name = std::get<std::string>(found->second);
-  return name == "sm_90" || name == "sm_100" || name == "sm_103";
+  const auto* name = found == info.end() ? nullptr : std::get_if<std::string>(&found->second);
+  const auto is = [&](std::initializer_list<std::string_view> names) {
+    return name != nullptr && std::ranges::find(names, *name) != names.end();
+  };
+  if (is({"sm_90", "sm_100", "sm_103"})) return 227 << 10;
+  if (is({"sm_80", "sm_87"})) return 163 << 10;
+  return 99 << 10;
 }
 
 }  // namespace
 
-// As kernels/decode_step.cuh lays it out: words, then products, attention or keys.
+// As kernels/decode_step.cuh lays it out: words, turns, a norm, keys on their way; then products,
+// attention or ids.
 int step_shared_bytes(const StepForm& form, int rows) {
   const DecodeShape& shape = form.shape;
   const int group = shape.heads / shape.kv_heads, pieces = pieces_of(shape.heads, shape.kv_heads);
   const int heads = (group + pieces - 1) / pieces;
-  constexpr int kWords = (2 * 30 + 28) * 8;
+  constexpr int kWords = (2 * 30 + 30) * 8, kThreads = kStepWarps * 32, kKeysRing = kThreads * 128;
   const int columns = std::max({form.hidden, form.feed_forward, shape.heads * shape.head_dim});
-  const int products = kStepWarps * (kStepRowsMax * 16 + 1) * 4 + rows * (columns + 8) * 2;
+  const int padded = (columns + 255) / 256 * 256;
+  const int products = kStepWarps * (kStepRowsMax * 16 + 1) * 4 + rows * (padded + 8) * 2;
   const int attends =
       ((heads + 2) * shape.head_dim + kStepWarps * heads * (shape.head_dim + 2)) * 4;
-  return kWords + rows * shape.head_dim * 4 + std::max({products, attends, kStepWarps * 32 * 8});
+  const int all = kWords + rows * shape.head_dim * 4 + form.hidden * 2 + kKeysRing +
+                  std::max({products, attends, kThreads * 8});
+  return (all + 127) / 128 * 128;
+}
+
+// As kernels/weight_ring.cuh: 16 rows of 128 bytes, and two arrays of 32 bytes a row.
+int step_stage_bytes(const StepForm& form) {
+  const bool codes = std::ranges::any_of(form.formats, [](int format) { return format < kDense; });
+  return kStepWarps * 16 * (128 + (codes ? 2 * 32 : 0));
+}
+
+std::optional<int> step_memory(const StepForm& form, int rows, int most) {
+  const int fixed = step_shared_bytes(form, rows) + kRingHeadBytes, stage = step_stage_bytes(form);
+  if (fixed + stage > most) return std::nullopt;
+  // What a multiprocessor can be set to, less what CUDA takes: the rest is its L1 cache.
+  const int wanted = fixed + kRingBytes / stage * stage;
+  for (const int size : {99 << 10, 131 << 10, 163 << 10, 195 << 10}) {
+    if (size >= wanted && size <= most) return size;
+  }
+  return most;
 }
 
 int step_split(int format, int columns, int outputs, bool gates, int blocks) {
-  const int slab = 4 * 128 / (format / 1000), wide = gates ? 8 : 16;
-  const int tiles = (outputs + wide - 1) / wide, slabs = (columns + slab - 1) / slab;
-  // What a tile costs beside its slabs: memory's answer, and the sum over warps.
-  const int beside = format == kDense ? 5 : 3;
+  const int stages = (columns * (format / 1000) / 8 + 127) / 128, wide = gates ? 8 : 16;
+  const int tiles = (outputs + wide - 1) / wide;
   int split = 0;
   int64_t least = 0;
   for (int power = 0; 1 << power <= kStepWarps; ++power) {
     const int warps = 1 << power, at_once = blocks * (kStepWarps / warps);
+    // A tile costs half a stage beside its own: the sum over warps.
     const int64_t time =
-        int64_t{(tiles + at_once - 1) / at_once} * ((slabs + warps - 1) / warps + beside);
+        int64_t{(tiles + at_once - 1) / at_once} * (2 * ((stages + warps - 1) / warps) + 1);
     if (power > 0 && time >= least) continue;
     split = power;
     least = time;
@@ -207,6 +234,7 @@ StepScratchPlan step_scratch(const StepForm& form, int rows, int blocks) {
   take(shares * shape.heads * (shape.head_dim + 2) * 4);
   take(int64_t{blocks} * rows * 8);
   take(12);
+  take(4 * (4 * int64_t{form.layers} + 1));
   return plan;
 }
 
@@ -245,7 +273,9 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   }
   std::set<int> formats;
   const auto known = [&](const Matrix* matrix, bool bias) {
-    const int format = matrix == nullptr ? 0 : format_of(*matrix, type);
+    int format = matrix == nullptr ? 0 : format_of(*matrix, type);
+    // The kernel counts bytes of scales in 32 bits.
+    if (format != 0 && matrix->scales && matrix->scales->nbytes() > size_t{1} << 30) format = 0;
     if (format != 0) formats.insert(format);
     return format != 0 && (bias || !matrix->bias);
   };
@@ -267,8 +297,10 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   step->kernel_ = make(form);
   if (!step->kernel_) return nullptr;
   step->blocks_ = step->kernel_->blocks();
-  const int most = device && large_card() ? kSharedBytesOfLarge : kSharedBytes;
-  while (step->rows_max_ < kStepRowsMax && step_shared_bytes(form, step->rows_max_ + 1) <= most &&
+  step->form_ = form;
+  step->memory_most_ = device ? shared_bytes_of_card() : 227 << 10;
+  while (step->rows_max_ < kStepRowsMax &&
+         step_memory(form, step->rows_max_ + 1, step->memory_most_) &&
          (step->rows_max_ + 1) * spec.vocab <= logit_elements) {
     ++step->rows_max_;
   }
@@ -321,8 +353,8 @@ StepOutputs DecodeStep::run(const AttendStep& step, const mx::array& tokens, con
     const std::vector<mx::array>& arrays = kv.arrays();
     pools_ = kernel_->addresses({arrays.begin(), arrays.end()});
   }
-  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows, rows_max_,
-                      blocks_);
+  const int memory = *step_memory(form_, step.rows, memory_most_);
+  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows, memory, blocks_);
 }
 
 }  // namespace impetus::mlx_backend

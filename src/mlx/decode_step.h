@@ -20,7 +20,8 @@ struct StepForm {
   float epsilon = 0;
 };
 
-inline constexpr int kStepWarps = 16, kStepRowsMax = 8;
+// Warps of a block that multiply, and that ask for weights; rows of a launch.
+inline constexpr int kStepWarps = 8, kStepAskWarps = 4, kStepRowsMax = 8;
 
 // Where in its scratch memory a step leaves what one part makes for the next: in bytes, in the
 // order of StepPlace in kernels/decode_step.cuh.
@@ -35,8 +36,12 @@ StepScratchPlan step_scratch(const StepForm& form, int rows, int blocks);
 int step_split(int format, int columns, int outputs, bool gates, int blocks);
 // The table's numbers, in the order of StepNumber there.
 std::vector<int64_t> step_numbers(const StepForm& form);
-// Shared memory of a block of kStepWarps for so many rows.
+// Shared memory of a block for so many rows, without the ring of weights; a stage of that.
 int step_shared_bytes(const StepForm& form, int rows);
+int step_stage_bytes(const StepForm& form);
+// All of it, of a card whose blocks have `most`: one of few sizes, each a kernel of its own.
+// nullopt: there is not enough.
+std::optional<int> step_memory(const StepForm& form, int rows, int most);
 
 struct StepInputs {
   mx::array table, pools;  // i64: addresses
@@ -59,7 +64,8 @@ class StepKernel {
   virtual int blocks() = 0;
   // i64 [of.size()]: where the arrays are, or the numbers themselves.
   virtual mx::array addresses(const std::vector<std::variant<mx::array, int64_t>>& of) = 0;
-  virtual StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) = 0;
+  // `memory`: of step_memory.
+  virtual StepOutputs run(const StepInputs& inputs, int rows, int memory, int blocks) = 0;
 };
 using StepKernelMaker = std::function<std::unique_ptr<StepKernel>(const StepForm& form)>;
 std::unique_ptr<StepKernel> make_cuda_step(const StepForm& form,
@@ -103,7 +109,8 @@ class DecodeStep {
   mx::array table_ = mx::array(0), scratch_ = mx::array(0);
   std::optional<mx::array> pools_;
   StepScratchPlan scratch_plan_;
-  int blocks_ = 0, rows_max_ = 0;
+  StepForm form_;
+  int blocks_ = 0, rows_max_ = 0, memory_most_ = 0;
 };
 
 }  // namespace impetus::mlx_backend

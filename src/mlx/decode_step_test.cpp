@@ -53,7 +53,7 @@ class HostStep final : public StepKernel {
     return mx::array(made.begin(), mx::Shape{static_cast<int>(made.size())}, mx::int64);
   }
 
-  StepOutputs run(const StepInputs& inputs, int rows, int rows_max, int blocks) override {
+  StepOutputs run(const StepInputs& inputs, int rows, int memory, int blocks) override {
     if (throws) throw std::runtime_error("no compiler");
     std::vector<mx::array> all = {inputs.table, inputs.pools, inputs.tokens, inputs.plan,
                                   inputs.scratch};
@@ -71,18 +71,27 @@ class HostStep final : public StepKernel {
       using Model = decltype(model);
       // As few warps as the kernel can be made of.
       constexpr int kWarps = 4;
-      const int columns = std::max(form_.hidden, form_.feed_forward);
-      EXPECT_EQ((impetus::step_shared_bytes<Model, kStepWarps>(rows_max, columns)),
-                step_shared_bytes(form_, rows_max));
+      using Ring = impetus::WeightRing<kWarps, Model::kCodes>;
+      const int columns =
+          std::max({form_.hidden, form_.feed_forward, form_.shape.heads * form_.shape.head_dim});
+      const int fixed = impetus::step_shared_bytes<Model, kStepWarps>(rows, form_.hidden, columns);
+      EXPECT_EQ(fixed, step_shared_bytes(form_, rows));
+      StepForm all = form_;
+      all.formats = {4032, 16000};
+      EXPECT_EQ(kStepWarps * Ring::kPartBytes, step_stage_bytes(all));
+      EXPECT_GE(memory, fixed + Ring::kHeadBytes + step_stage_bytes(form_));
+      // As little room for weights as there may be, and more.
+      const int stages = 1 + runs_++ % 3;
+      const int bytes = impetus::step_shared_bytes<Model, kWarps>(rows, form_.hidden, columns) +
+                        Ring::kHeadBytes + stages * kWarps * Ring::kPartBytes;
       on_host::launch_at_once(
-          static_cast<unsigned>(blocks), static_cast<unsigned>(missing), kWarps * 32,
-          static_cast<size_t>(impetus::step_shared_bytes<Model, kWarps>(rows_max, columns)),
-          [&](char* memory) {
+          static_cast<unsigned>(blocks), static_cast<unsigned>(missing),
+          (kWarps + impetus::kAskWarps) * 32, static_cast<size_t>(bytes), [&](char* memory) {
             impetus::decode_step<Model, kWarps>(
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.table)),
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.pools)),
                 data<int>(inputs.tokens), data<int>(inputs.plan), inputs.plan.shape(1), rows,
-                data<char>(inputs.scratch), memory, data<float>(made.logits), best.data(),
+                data<char>(inputs.scratch), memory, bytes, data<float>(made.logits), best.data(),
                 data<int>(made.next));
           });
     });
@@ -113,7 +122,9 @@ class HostStep final : public StepKernel {
   }
 
   StepForm form_;
+  int runs_ = 0;
 };
+static_assert(kStepAskWarps == impetus::kAskWarps);
 
 }  // namespace
 

@@ -9,10 +9,6 @@ namespace impetus {
 
 using mlx_backend::on_host::Block;
 
-using Shared = char*;
-inline Shared shared(const void* at) {
-  return static_cast<char*>(const_cast<void*>(at));
-}
 inline Shared anew(Shared at) {
   return at;
 }
@@ -41,14 +37,6 @@ inline void load_matrices(unsigned (&to)[4], Shared row) {
 }
 inline void load_transposed(unsigned (&to)[4], Shared row) {
   load_matrices_as<true>(to, row);
-}
-
-inline void copy_async(Shared to, const void* from, bool there) {
-  static const char zeros[16] = {};
-  Block::running().copy_later(to, there ? from : zeros, sizeof(zeros));
-}
-inline void copies_done() {
-  Block::running().make_copies();
 }
 
 inline float power_of_2(float x) {

@@ -33,25 +33,88 @@ struct AttendPart {
   int head, row, share, shares;
 };
 
+// The keys and values of a part that a lane reads: of positions first(), first() + kReaders and so
+// on, eight elements from `part` on.
+template <typename U, int DIM, int BLOCK, int WARPS>
+struct KeyReader {
+  static constexpr int kLanes = lanes_of(DIM), kKeys = kWarp / kLanes;  // keys a warp reads at once
+  static constexpr int kReaders = WARPS * kKeys;
+  const int* blocks;
+  long long head;  // its first row in the pool
+  int position, begin, end, part;
+  bool holds;
+
+  __device__ KeyReader(const AttendPart& of, int pieces, int slots, const int* plan, int plan_width)
+      : blocks(plan + static_cast<long long>(of.row) * plan_width + 1),
+        head(static_cast<long long>(of.head / pieces) * slots),
+        position(uniform(blocks[-1])),
+        part(static_cast<int>(threadIdx.x) % kLanes * 8),
+        holds(part < DIM) {
+    const int each = (position + of.shares) / of.shares;  // of position + 1, rounded up
+    begin = of.share * each;
+    end = begin + each < position + 1 ? begin + each : position + 1;
+  }
+  __device__ int first() const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    return begin + uniform(static_cast<int>(threadIdx.x) / kWarp) * kKeys + lane / kLanes;
+  }
+  // The row's own are not in the pool yet.
+  __device__ bool reads(int p) const { return holds && p < end && p != position; }
+  __device__ long long row_of(int p) const {
+    return (head + static_cast<long long>(blocks[p / BLOCK]) * BLOCK + p % BLOCK) * DIM;
+  }
+  __device__ const Eight<U>* at(const U* pool, int p) const {
+    return reinterpret_cast<const Eight<U>*>(pool + row_of(p) + part);
+  }
+};
+
+// A lane's keys and values one after another, the next ones on their way in registers.
+template <typename U, int DIM, int BLOCK, int WARPS>
+class KeysInRegisters {
+ public:
+  using Reader = KeyReader<U, DIM, BLOCK, WARPS>;
+  __device__ KeysInRegisters(const U* keys, const U* values) : keys_(keys), values_(values) {}
+
+  __device__ void begin(const Reader& reads, int p) { read(reads, p); }
+  // Those of position p, if it reads that.
+  __device__ void take(const Reader& reads, int p, Eight<U>& key, Eight<U>& value) {
+    key = key_;
+    value = value_;
+    read(reads, p + Reader::kReaders);
+  }
+
+ private:
+  __device__ void read(const Reader& reads, int p) {
+    if (!reads.reads(p)) return;
+    key_ = *reads.at(keys_, p);
+    value_ = *reads.at(values_, p);
+  }
+
+  const U *keys_, *values_;
+  Eight<U> key_, value_;
+};
+
 // Attention of a row over its sequence up to itself, by a block of WARPS; GROUP query heads for
 // each of `kv_heads`, in all `heads`.
 //   qkv [rows, (heads + 2 * kv_heads) * DIM]: before norms and rotation
 //   keys, values [kv_heads, slots, DIM]: the row's own are written here, by the block that needs
 //     them last; no other block reads them
+//   stream: of keys and values, as KeysInRegisters has them; begun
 //   turn: of the row's position, as find_turn leaves it; q_norm, k_norm T [DIM] (with NORM)
 //   out T [rows, heads * DIM], or with PARTIAL f32 [rows, heads, shares, DIM + 2]: weighted sums,
 //     the largest score times log2 e, the sum of weights
 template <typename T, typename U, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS, bool NORM,
-          bool PARTIAL, int WARPS, typename O>
+          bool PARTIAL, int WARPS, typename O, typename Stream>
 __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* qkv, U* keys,
                                    U* values, int slots, const int* plan, int plan_width,
-                                   const float* turn, const T* q_norm, const T* k_norm,
-                                   float epsilon, O* out,
+                                   Stream& stream, const float* turn, const T* q_norm,
+                                   const T* k_norm, float epsilon, O* out,
                                    AttendShared<GROUP, DIM, WARPS>& shared_memory) {
   using Pieces = HeadPieces<GROUP>;
   constexpr int kPieces = Pieces::kPieces, kHeads = Pieces::kHeads;
-  constexpr int kLanes = lanes_of(DIM), kKeys = kWarp / kLanes;  // keys that a warp reads at once
-  constexpr int kReaders = WARPS * kKeys, kThreads = WARPS * kWarp;
+  using Reader = KeyReader<U, DIM, BLOCK, WARPS>;
+  constexpr int kLanes = Reader::kLanes, kKeys = Reader::kKeys, kReaders = Reader::kReaders;
+  constexpr int kThreads = WARPS * kWarp;
   constexpr int kKey = kHeads, kValue = kHeads + 1;
   auto& [vectors, sums, bests, totals] = shared_memory;
   const int all_heads = kv_heads * GROUP;
@@ -62,27 +125,12 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   const int row = at.row, share = at.share, shares = at.shares;
   const int first = kv_head * GROUP + piece * kHeads;  // query head
   const int heads = GROUP - piece * kHeads < kHeads ? GROUP - piece * kHeads : kHeads;
-  const int* blocks = plan + static_cast<long long>(row) * plan_width + 1;
-  const int position = uniform(blocks[-1]);
-  const int each = (position + shares) / shares;  // of position + 1, rounded up
-  const int begin = share * each;
-  const int end = begin + each < position + 1 ? begin + each : position + 1;
-
-  // Each group of lanes goes over its own keys. The first ones are on their way from here on.
-  const int part = (lane % kLanes) * 8;
-  const bool holds = part < DIM;
-  const int reader = warp * kKeys + lane / kLanes;
-  const auto load = [&](const U* pool, int p, Eight<U>& into) {
-    const long long slot = static_cast<long long>(blocks[p / BLOCK]) * BLOCK + p % BLOCK;
-    into = *reinterpret_cast<const Eight<U>*>(
-        pool + (static_cast<long long>(kv_head) * slots + slot) * DIM + part);
-  };
-  Eight<U> key, value, next_key, next_value;
-  int p = begin + reader;
-  if (holds && p < end && p != position) {
-    load(keys, p, key);
-    load(values, p, value);
-  }
+  // Each group of lanes goes over its own keys.
+  const Reader reads(at, kPieces, slots, plan, plan_width);
+  const int position = reads.position, begin = reads.begin, end = reads.end;
+  const int part = reads.part;
+  const bool holds = reads.holds;
+  int p = reads.first();
 
   // Norms.
   const T* source = qkv + static_cast<long long>(row) * (all_heads + 2 * kv_heads) * DIM;
@@ -91,9 +139,19 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
     int head = v < heads ? first + v : first;  // none: the first again, and never written out
     if (v == kKey) head = all_heads + kv_head;
     if (v == kValue) head = all_heads + kv_heads + kv_head;
+    constexpr int kOwn = (DIM + kWarp - 1) / kWarp;
+    T own[kOwn];  // all on their way at once
+    IMPETUS_UNROLL
+    for (int i = 0; i < kOwn; ++i) {
+      const int d = lane + i * kWarp;
+      if (d < DIM) own[i] = read_l2(source + head * DIM + d);
+    }
     float squares = 0;
-    for (int d = lane; d < DIM; d += kWarp) {
-      const float x = static_cast<float>(read_l2(source + head * DIM + d));
+    IMPETUS_UNROLL
+    for (int i = 0; i < kOwn; ++i) {
+      const int d = lane + i * kWarp;
+      if (d >= DIM) continue;
+      const float x = static_cast<float>(own[i]);
       vectors[v][d] = x;
       squares += x * x;
     }
@@ -105,7 +163,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
       vectors[v][d] = rounded<T>(vectors[v][d] * scale * static_cast<float>(weight[d]));
     }
   }
-  __syncthreads();
+  barrier<kThreads>();
 
   // Rotation.
   IMPETUS_ROLL
@@ -117,10 +175,9 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
     vectors[v][a] = rounded<T>(x * cosine - y * sine);
     vectors[v][b] = rounded<T>(x * sine + y * cosine);
   }
-  __syncthreads();
+  barrier<kThreads>();
   if (begin <= position && end == position + 1) {
-    const int slot = blocks[position / BLOCK] * BLOCK + position % BLOCK;
-    const long long to = (static_cast<long long>(kv_head) * slots + slot) * DIM;
+    const long long to = reads.row_of(position);
     IMPETUS_ROLL
     for (int d = thread; d < DIM; d += kThreads) {
       const U key = static_cast<U>(vectors[kKey][d]), value = static_cast<U>(vectors[kValue][d]);
@@ -132,7 +189,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
       vectors[kValue][d] = static_cast<float>(value);
     }
   }
-  __syncthreads();
+  barrier<kThreads>();
 
   // A running softmax for each query head.
   const float scale = kLog2E * rsqrtf(static_cast<float>(DIM));
@@ -147,12 +204,8 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   }
   IMPETUS_ROLL
   for (int base = begin + warp * kKeys; base < end; base += kReaders, p += kReaders) {
-    // The next ones are on their way while these are worked on.
-    const int next = p + kReaders;
-    if (holds && next < end && next != position) {
-      load(keys, next, next_key);
-      load(values, next, next_value);
-    }
+    Eight<U> key, value;
+    stream.take(reads, p, key, value);
     const bool seen = holds && p < end;
     float k[8], v[8];
     for (int i = 0; i < 8; ++i) {
@@ -171,8 +224,6 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
       for (int i = 0; i < 8; ++i) sum[h][i] = sum[h][i] * before + weight * v[i];
       best[h] = most;
     }
-    key = next_key;
-    value = next_value;
   }
   // A warp's readers together.
   for (int h = 0; h < kHeads; ++h) {
@@ -198,7 +249,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
       totals[warp][h] = total[h];
     }
   }
-  __syncthreads();
+  barrier<kThreads>();
 
   IMPETUS_ROLL
   for (int i = thread; i < heads * DIM; i += kThreads) {
@@ -237,9 +288,14 @@ __device__ inline void attend(int kv_heads, const T* qkv, U* keys, U* values, in
                  static_cast<int>(threadIdx.x), kAttendThreads, turn);
   const AttendPart at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
                          static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z)};
+  constexpr int kWarps = kAttendThreads / kWarp;
+  KeysInRegisters<U, DIM, BLOCK, kWarps> stream(keys, values);
+  const KeyReader<U, DIM, BLOCK, kWarps> reads(at, HeadPieces<GROUP>::kPieces, slots, plan,
+                                               plan_width);
+  stream.begin(reads, reads.first());
   attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
-      at, kv_heads, qkv, keys, values, slots, plan, plan_width, turn, q_norm, k_norm, epsilon, out,
-      memory);
+      at, kv_heads, qkv, keys, values, slots, plan, plan_width, stream, turn, q_norm, k_norm,
+      epsilon, out, memory);
 }
 
 // Pieces of kWarp elements of a head, each a warp's work in merging.

@@ -13,25 +13,31 @@ constexpr int kMatrixWords = 6;
 constexpr int kHeadAt = kMatrixWords, kLastNormAt = 2 * kMatrixWords;
 constexpr int kFrequenciesAt = kLastNormAt + 1, kNumbersAt = kLastNormAt + 2;
 enum StepNumber { kLayers, kHidden, kFeedForward, kVocab, kSlots, kKvHeads, kEpsilon, kNumbers };
-// [rows, ..] of T; shares as attend<PARTIAL> makes them; keys of all blocks' rows; Meeting's state.
-enum StepPlace { kResidual, kQkv, kAttended, kHiddenRows, kShares, kKeys, kMeeting, kPlaces };
+// [rows, ..] of T; shares as attend<PARTIAL> makes them; keys of all blocks' rows; Meeting's state;
+// units of each product that were taken.
+enum StepPlace {
+  kResidual,
+  kQkv,
+  kAttended,
+  kHiddenRows,
+  kShares,
+  kKeys,
+  kMeeting,
+  kUnits,
+  kPlaces
+};
 constexpr int kPlacesAt = kNumbersAt + kNumbers, kModelWords = kPlacesAt + kPlaces;
 // Then of each layer matrices of q, k and v, of the output, of gate and up, of down, and norms: of
 // attention, of the feed-forward, of q, of k.
 constexpr int kNormsAt = 4 * kMatrixWords, kLayerWords = kNormsAt + 4;
 constexpr int kStepRows = 8;         // at most
-constexpr int kSharePositions = 64;  // that are worth a share
+constexpr int kSharePositions = 32;  // that are worth a share
 // Blocks that wait for the others longer give up: another program on this GPU holds their places.
 constexpr long long kPatience = 5000000000;  // ns
 
 using Word = long long;
 using Key = unsigned long long;
 
-struct StepMatrix {
-  const unsigned* weight;
-  const unsigned short *scales, *biases, *bias;
-  int format, split;
-};
 __device__ inline StepMatrix matrix_at(const Word* words) {
   return {reinterpret_cast<const unsigned*>(words[0]),
           reinterpret_cast<const unsigned short*>(words[1]),
@@ -41,9 +47,60 @@ __device__ inline StepMatrix matrix_at(const Word* words) {
           static_cast<int>(words[5])};
 }
 
-// Where all blocks wait for all, again and again. `state`, zeros before the first launch: arrivals
-// at a launch's first meeting, which leave it as it was but for its highest bit; arrivals at the
-// others; whether some gave up.
+// Four products a layer and what comes before each, then the head.
+enum Product { kOfQkv, kOfOutput, kOfGateUp, kOfDown, kOfHead };
+struct StepSizes {
+  int layers, hidden, feed_forward, vocab, wide, qkv_wide;  // wide: of all heads
+  __device__ StepSizes(const Word* model, int heads_wide, int kv_wide)
+      : layers(number(model, kLayers)),
+        hidden(number(model, kHidden)),
+        feed_forward(number(model, kFeedForward)),
+        vocab(number(model, kVocab)),
+        wide(heads_wide),
+        qkv_wide(heads_wide + 2 * kv_wide) {}
+  __device__ static int number(const Word* model, StepNumber which) {
+    return static_cast<int>(model[kNumbersAt + which]);
+  }
+  __device__ StepProduct product(int which, const StepMatrix& matrix) const {
+    return {matrix,
+            which == kOfOutput ? wide
+            : which == kOfDown ? feed_forward
+                               : hidden,
+            which == kOfQkv      ? qkv_wide
+            : which == kOfGateUp ? feed_forward
+            : which == kOfHead   ? vocab
+                                 : hidden,
+            which == kOfGateUp};
+  }
+  __device__ int widest() const {
+    const int most = hidden > wide ? hidden : wide;
+    return feed_forward > most ? feed_forward : most;
+  }
+};
+
+// All of a step's weights, by those that do nothing else.
+template <typename Ring>
+__device__ inline void ask_for_all(const Word* table, const StepSizes& sizes, unsigned* counters,
+                                   Ring& ring, int asker) {
+  const int last = 4 * sizes.layers;
+  const auto matrix_of = [&](int i) {
+    return matrix_at(i == last ? table + kHeadAt
+                               : table + kModelWords + i / 4 * kLayerWords + i % 4 * kMatrixWords);
+  };
+  StepMatrix coming = matrix_of(0);
+  IMPETUS_ROLL
+  for (int i = 0; i <= last; ++i) {
+    const StepMatrix matrix = coming;
+    if (i < last) coming = matrix_of(i + 1);
+    ring.ask(sizes.product(i == last ? kOfHead : i % 4, matrix), counters + i, asker);
+  }
+  copies_done();
+}
+
+// Where THREADS of all blocks wait for all, again and again. `state`, zeros before the first
+// launch: arrivals at a launch's first meeting, which leave it as it was but for its highest bit;
+// arrivals at the others; whether some gave up.
+template <int THREADS>
 class Meeting {
  public:
   __device__ explicit Meeting(unsigned* state) : state_(state) {}
@@ -51,27 +108,27 @@ class Meeting {
   // A launch's first.
   __device__ void begin() {
     constexpr unsigned kTurn = 0x80000000u;  // changes when all have arrived
-    __syncthreads();
+    barrier<THREADS>();
     if (threadIdx.x == 0) {
       const unsigned before = arrivals(state_);
       if (blockIdx.x == 0) state_[1] = 0;  // nobody is there before all have met
       arrive(state_, blockIdx.x == 0 ? kTurn - (gridDim.x - 1) : 1);
       until([&] { return ((before ^ arrivals(state_)) & kTurn) != 0; });
     }
-    __syncthreads();
+    barrier<THREADS>();
   }
   // The others, in two halves: what a block reads ahead is asked for between them, or it would not
   // arrive before that is there.
   __device__ void come() {
     met_ += gridDim.x;
-    __syncthreads();
+    barrier<THREADS>();
     if (threadIdx.x == 0) arrive(state_ + 1, 1);
   }
   __device__ void wait() {
     if (threadIdx.x == 0) {
       until([&] { return arrivals(state_ + 1) >= met_; });
     }
-    __syncthreads();
+    barrier<THREADS>();
   }
   __device__ bool gave_up() const { return arrivals(state_ + 2) != 0; }
 
@@ -93,55 +150,13 @@ class Meeting {
   unsigned met_ = 0;  // arrivals that were waited for
 };
 
-// A product of all rows with a matrix [outputs, columns], or [2 * outputs, columns] where it
-// `gates`: then two outputs become one, as in few_rows with GATED.
-struct StepProduct {
-  StepMatrix matrix;
-  int columns, outputs;
-  bool gates;
-};
-
-// How a block's warps share a product: 2^split of them a tile of outputs, `per` tiles at once, the
-// first at `base`; in all `tiles` of 2^wide outputs.
-__device__ constexpr int log2_of(int power) {
-  return power > 1 ? 1 + log2_of(power / 2) : 0;
-}
-template <int WARPS>
-struct ProductShare {
-  int wide, tiles, split, per, base;
-  __device__ explicit ProductShare(const StepProduct& of) {
-    wide = of.gates ? 3 : 4;
-    tiles = (of.outputs + (1 << wide) - 1) >> wide;
-    split = 1 << of.matrix.split < WARPS ? of.matrix.split : log2_of(WARPS);
-    per = WARPS >> split;
-    base = static_cast<int>(blockIdx.x) * per;
-  }
-};
-
-// The tile of this warp when its block is at `base`.
-template <int BITS, int GROUP, int WARPS>
-__device__ inline Tile<BITS, GROUP> tile_at(const StepProduct& of, const ProductShare<WARPS>& share,
-                                            int base) {
-  constexpr int kSlab = Tile<BITS, GROUP>::kSlab;
-  const int thread = static_cast<int>(threadIdx.x), g = thread % kWarp / 4;
-  const int warp = uniform(thread / kWarp);
-  const int slabs = (of.columns + kSlab - 1) / kSlab;
-  const int each = (slabs + (1 << share.split) - 1) >> share.split;
-  const int begin = (warp & ((1 << share.split) - 1)) * each;
-  const int first = (base + (warp >> share.split)) << share.wide;
-  const int end = first >= of.outputs ? begin : begin + each < slabs ? begin + each : slabs;
-  const int output[2] = {first + g, first + g + (of.gates ? of.outputs : 8)};
-  const bool there[2] = {output[0] < of.outputs, (of.gates ? output[0] : output[1]) < of.outputs};
-  return {
-      of.matrix.weight, of.matrix.scales, of.matrix.biases, of.columns, output, there, begin, end};
-}
-
 // Products of all rows, over all blocks: `use(row, output, value, early(row, output))` for each,
-// once, rounded by nobody yet; always the same thread for a row, unless the product gates. `reads`:
-// as read_first left them for this warp's first tile.
-//   x T [rows, columns], rows `pitch` elements apart
-template <typename T, bool BF16, int BITS, int GROUP, int WARPS, typename Early, typename Use>
-__device__ inline void multiply_all(const StepProduct& of, TileReads& reads, const T* x, int pitch,
+// once, rounded by nobody yet; always the same thread for a row, unless the product gates. The
+// ring's next stages are the product's.
+//   x T [rows, padded(columns)], rows `pitch` elements apart; zeros behind `columns`
+template <typename T, bool BF16, int BITS, int GROUP, int WARPS, typename Ring, typename Early,
+          typename Use>
+__device__ inline void multiply_all(const StepProduct& of, Ring& ring, const T* x, int pitch,
                                     int rows, float (*sums)[kStepRows][16], const Early& early,
                                     const Use& use) {
   constexpr int kThreads = WARPS * kWarp;
@@ -150,23 +165,32 @@ __device__ inline void multiply_all(const StepProduct& of, TileReads& reads, con
   const int wide = share.wide;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   const int g = lane / 4, t = lane % 4, warp = uniform(thread / kWarp);
-  const int apart = static_cast<int>(gridDim.x) * share.per;
+  // Rows that are not there are made of another's, and nobody's.
+  const T* const mine = x + (g < rows ? g : 0) * pitch + t * few_rows_each(BITS);
   IMPETUS_ROLL
-  for (int base = share.base; base < share.tiles; base += apart) {
+  for (;;) {
+    const int unit = ring.unit();
+    if (unit >= share.units) break;
     const auto output_of = [&](int i) {
-      return ((base + (i >> wide) / kStepRows) << wide) + (i & ((1 << wide) - 1));
+      return ((unit * share.per + (i >> wide) / kStepRows) << wide) + (i & ((1 << wide) - 1));
     };
     const auto row_of = [&](int i) { return (i >> wide) % kStepRows; };
     const auto is_one = [&](int i) { return output_of(i) < of.outputs && row_of(i) < rows; };
     const auto before = is_one(thread) ? early(row_of(thread), output_of(thread)) : 0;
-    float sum[4] = {};
-    multiply_tile<T, BF16>(sum, x, pitch, rows, of.columns, tile_at<BITS, GROUP>(of, share, base),
-                           reads);
-    if (base + apart < share.tiles) {
-      tile_at<BITS, GROUP>(of, share, base + apart).read_first(reads);
+    float sum[kSums][4] = {};
+    const int tile = share.tile(unit, warp);
+    IMPETUS_ROLL
+    for (int round = 0, stage = share.first_stage(warp); round < share.rounds; ++round) {
+      if (round > 0) ring.wait();
+      if (tile < share.tiles && stage < share.stages) {
+        multiply_stage<T, BF16, BITS, GROUP>(sum, ring.part(warp), of, tile << wide, stage,
+                                             mine + stage * (kStageRow * 8 / BITS));
+      }
+      stage += 1 << share.split;
+      ring.release();
     }
-    for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
-    __syncthreads();
+    for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = whole_sum(sum, i);
+    barrier<kThreads>();
     IMPETUS_ROLL
     for (int i = thread; i < share.per * kStepRows << wide; i += kThreads) {
       if (!is_one(i)) continue;
@@ -181,8 +205,9 @@ __device__ inline void multiply_all(const StepProduct& of, TileReads& reads, con
       use(row, output, of.gates ? gated(whole, other) : whole,
           i == thread ? before : early(row, output));
     }
-    __syncthreads();
+    barrier<kThreads>();
   }
+  ring.release();
 }
 
 // `one(format)` with whichever of FORMATS the product's matrix has.
@@ -206,53 +231,67 @@ __device__ inline int team_column(int team) {
   return (static_cast<int>(threadIdx.x) & ((kWarp << team) - 1)) * 8;
 }
 
-// made [rows, columns], rows `pitch` apart, in shared memory: rms_norm(x) * weight. `first`: of
-// weight, from team_column on, if that is one of the columns.
-template <typename T, int WARPS>
-__device__ inline void normalise(const T* x, const T* weight, const Eight<T>& first, int team,
-                                 int rows, int columns, float epsilon, T* made, int pitch,
-                                 float (&squares_of)[WARPS]) {
+// made [rows, columns], rows `pitch` apart: rms_norm(x) * weight, as `put` leaves eight of it.
+//   weight, made: in shared memory
+template <typename T, int WARPS, typename Put>
+__device__ inline void normalise(const T* x, const T* weight, int team, int rows, int columns,
+                                 float epsilon, T* made, int pitch, float (&squares_of)[WARPS],
+                                 const Put& put) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const auto eight = [](const T* at) { return read_l2(reinterpret_cast<const Eight<T>*>(at)); };
   const int begin = team_column(team), apart = 1 << (8 + team);
-  const int shift = 8 + team;  // log2 of apart
-  const int last = begin < columns ? begin + ((columns - 1 - begin) >> shift << shift) : -1;
+  const float each = 1.0f / static_cast<float>(columns);
   IMPETUS_ROLL
   for (int base = 0; base < rows; base += WARPS >> team) {
     const int row = base + (warp >> team);
     const T* from = x + static_cast<long long>(row) * columns;
     float squares = 0;
-    // What a thread reads first is all of a row, if it is one of few: it is kept.
-    Eight<T> some;
-    for (int c = row < rows ? last : -1; c >= 0; c -= apart) {
-      some = eight(from + c);
+    // What a thread reads first is kept: of most models all of its part of a row.
+    constexpr int kKept = 2;
+    Eight<T> kept[kKept];
+    const auto add = [&](const Eight<T>& some) {
       for (int i = 0; i < 8; ++i) {
         squares += static_cast<float>(some.at[i]) * static_cast<float>(some.at[i]);
       }
+    };
+    const int end = row < rows ? columns : 0;
+    IMPETUS_UNROLL
+    for (int k = 0; k < kKept; ++k) {
+      if (begin + k * apart < end) kept[k] = eight(from + begin + k * apart);
     }
+    IMPETUS_UNROLL
+    for (int k = 0; k < kKept; ++k) {
+      if (begin + k * apart < end) add(kept[k]);
+    }
+    IMPETUS_ROLL
+    for (int c = begin + kKept * apart; c < end; c += apart) add(eight(from + c));
     squares = sum_over(squares, kWarp);
     if (lane == 0) squares_of[warp] = squares;
-    __syncthreads();
+    barrier<WARPS * kWarp>();
     squares = 0;
+    IMPETUS_ROLL
     for (int w = 0; w < 1 << team; ++w) squares += squares_of[(warp >> team << team) + w];
-    const float scale = rsqrtf(squares / static_cast<float>(columns) + epsilon);
-    if (row < rows) {
-      for (int c = begin; c < columns; c += apart) {
-        Eight<T> weights = first;
-        if (c >= apart) {
-          some = eight(from + c);
-          weights = *reinterpret_cast<const Eight<T>*>(weight + c);
-        }
-        Eight<T> to;
-        for (int i = 0; i < 8; ++i) {
-          to.at[i] = static_cast<T>(static_cast<float>(some.at[i]) * scale *
-                                    static_cast<float>(weights.at[i]));
-        }
-        *reinterpret_cast<Eight<T>*>(made + row * pitch + c) = to;
+    const float scale = rsqrtf(squares * each + epsilon);
+    const auto make = [&](int c, const Eight<T>& some) {
+      const Eight<T> weights = *reinterpret_cast<const Eight<T>*>(weight + c);
+      Eight<T> to;
+      for (int i = 0; i < 8; ++i) {
+        to.at[i] = static_cast<T>(static_cast<float>(some.at[i]) * scale *
+                                  static_cast<float>(weights.at[i]));
       }
+      put(made + row * pitch + c, to);
+    };
+    IMPETUS_UNROLL
+    for (int k = 0; k < kKept; ++k) {
+      const int c = begin + k * apart;
+      if (c < end) make(c, kept[k]);
     }
-    __syncthreads();
+    IMPETUS_ROLL
+    for (int c = begin + kKept * apart; c < end; c += apart) {
+      make(c, eight(from + c));
+    }
+    barrier<WARPS * kWarp>();
   }
 }
 
@@ -268,6 +307,56 @@ __device__ inline int id_of(Key key) {
   return key == ~Key{0} ? -1 : static_cast<int>(0xffffffffu - static_cast<unsigned>(key));
 }
 
+// A lane's keys and values through shared memory, several on their way: the first ones from before
+// the part's turn on.
+template <typename U, int DIM, int BLOCK, int WARPS>
+class KeysInRing {
+ public:
+  using Reader = KeyReader<U, DIM, BLOCK, WARPS>;
+  static constexpr int kDepth = 64 / static_cast<int>(sizeof(Eight<U>));
+  static constexpr int kBytes = WARPS * kWarp * kDepth * 2 * static_cast<int>(sizeof(Eight<U>));
+
+  // `memory`: of the block, kBytes.
+  __device__ explicit KeysInRing(char* memory)
+      : ring_(reinterpret_cast<Eight<U>*>(memory) + threadIdx.x * (kDepth * 2)) {}
+
+  // Of which layer, before `begin`.
+  __device__ void of(Word keys, Word values) {
+    pools_[0] = reinterpret_cast<const U*>(keys);
+    pools_[1] = reinterpret_cast<const U*>(values);
+  }
+  __device__ void begin(const Reader& reads, int p) {
+    at_ = 0;
+    IMPETUS_ROLL
+    for (int i = 0; i < kDepth; ++i) ask(reads, p + i * Reader::kReaders);
+  }
+  __device__ void take(const Reader& reads, int p, Eight<U>& key, Eight<U>& value) {
+    copies_left<kDepth - 1>();
+    key = ring_[at_ * 2];
+    value = ring_[at_ * 2 + 1];
+    ask(reads, p + kDepth * Reader::kReaders);
+  }
+
+ private:
+  __device__ void ask(const Reader& reads, int p) {
+    if (reads.reads(p)) {
+      IMPETUS_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const auto* from = reinterpret_cast<const char*>(reads.at(pools_[i], p));
+        for (int b = 0; b < static_cast<int>(sizeof(Eight<U>)); b += 16) {
+          copy_async(shared(reinterpret_cast<char*>(ring_ + at_ * 2 + i) + b), from + b, true);
+        }
+      }
+    }
+    copies_end();
+    at_ = (at_ + 1) % kDepth;
+  }
+
+  Eight<U>* ring_;
+  const U* pools_[2] = {};
+  int at_ = 0;
+};
+
 // What a model is to the compiler. T in 16 bits: type of activations; U: of keys and values; GROUP:
 // query heads of a head of keys; FORMATS: of its matrices.
 template <typename T_, bool BF16, typename U_, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS,
@@ -276,46 +365,52 @@ struct StepModel {
   using T = T_;
   using U = U_;
   static constexpr int kGroup = GROUP, kDim = DIM, kBlock = BLOCK;
+  static constexpr bool kQkNorm = QK_NORM;
+  static constexpr bool kCodes = ((FORMATS / 1000 < 16) || ...);
 
-  // As multiply_all begins with it.
-  template <int WARPS>
-  __device__ static void read_first(const StepProduct& of, TileReads& reads) {
-    with_format<FORMATS...>(of, [&](auto format) {
-      constexpr int kFormat = decltype(format)::kValue;
-      const ProductShare<WARPS> share(of);
-      tile_at<kFormat / 1000, kFormat % 1000>(of, share, share.base).read_first(reads);
-    });
-  }
-  template <int WARPS, typename Early, typename Use>
-  __device__ static void multiply(const StepProduct& of, TileReads& reads, const T* x, int pitch,
+  template <int WARPS, typename Ring, typename Early, typename Use>
+  __device__ static void multiply(const StepProduct& of, Ring& ring, const T* x, int pitch,
                                   int rows, float (*sums)[kStepRows][16], const Early& early,
                                   const Use& use) {
     with_format<FORMATS...>(of, [&](auto format) {
       constexpr int kFormat = decltype(format)::kValue;
-      multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, WARPS>(of, reads, x, pitch, rows, sums,
+      multiply_all<T, BF16, kFormat / 1000, kFormat % 1000, WARPS>(of, ring, x, pitch, rows, sums,
                                                                    early, use);
     });
   }
   template <int WARPS>
   __device__ static void attend(const AttendPart& at, int kv_heads, const T* qkv, Word keys,
                                 Word values, int slots, const int* plan, int plan_width,
-                                const float* turn, Word q_norm, Word k_norm, float epsilon,
-                                float* out, AttendShared<GROUP, DIM, WARPS>& memory) {
+                                KeysInRing<U, DIM, BLOCK, WARPS>& stream, const float* turn,
+                                Word q_norm, Word k_norm, float epsilon, float* out,
+                                AttendShared<GROUP, DIM, WARPS>& memory) {
     attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, QK_NORM, true>(
         at, kv_heads, qkv, reinterpret_cast<U*>(keys), reinterpret_cast<U*>(values), slots, plan,
-        plan_width, turn, reinterpret_cast<const T*>(q_norm), reinterpret_cast<const T*>(k_norm),
-        epsilon, out, memory);
+        plan_width, stream, turn, reinterpret_cast<const T*>(q_norm),
+        reinterpret_cast<const T*>(k_norm), epsilon, out, memory);
   }
 };
 
+template <typename From>
+__device__ inline void as_bits(Four& to, const From& from) {
+  static_assert(sizeof(From) == sizeof(Four));
+  memcpy(&to, &from, sizeof(to));
+}
+
 // Shared memory of a block: words of two layers by turns, and of the rest of the model; the turns
-// of rows, f32 [rows, 2, DIM / 2]; behind them take turns products (with their input behind them, T
-// [rows, columns + kRowGap]), attention and keys.
+// of rows, f32 [rows, 2, DIM / 2]; the next norm's weight; what attention reads first; behind them
+// take turns products (with their input behind them, T
+// [rows, padded(columns) + kRowGap]), attention and keys; then the ring of weights.
 constexpr int kRowGap = 8;  // so that rows lie in different banks
+// To whole stages, of whatever format.
+__device__ constexpr int padded(int columns) {
+  constexpr int kMost = kStageRow * 8 / 4;
+  return (columns + kMost - 1) / kMost * kMost;
+}
 constexpr int kPoolsAt = kLayerWords, kStepWords = kLayerWords + 2;
 struct WordsShared {
-  Word layer[2][kStepWords];  // the layer's, then where its keys and its values are
-  Word model[kModelWords];
+  Word layer[2][kStepWords];              // the layer's, then where its keys and its values are
+  Word model[(kModelWords + 1) / 2 * 2];  // what is behind it is read by 16 bytes
 };
 template <int WARPS>
 struct ProductShared {
@@ -323,15 +418,19 @@ struct ProductShared {
   float squares[WARPS];
 };
 template <typename Model, int WARPS>
-__device__ constexpr int step_shared_bytes(int rows, int columns) {
+__device__ constexpr int step_shared_bytes(int rows, int hidden, int columns) {
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
-  const int input = rows * (columns + kRowGap) * static_cast<int>(sizeof(typename Model::T));
+  constexpr int kThreads = WARPS * kWarp, kType = static_cast<int>(sizeof(typename Model::T));
+  const int input = rows * (padded(columns) + kRowGap) * kType;
   const int products = static_cast<int>(sizeof(ProductShared<WARPS>)) + input;
   const int attends = static_cast<int>(sizeof(Attend));
-  const int keys = static_cast<int>(sizeof(Key)) * WARPS * kWarp;
+  const int keys = static_cast<int>(sizeof(Key)) * kThreads;
   const int most = products > attends ? products : attends;
-  return static_cast<int>(sizeof(WordsShared)) + rows * Model::kDim * 4 +
-         (most > keys ? most : keys);
+  constexpr int kKeysRing =
+      KeysInRing<typename Model::U, Model::kDim, Model::kBlock, WARPS>::kBytes;
+  const int all = static_cast<int>(sizeof(WordsShared)) + rows * Model::kDim * 4 + hidden * kType +
+                  kKeysRing + (most > keys ? most : keys);
+  return (all + kStageRow - 1) / kStageRow * kStageRow;
 }
 
 // Into how many shares a step's positions are cut: for enough parts, of enough positions each.
@@ -356,7 +455,8 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
   return static_cast<T>(fmaf(static_cast<float>(code), part(matrix.scales), part(matrix.biases)));
 }
 
-// Grid: blocks that all run at once, of WARPS. `memory`: shared, step_shared_bytes.
+// Grid: blocks that all run at once, of WARPS and kAskWarps. `memory`: shared; `memory_bytes`:
+// step_shared_bytes and room for a stage of weights, at least.
 //   table: as above; pools: addresses of keys and of values of each layer, [kv heads, slots, DIM]
 //   tokens i32 [rows]; plan as attend takes it
 //   logits f32 [rows, vocab], values of T; best: addresses of i32 [2], of rows 0 and 1, 2 and 3 and
@@ -366,32 +466,50 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
 template <typename Model, int WARPS>
 __device__ inline void decode_step(const Word* table, const Word* pools, const int* tokens,
                                    const int* plan, int plan_width, int rows, char* scratch,
-                                   char* memory, float* logits, int* const* best, int* next) {
+                                   char* memory, int memory_bytes, float* logits, int* const* best,
+                                   int* next) {
   using T = typename Model::T;
   using Products = ProductShared<WARPS>;
+  using Ring = WeightRing<WARPS, Model::kCodes>;
   using Attend = AttendShared<Model::kGroup, Model::kDim, WARPS>;
   constexpr int kThreads = WARPS * kWarp, kDim = Model::kDim;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   const int blocks = static_cast<int>(gridDim.x);
   const int everywhere = block * kThreads + thread, everybody = blocks * kThreads;
   WordsShared& words_of = *reinterpret_cast<WordsShared*>(memory);
+  char* const block_memory = memory;
   memory += sizeof(WordsShared);
   float* turns = reinterpret_cast<float*>(memory);
   memory += rows * kDim * sizeof(float);
+  const Word* model = words_of.model;
+  for (int i = thread; i < kModelWords; i += kThreads) words_of.model[i] = table[i];
+  __syncthreads();
+  const int kv_heads = StepSizes::number(model, kKvHeads);
+  const StepSizes sizes(model, kv_heads * Model::kGroup * kDim, kv_heads * kDim);
+  T* const norm = reinterpret_cast<T*>(memory);
+  memory += sizes.hidden * sizeof(T);
+  KeysInRing<typename Model::U, kDim, Model::kBlock, WARPS> stream(memory);
+  memory += stream.kBytes;
   auto& sums = reinterpret_cast<Products*>(memory)->sums;
   T* input = reinterpret_cast<T*>(memory + sizeof(Products));
   Key* keys = reinterpret_cast<Key*>(memory);
 
-  const Word* model = words_of.model;
-  for (int i = thread; i < kModelWords; i += kThreads) words_of.model[i] = table[i];
+  const int taken = step_shared_bytes<Model, WARPS>(rows, sizes.hidden, sizes.widest());
+  const int stages = (memory_bytes - taken - Ring::kHeadBytes) / (WARPS * Ring::kPartBytes);
+  Ring ring(block_memory + taken, stages < kStagesMax ? stages : kStagesMax);
+  ring.prepare();
   __syncthreads();
-  const auto number = [&](StepNumber which) { return static_cast<int>(model[kNumbersAt + which]); };
+  if (thread >= kThreads) {
+    unsigned* counters = reinterpret_cast<unsigned*>(scratch + model[kPlacesAt + kUnits]);
+    return ask_for_all(table, sizes, counters, ring, thread - kThreads);
+  }
+
   const auto place = [&](StepPlace which) {
     return reinterpret_cast<T*>(scratch + model[kPlacesAt + which]);
   };
-  const int layers = number(kLayers), hidden = number(kHidden), kv_heads = number(kKvHeads);
-  const int wide = kv_heads * Model::kGroup * kDim, qkv_wide = wide + 2 * kv_heads * kDim;
-  const float epsilon = __uint_as_float(static_cast<unsigned>(number(kEpsilon)));
+  const int layers = sizes.layers, hidden = sizes.hidden, wide = sizes.wide;
+  const float epsilon = __uint_as_float(static_cast<unsigned>(StepSizes::number(model, kEpsilon)));
+  const int slots = StepSizes::number(model, kSlots);
   const int head_parts = kv_heads * HeadPieces<Model::kGroup>::kPieces;
   int longest = 0;
   IMPETUS_ROLL
@@ -400,29 +518,42 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     if (length > longest) longest = length;
   }
   const int shares = step_shares(blocks, head_parts * rows, longest);
-  Meeting meeting(reinterpret_cast<unsigned*>(place(kMeeting)));
+  Meeting<kThreads> meeting(reinterpret_cast<unsigned*>(place(kMeeting)));
   const auto at = [](int row, int columns, int column) {
     return static_cast<long long>(row) * columns + column;
   };
   // A layer's words while the one before is worked on.
-  const auto read_words = [&](int layer) {
+  const auto ask_words = [&](int layer) {
     if (layer >= layers || thread >= kStepWords) return;
-    words_of.layer[layer % 2][thread] = thread < kLayerWords
-                                            ? table[kModelWords + layer * kLayerWords + thread]
-                                            : pools[2 * layer + thread - kLayerWords];
+    copy_async_word(shared(&words_of.layer[layer % 2][thread]),
+                    thread < kLayerWords ? table + kModelWords + layer * kLayerWords + thread
+                                         : pools + 2 * layer + thread - kLayerWords);
   };
   // Rows as they are, in shared memory: each is read once, not by every warp.
-  const auto stage = [&](const T* x, int columns, int apart) {
+  const auto stage = [&](const T* x, int columns, int apart, const auto& put) {
+    constexpr int kAtOnce = 4;
+    IMPETUS_ROLL
     for (int row = 0; row < rows; ++row) {
-      for (int c = thread * 8; c < columns; c += kThreads * 8) {
-        *reinterpret_cast<Four*>(input + row * apart + c) =
-            read_l2(reinterpret_cast<const Four*>(x + at(row, columns, c)));
+      IMPETUS_ROLL
+      for (int begin = thread * 8; begin < columns; begin += kThreads * 8 * kAtOnce) {
+        Four some[kAtOnce];
+        IMPETUS_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int c = begin + i * kThreads * 8;
+          if (c < columns)
+            some[i] = read_l2(reinterpret_cast<const Four*>(x + at(row, columns, c)));
+        }
+        IMPETUS_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int c = begin + i * kThreads * 8;
+          if (c < columns) put(input + row * apart + c, some[i]);
+        }
       }
     }
-    __syncthreads();
+    barrier<kThreads>();
   };
 
-  read_words(0);
+  ask_words(0);
   const StepMatrix embedding = matrix_at(model);
   IMPETUS_ROLL
   for (int row = 0; row < rows; ++row) {
@@ -433,20 +564,10 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   for (int i = everywhere; i < rows * hidden; i += everybody) {
     place(kResidual)[i] = element_of<T>(embedding, tokens[i / hidden], hidden, i % hidden);
   }
-  // Four products a layer and what comes before each, then the head.
-  enum Product { kOfQkv, kOfOutput, kOfGateUp, kOfDown, kOfHead };
-  const auto product_of = [&](int layer, int product) -> StepProduct {
-    const Word* words =
-        product == kOfHead ? model + kHeadAt : words_of.layer[layer % 2] + product * kMatrixWords;
-    return {matrix_at(words),
-            product == kOfOutput ? wide
-            : product == kOfDown ? number(kFeedForward)
-                                 : hidden,
-            product == kOfQkv      ? qkv_wide
-            : product == kOfGateUp ? number(kFeedForward)
-            : product == kOfHead   ? number(kVocab)
-                                   : hidden,
-            product == kOfGateUp};
+  const auto product_of = [&](int layer, int product) {
+    return sizes.product(product, matrix_at(product == kOfHead ? model + kHeadAt
+                                                               : words_of.layer[layer % 2] +
+                                                                     product * kMatrixWords));
   };
   const auto norm_of = [&](int layer, int product) {
     return reinterpret_cast<const T*>(
@@ -456,19 +577,36 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   const auto normed = [](int product) {
     return product == kOfQkv || product == kOfGateUp || product == kOfHead;
   };
-  // What comes next is on its way while blocks wait.
   const int team = team_of<WARPS>(rows);
-  TileReads reads;
-  Eight<T> norms;
-  const auto read_ahead = [&](int layer, int product) {
-    Model::template read_first<WARPS>(product_of(layer, product), reads);
-    const int column = team_column(team);
-    if (normed(product) && column < hidden) {
-      norms = *reinterpret_cast<const Eight<T>*>(norm_of(layer, product) + column);
+  // What memory gives late is asked for a product ahead: before the weights, which are many.
+  const auto ask_norm = [&](int layer, int product) {
+    const T* from = norm_of(layer, product);
+    IMPETUS_ROLL
+    for (int c = thread * 8; c < hidden; c += kThreads * 8) {
+      copy_async(shared(norm + c), from + c, true);
     }
   };
-  __syncthreads();
-  read_ahead(0, kOfQkv);
+  const auto part_of = [&](int part) -> AttendPart {
+    return {part % head_parts, part / head_parts % rows, part / head_parts / rows, shares};
+  };
+  const int parts = head_parts * rows * shares;
+  const auto reads_of = [&](const AttendPart& part) {
+    return KeyReader<typename Model::U, kDim, Model::kBlock, WARPS>(
+        part, HeadPieces<Model::kGroup>::kPieces, slots, plan, plan_width);
+  };
+  const auto reads_first = reads_of(part_of(block < parts ? block : 0));
+  const auto ask_first = [&](const Word* words) {
+    if (block >= parts) return;
+    stream.of(words[kPoolsAt], words[kPoolsAt + 1]);
+    stream.begin(reads_first, reads_first.first());
+    if (Model::kQkNorm && thread < 4 && thread / 2 * 128 < kDim * static_cast<int>(sizeof(T))) {
+      fetch(reinterpret_cast<const char*>(words[kNormsAt + 2 + thread % 2]) + thread / 2 * 128);
+    }
+  };
+  copies_done();
+  barrier<kThreads>();
+  ask_norm(0, kOfQkv);
+  copies_done();
   meeting.begin();
 
   Key key = 0;
@@ -476,21 +614,23 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   for (;;) {
     const Word* words = words_of.layer[layer % 2];
     const StepProduct of = product_of(layer, product);
-    if (product == kOfQkv) read_words(layer + 1);
     if (product == kOfOutput) {
-      for (int part = block; part < head_parts * rows * shares; part += blocks) {
-        const AttendPart mine = {part % head_parts, part / head_parts % rows,
-                                 part / head_parts / rows, shares};
+      for (int part = block; part < parts; part += blocks) {
+        const AttendPart mine = part_of(part);
+        if (part != block) {
+          const auto reads = reads_of(mine);
+          stream.begin(reads, reads.first());
+        }
         Model::template attend<WARPS>(
-            mine, kv_heads, place(kQkv), words[kPoolsAt], words[kPoolsAt + 1], number(kSlots), plan,
-            plan_width, turns + mine.row * kDim, words[kNormsAt + 2], words[kNormsAt + 3], epsilon,
-            reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
-        __syncthreads();
+            mine, kv_heads, place(kQkv), words[kPoolsAt], words[kPoolsAt + 1], slots, plan,
+            plan_width, stream, turns + mine.row * kDim, words[kNormsAt + 2], words[kNormsAt + 3],
+            epsilon, reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
+        barrier<kThreads>();
       }
       meeting.come();
-      read_ahead(layer, product);
       meeting.wait();
       constexpr int kPieces = merge_pieces(kDim);
+      IMPETUS_ROLL
       for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
            i += blocks * WARPS) {
         merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
@@ -500,18 +640,35 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
       meeting.wait();
     }
 
-    const int apart = of.columns + kRowGap;
+    const int apart = padded(of.columns) + kRowGap;
+    IMPETUS_ROLL
+    for (int c = of.columns + thread; c < padded(of.columns); c += kThreads) {
+      IMPETUS_ROLL
+      for (int row = 0; row < rows; ++row) input[row * apart + c] = static_cast<T>(0.0f);
+    }
+    const auto put = [&](T* to, const auto& eight) {
+      Four four;
+      as_bits(four, eight);
+      *reinterpret_cast<Four*>(to) = of.matrix.format / 1000 == 4 ? crossed(four) : four;
+    };
     if (normed(product)) {
-      normalise<T, WARPS>(place(kResidual), norm_of(layer, product), norms, team, rows, hidden,
-                          epsilon, input, apart, reinterpret_cast<Products*>(memory)->squares);
+      normalise<T, WARPS>(place(kResidual), norm, team, rows, hidden, epsilon, input, apart,
+                          reinterpret_cast<Products*>(memory)->squares, put);
+      if (product == kOfQkv) {
+        ask_norm(layer, kOfGateUp);
+        ask_words(layer + 1);
+        ask_first(words);
+      } else if (product == kOfGateUp) {
+        ask_norm(layer + 1, layer + 1 < layers ? kOfQkv : kOfHead);
+      }
     } else {
-      stage(place(product == kOfOutput ? kAttended : kHiddenRows), of.columns, apart);
+      stage(place(product == kOfOutput ? kAttended : kHiddenRows), of.columns, apart, put);
     }
     const bool adds = product == kOfOutput || product == kOfDown;
     T* const to_rows = place(product == kOfQkv ? kQkv : adds ? kResidual : kHiddenRows);
     const auto at_of = [&](int row, int output) { return at(row, of.outputs, output); };
     Model::template multiply<WARPS>(
-        of, reads, input, apart, rows, sums,
+        of, ring, input, apart, rows, sums,
         [&](int row, int output) {
           if (adds) return static_cast<float>(read_l2(to_rows + at_of(row, output)));
           const T* bias = reinterpret_cast<const T*>(of.matrix.bias);
@@ -528,20 +685,19 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
           if (one > key) key = one;
         });
     if (product == kOfHead) break;
+    copies_done();
     meeting.come();
     if (++product > kOfDown) {
       ++layer;
       product = layer == layers ? kOfHead : kOfQkv;
     }
-    // Attention comes first, and needs its registers.
-    if (product != kOfOutput) read_ahead(layer, product);
     meeting.wait();
   }
 
   // Of the threads that are of one row (i, row): the greatest key, to thread `row`.
   const auto greatest = [&](const auto& thread_of) {
     keys[thread] = key;
-    __syncthreads();
+    barrier<kThreads>();
     Key most = 0;
     IMPETUS_ROLL
     for (int i = 0; thread < kStepRows && i < kThreads / kStepRows; ++i) {
@@ -557,6 +713,11 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   meeting.come();
   meeting.wait();
   if (block != 0) return;
+  // For the next launch; here nobody takes any more.
+  IMPETUS_ROLL
+  for (int i = thread; i <= 4 * layers; i += kThreads) {
+    reinterpret_cast<unsigned*>(place(kUnits))[i] = 0;
+  }
   key = 0;
   IMPETUS_ROLL
   for (int b = thread / kStepRows; b < blocks; b += kThreads / kStepRows) {

@@ -25,8 +25,7 @@ __device__ constexpr int few_rows_split(int tiles) {
 // and 2 p + 1. In T: scale * code + bias, each step rounded once. 16 bits: T itself, 2 p and 2 p
 // + 1.
 template <bool BF16, int BITS>
-__device__ inline unsigned weights_of(const Four& words, int p, unsigned short scale,
-                                      unsigned short bias) {
+__device__ inline unsigned weights_of(const Four& words, int p, unsigned scale, unsigned bias) {
   if constexpr (BITS == 16) return words.at[p];
   const unsigned scales = scale * 0x10001u, biases = bias * 0x10001u;
   // A code as the last bits of a float's fraction is that float plus the code.
@@ -58,11 +57,46 @@ __device__ inline unsigned meets(const unsigned* words, int p) {
   return __byte_perm(words[first], words[first + 2], p % 2 == 0 ? 0x5410 : 0x7632);
 }
 
+// Eight of x, so that those that meet codes of 4 bits stand together: 0, 4, 1, 5, 2, 6, 3, 7.
+__device__ inline Four crossed(const Four& x) {
+  return {{meets<4>(x.at, 0), meets<4>(x.at, 1), meets<4>(x.at, 2), meets<4>(x.at, 3)}};
+}
+
+// Sums of a tile that do not wait for one another: a product takes its time.
+constexpr int kSums = 2;
+
+// sum [16 outputs, 8 rows] += weights times x, as multiply_add holds it.
+//   words: 16 bytes of weights of output g and of g + 8; scale, bias: of these
+//   input: of row g, the same columns; CROSSED: as `crossed` leaves them
+template <bool BF16, int BITS, bool CROSSED>
+__device__ inline void multiply_slab(float (&sum)[kSums][4], const Four (&words)[2],
+                                     const unsigned (&scale)[2], const unsigned (&bias)[2],
+                                     const unsigned (&input)[few_rows_each(BITS) / 2]) {
+  IMPETUS_UNROLL
+  for (int p = 0; p < few_rows_each(BITS) / 2; p += 2) {
+    unsigned codes[2][2];
+    for (int r = 0; r < 2; ++r) {
+      for (int i = 0; i < 2; ++i) {
+        codes[r][i] = weights_of<BF16, BITS>(words[r], p + i, scale[r], bias[r]);
+      }
+    }
+    multiply_add<BF16>(sum[p / 2 % kSums], codes[0][0], codes[1][0], codes[0][1], codes[1][1],
+                       meets<CROSSED ? 8 : BITS>(input, p),
+                       meets<CROSSED ? 8 : BITS>(input, p + 1));
+  }
+}
+
+__device__ inline float whole_sum(const float (&sum)[kSums][4], int i) {
+  float whole = sum[0][i];
+  for (int s = 1; s < kSums; ++s) whole += sum[s][i];
+  return whole;
+}
+
 // Weights on their way to a warp: of some slabs of a tile.
 struct TileReads {
   static constexpr int kMost = 4;
   Four words[kMost][2];
-  unsigned short scale[kMost][2], bias[kMost][2];
+  unsigned scale[kMost][2], bias[kMost][2];
 };
 
 // A warp's tile of a product: 16 outputs, slabs [begin, end) of their columns.
@@ -128,8 +162,8 @@ class Tile {
 // read_first left them.
 //   x T [rows, columns], rows `pitch` elements apart
 template <typename T, bool BF16, int BITS, int GROUP>
-__device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int rows, int columns,
-                                     const Tile<BITS, GROUP>& tile, TileReads& reads) {
+__device__ inline void multiply_tile(float (&sum)[kSums][4], const T* x, int pitch, int rows,
+                                     int columns, const Tile<BITS, GROUP>& tile, TileReads& reads) {
   using Of = Tile<BITS, GROUP>;
   constexpr int kEach = Of::kEach, kAhead = Of::kAhead;
   const int row = static_cast<int>(threadIdx.x) % kWarp / 4;
@@ -144,18 +178,8 @@ __device__ inline void multiply_tile(float (&sum)[4], const T* x, int pitch, int
       }
       for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
     }
-    IMPETUS_UNROLL
-    for (int p = 0; p < kEach / 2; p += 2) {
-      unsigned codes[2][2];
-      for (int r = 0; r < 2; ++r) {
-        for (int i = 0; i < 2; ++i) {
-          codes[r][i] = weights_of<BF16, BITS>(reads.words[which][r], p + i, reads.scale[which][r],
-                                               reads.bias[which][r]);
-        }
-      }
-      multiply_add<BF16>(sum, codes[0][0], codes[1][0], codes[0][1], codes[1][1],
-                         meets<BITS>(input, p), meets<BITS>(input, p + 1));
-    }
+    multiply_slab<BF16, BITS, false>(sum, reads.words[which], reads.scale[which], reads.bias[which],
+                                     input);
   };
   IMPETUS_ROLL
   for (int base = tile.begin(); base < tile.end(); base += kAhead) {
@@ -191,12 +215,12 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   const int begin = warp % split * each, end = begin + each < slabs ? begin + each : slabs;
   const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
   const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
-  float sum[4] = {};
+  float sum[kSums][4] = {};
   TileReads reads;
   const Tile<BITS, GROUP> tile(weight, scales, biases, columns, output, there, begin, end);
   tile.read_first(reads);
   multiply_tile<T, BF16>(sum, x, columns, rows, columns, tile, reads);
-  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = sum[i];
+  for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = whole_sum(sum, i);
   __syncthreads();
 
   for (int i = thread; i < per * rows * kOutputs; i += kFewRowsThreads) {

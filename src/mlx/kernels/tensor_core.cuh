@@ -7,14 +7,14 @@ namespace impetus {
 // well before they are used.
 __device__ inline Four read_once(const void* from) {
   Four made;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(made.at[0]), "=r"(made.at[1]), "=r"(made.at[2]), "=r"(made.at[3])
                : "l"(from));
   return made;
 }
-__device__ inline unsigned short read_early(const unsigned short* from) {
-  unsigned short made;
-  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(made) : "l"(from));
+__device__ inline unsigned read_early(const unsigned short* from) {
+  unsigned made;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=r"(made) : "l"(from));
   return made;
 }
 
@@ -44,6 +44,12 @@ __device__ inline V read_l2(const V* from) {
                  : "memory");
   }
   return made.value;
+}
+
+// A barrier of THREADS of a block, which meet at no other of that ID.
+template <int THREADS, int ID = 1>
+__device__ inline void barrier() {
+  asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
 
 // What blocks of one launch use to wait for one another. `arrive`: what the block wrote before is
@@ -95,15 +101,13 @@ template <bool BF16>
 __device__ inline void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2,
                                     unsigned a3, unsigned b0, unsigned b1) {
   if constexpr (BF16) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));

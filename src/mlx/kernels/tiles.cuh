@@ -36,8 +36,68 @@ __device__ inline void copy_async(Shared to, const void* from, bool there) {
                "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
                : "memory");
 }
+// The same, of `bytes` that are there.
+__device__ inline void copy_async_some(Shared to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes)
+               : "memory");
+}
+// What this thread has asked for since the last end of copies is one stretch; copies_left: until no
+// more than LEFT stretches are on their way.
+__device__ inline void copies_end() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int LEFT>
+__device__ inline void copies_left() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+// 8 bytes.
+__device__ inline void copy_async_word(Shared to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to),
+               "l"(__cvta_generic_to_global(from))
+               : "memory");
+}
 __device__ inline void copies_done() {
   asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Where threads of a block wait for `arrivals` of others, turn by turn: those of turns 0, 1, 0, ...
+// In shared memory; made by one thread, with a barrier of the block behind.
+using Gate = unsigned long long;
+__device__ inline void gate_make(Gate* gate, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared(gate)), "r"(arrivals) : "memory");
+}
+__device__ inline void gate_arrive(Gate* gate) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(shared(gate))
+               : "memory");
+}
+// One arrival, when all that this thread has asked for is there.
+__device__ inline void gate_arrive_with_copies(Gate* gate) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared(gate)) : "memory");
+}
+// Until all of the turn have arrived; of turn 1, before there was any, at once.
+__device__ inline void gate_wait(Gate* gate, int turn) {
+  unsigned done = 0;
+  while (done == 0) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{.reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+        : "=r"(done)
+        : "r"(shared(gate)), "r"(turn)
+        : "memory");
+#else
+    asm volatile(
+        "{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+        : "=r"(done)
+        : "r"(shared(gate)), "r"(turn)
+        : "memory");
+#endif
+  }
+}
+
+// What will be read soon, to the L2 cache.
+__device__ inline void fetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
 }
 
 // 2^x to 22 bits.
