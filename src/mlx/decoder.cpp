@@ -52,7 +52,7 @@ void MlxDecoder::forget() {
   if (ahead_) ++ahead_dropped_;
   ahead_.reset();
   for (auto* array :
-       {&residual_, &query_, &attended_, &slots_, &qkv_, &normed_, &tokens_, &placed_}) {
+       {&residual_, &query_, &attended_, &slots_, &qkv_, &normed_, &tokens_, &placed_, &before_}) {
     array->reset();
   }
   padded_.reset();
@@ -172,6 +172,8 @@ void MlxDecoder::build(std::span<const SequenceStep> batch, std::vector<Draw> dr
   prefill_steps_.clear();
   place_.reset();
   normed_.reset();
+  before_.reset();
+  dequantises_ = false;
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, host_);
     ++own_kernels_;
@@ -191,6 +193,7 @@ void MlxDecoder::build(std::span<const SequenceStep> batch, std::vector<Draw> dr
     }
   }
   decoder_forward(spec_, *this);
+  before_.reset();
 }
 
 void MlxDecoder::run_whole_step() {
@@ -237,10 +240,29 @@ mx::array MlxDecoder::step_tokens() {
   return tokens_->shape(0) == rows ? *tokens_ : mx::slice(*tokens_, {0}, {rows});
 }
 
-mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) const {
+// Steps of one row each may be built ahead of the device, where nothing may wait for it: matrices
+// are dequantised for others alone.
+mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) {
+  const int64_t from = matrix.dequantised_from;
+  if (from > 0 && x.shape(0) >= from && !plan_.one_row_each) {
+    ++dequantised_;
+    dequantises_ = true;
+    return matrix.apply_dequantised(x);
+  }
   if (!few_rows_ || !few_rows_take(matrix, x.dtype(), x.shape(0))) return matrix.apply(x);
   mx::array made = kernels_->few_rows(x, matrix, false);
   return matrix.bias ? mx::add(made, over_rows(*matrix.bias, x.shape(0))) : made;
+}
+
+// MLX lets the host be some ten layers ahead of the device, and of as many the matrices would stand
+// dequantised. Here two layers' do, and those of a third come.
+void MlxDecoder::keep_pace() {
+  if (!std::exchange(dequantises_, false)) return;
+  machine_->may_fail("layer");
+  in_flight_ = true;  // also where the step's next layers fail: its end is waited for
+  mx::async_eval({*residual_});
+  if (before_) before_->wait();
+  before_ = residual_;
 }
 
 // The residual's norm, which may have been made with the last sum.
@@ -377,6 +399,7 @@ void MlxDecoder::feed_forward(int64_t index) {
   const bool last = index + 1 == spec_.layers;
   add(product(layer.down, hidden),
       last ? final_norm_ : layers_[static_cast<size_t>(index) + 1].attention_norm);
+  keep_pace();
 }
 
 void MlxDecoder::head() {

@@ -18,6 +18,8 @@ struct Machine {
   bool run_ahead = false;                      // by its own choice, without being asked
   int64_t logit_elements = int64_t{16} << 20;  // at a time
   int64_t score_elements = int64_t{8} << 20;   // the same, where MLX writes them out: on its CPU
+  int64_t dequantised_from = 0;                // rows; 0: by `product_seconds`
+  decltype(MlxOptions::product_seconds) product_seconds;  // none: products of codes alone
   std::function<void(std::string_view)> fault;
   decltype(MlxOptions::decode_kernels) decode_kernels;  // none: MLX's operations alone
   decltype(MlxOptions::decode_step) decode_step;        // the same
@@ -47,6 +49,7 @@ struct DecoderCounters {
   int64_t own_prefills = 0;    // steps whose attention was PrefillKernel's
   int64_t own_places = 0;      // of these, whose rows were RowKernels', too
   int64_t drawn = 0;           // tokens that the device drew and that are not just the likeliest
+  int64_t dequantised = 0;     // products with matrices that were dequantised first
   int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped
 };
 DecoderCounters counters_of(const Executor& executor);

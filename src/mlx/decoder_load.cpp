@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <tuple>
 
 #include "base/guarded.h"
 #include "base/log.h"
+#include "mlx/dequantised.h"
 #include "mlx/kernel_check.h"
 #include "mlx/mlx_decoder.h"
 
@@ -163,6 +166,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);
   }
   if (kernels_ && machine_->decode_step) make_whole_step(ledger);
+  choose_dequantised(ledger);
   warm();
   drop_staging(machine_->cpu);
   return {};
@@ -196,6 +200,69 @@ void MlxDecoder::make_whole_step(MemoryLedger& ledger) {
   }
   whole_step_reservation_ = std::move(*reserved);
   whole_step_limit_ = LimitShare(whole_step_->bytes());
+}
+
+// Prompts: from how many rows on matrices of each form (bits, group, mode) are dequantised first,
+// by the products of the largest of the form, and room for what then stands of them. Of layers
+// alone: few rows reach the head.
+void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
+  if (machine_->dequantised_from == 0 && !machine_->product_seconds) return;
+  std::map<std::tuple<int, int, std::string>, std::vector<Matrix*>> forms;
+  for (Layer& layer : layers_) {
+    for (Matrix* matrix : layer.matrices()) {
+      if (!matrix->dequantisable(type_)) continue;
+      forms[{matrix->bits, matrix->group, matrix->mode}].push_back(matrix);
+    }
+  }
+  const auto bytes_of = [&](const Matrix* matrix) { return matrix->dequantised_bytes(type_); };
+  const auto room = [&](int64_t bytes) {
+    auto reserved =
+        ledger.reserve(bytes, fmt::format("{}: dequantised matrices of prompts", spec_.family));
+    if (!reserved.ok()) {
+      log::warn("{}: prompts may be slower than they could be: {}", spec_.family,
+                reserved.error().message);
+    }
+    return reserved;
+  };
+  DecodeShape types;
+  types.activations = types.kv = type_;
+  for (auto& [form, matrices] : forms) {
+    int64_t from = machine_->dequantised_from;
+    if (from == 0) {
+      const Matrix& largest = **std::ranges::max_element(matrices, {}, bytes_of);
+      const auto reserved = room(bytes_of(&largest));
+      if (!reserved.ok()) break;
+      const bool right = within(
+          spec_.family, "products with dequantised matrices", kernels_error_limit(types), [&] {
+            const DequantisedChoice made =
+                dequantised_choice(largest, type_, step_tokens_max_, machine_->product_seconds);
+            from = made.from;
+            return made.error;
+          });
+      if (!right) continue;
+    }
+    for (Matrix* matrix : matrices) matrix->dequantised_from = from;
+  }
+  // keep_pace lets two layers' stand, and a third come.
+  constexpr int64_t kLayers = 3;
+  int64_t most = 0;
+  for (Layer& layer : layers_) {
+    int64_t bytes = 0;
+    for (const Matrix* matrix : layer.matrices()) {
+      if (matrix->dequantised_from > 0) bytes += bytes_of(matrix);
+    }
+    most = std::max(most, kLayers * bytes);
+  }
+  if (most == 0) return;
+  auto reserved = room(most);
+  if (!reserved.ok()) {
+    for (auto& [form, matrices] : forms) {
+      for (Matrix* matrix : matrices) matrix->dequantised_from = 0;
+    }
+    return;
+  }
+  dequantised_reservation_ = std::move(*reserved);
+  dequantised_limit_ = LimitShare(most, most);
 }
 
 void MlxDecoder::drop_whole_step() {
@@ -283,7 +350,7 @@ void MlxDecoder::warm() {
   if (prefill_) {
     for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
   }
-  own_kernels_ = own_prefills_ = own_places_ = whole_steps_ = 0;
+  own_kernels_ = own_prefills_ = own_places_ = whole_steps_ = dequantised_ = 0;
 }
 
 void MlxDecoder::warm(int64_t sequences, int64_t tokens) {

@@ -13,6 +13,7 @@
 #include "mlx/decode_kernels.h"
 #include "mlx/decode_step.h"
 #include "mlx/decoder.h"
+#include "mlx/dequantised.h"
 #include "mlx/jit_folder.h"
 #include "mlx/kernel_code.h"
 #include "mlx/prefill_kernel.h"
@@ -149,6 +150,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
                         : machine->cuda          ? wall.memory_for_models()
                                                  : 0;
     if (own > 0) machine->memory = std::make_unique<MemoryLedger>(own);
+    machine->dequantised_from = options.dequantised_from;
     machine->fault = options.fault;
     if (options.elements_max > 0) {
       machine->logit_elements = machine->score_elements = options.elements_max;
@@ -187,6 +189,10 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
       machine->row_kernels = [code](const DecodeShape& shape, const ModelSpec& spec) {
         return make_cuda_row_kernels(shape, spec, code());
       };
+    }
+    machine->product_seconds = options.product_seconds;
+    if (machine->cuda && !machine->product_seconds && !unwanted) {
+      machine->product_seconds = product_seconds;
     }
     BackendDescriptor& descriptor = machine->descriptor;
     descriptor.device = "mlx";

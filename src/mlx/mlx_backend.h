@@ -52,13 +52,21 @@ struct MlxOptions {
       row_kernels = nullptr;
   // Where those of CUDA are kept compiled for the next start; empty: they are not.
   std::filesystem::path kernels_folder = {};
+  // Rows from which prompts' products take quantised matrices dequantised; 0: as `product_seconds`
+  // has it. For tests.
+  int64_t dequantised_from = 0;
+  // What a product of so many rows takes, of a matrix dequantised first or of its codes; from as
+  // many rows on as the former is faster, prompts use it. Without, a clock where MLX computes on
+  // CUDA, and elsewhere only codes. For tests.
+  std::function<double(int64_t rows, bool dequantised, const std::function<void()>& product)>
+      product_seconds = nullptr;
   // Of memory of the GPU's own, for models; 0: on CUDA most of what is free there, else the host's.
   int64_t memory_bytes = 0;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.
   // For tests, whose models are small.
   int64_t elements_max = 0;
-  // Called where MLX is ("load", "step", "encode"), in the middle of the work; what it throws is as
-  // if MLX had. For tests.
+  // Called where MLX is ("load", "layer" where the host waits for one, "step", "encode"), in the
+  // middle of the work; what it throws is as if MLX had. For tests.
   std::function<void(std::string_view where)> fault = nullptr;
 };
 

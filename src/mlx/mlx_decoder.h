@@ -27,6 +27,13 @@ struct Layer {
   std::optional<mx::array> q_norm, k_norm;
   std::vector<Matrix> qkv, gate_up;  // each by itself, or joined to one
   Matrix output, down;
+
+  std::vector<Matrix*> matrices() {
+    std::vector<Matrix*> all = {&output, &down};
+    for (Matrix& matrix : qkv) all.push_back(&matrix);
+    for (Matrix& matrix : gate_up) all.push_back(&matrix);
+    return all;
+  }
 };
 
 // Tokens that are none: as kernels/decode_step.cuh has them.
@@ -84,8 +91,8 @@ class MlxDecoder final : public Executor {
   Result<std::vector<SequenceResult>> execute(std::span<const SequenceStep> batch) override;
 
   DecoderCounters counters() const {
-    return {ahead_used_,   ahead_dropped_, kv_->copies(), own_kernels_,   whole_steps_,
-            own_prefills_, own_places_,    drawn_,        borrowed_bytes_};
+    return {ahead_used_,   ahead_dropped_, kv_->copies(), own_kernels_, whole_steps_,
+            own_prefills_, own_places_,    drawn_,        dequantised_, borrowed_bytes_};
   }
 
   void embed();
@@ -118,7 +125,9 @@ class MlxDecoder final : public Executor {
   bool drawn_so(const SequenceStep& step, const Logits& logits, int64_t row) const {
     return draw_of(step, spec_.vocab) == logits.draws[static_cast<size_t>(row)];
   }
-  mx::array product(const Matrix& matrix, const mx::array& x) const;
+  mx::array product(const Matrix& matrix, const mx::array& x);
+  void choose_dequantised(MemoryLedger& ledger);
+  void keep_pace();
   mx::array normed(const mx::array& weight);
   void add(const mx::array& x, const mx::array& next_norm);
   void enqueue(const std::vector<Logits>& logits);
@@ -154,6 +163,8 @@ class MlxDecoder final : public Executor {
   std::unique_ptr<DecodeStep> whole_step_;
   Reservation whole_step_reservation_;
   LimitShare whole_step_limit_;
+  Reservation dequantised_reservation_;
+  LimitShare dequantised_limit_;
   std::unique_ptr<PrefillKernel> prefill_;
   std::unique_ptr<RowKernels> row_kernels_;
   bool device_draws_ = false;  // whether they draw, too
@@ -180,6 +191,10 @@ class MlxDecoder final : public Executor {
   std::optional<mx::array> placed_;
   std::optional<mx::array> slots_;
   std::optional<PaddedStep> padded_;
+  // Where matrices are dequantised: whether this layer's are, and the end of the layer before,
+  // which the device may still compute.
+  bool dequantises_ = false;
+  std::optional<mx::array> before_;
   std::optional<mx::array> tokens_;  // i32 [rows], where the device has them before the host
   std::vector<Logits> logits_;
 
@@ -189,7 +204,7 @@ class MlxDecoder final : public Executor {
   // Steps that are not foreseen yet, after one whose token the host had to draw.
   int not_foreseen_ = 0;
   int64_t ahead_used_ = 0, ahead_dropped_ = 0, own_kernels_ = 0, own_prefills_ = 0;
-  int64_t whole_steps_ = 0, own_places_ = 0, drawn_ = 0;
+  int64_t whole_steps_ = 0, own_places_ = 0, drawn_ = 0, dequantised_ = 0;
 };
 
 }  // namespace impetus::mlx_backend

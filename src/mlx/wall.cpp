@@ -75,15 +75,17 @@ int64_t Wall::models_share(int64_t free_bytes) {
   return std::max<int64_t>(1, free_bytes - kCacheBytes - std::max(kLeast, free_bytes / 32));
 }
 
-void Wall::add_limit(int64_t bytes) {
+void Wall::add_limit(int64_t bytes, int64_t kept) {
   const std::lock_guard lock(mutex_);
   reserved_ += bytes;
+  kept_ += kept;
   set_limits();
 }
 
-void Wall::remove_limit(int64_t bytes) {
+void Wall::remove_limit(int64_t bytes, int64_t kept) {
   const std::lock_guard lock(mutex_);
   reserved_ -= bytes;
+  kept_ -= kept;
   try {
     set_limits();
   } catch (const std::exception&) {  // the limits stay as they were: more than is needed
@@ -91,7 +93,7 @@ void Wall::remove_limit(int64_t bytes) {
 }
 
 void Wall::set_limits() {
-  mx::set_cache_limit(static_cast<size_t>(kCacheBytes));
+  mx::set_cache_limit(static_cast<size_t>(kCacheBytes + kept_));
   // A guide to MLX, not a wall: past it an evaluation waits for buffers to come back.
   mx::set_memory_limit(static_cast<size_t>(reserved_ + kCacheBytes));
   if (!has_gpu_ || !mx::metal::is_available()) return;

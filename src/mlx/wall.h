@@ -35,9 +35,10 @@ class Wall {
   const mx::Stream& stream(bool cpu) const { return cpu || !has_gpu_ ? cpu_ : gpu_; }
 
   // A model's memory comes and goes: MLX may use what all of them have reserved, and keeps at most
-  // kCacheBytes of freed buffers beside it.
-  void add_limit(int64_t bytes);
-  void remove_limit(int64_t bytes);
+  // kCacheBytes of freed buffers beside it, and `kept` of what is reserved: buffers that are freed
+  // and wanted again all the time.
+  void add_limit(int64_t bytes, int64_t kept);
+  void remove_limit(int64_t bytes, int64_t kept);
 
   std::recursive_mutex& mutex() { return mutex_; }
 
@@ -48,7 +49,7 @@ class Wall {
   std::recursive_mutex mutex_;
   bool has_gpu_ = false;
   mx::Stream cpu_, gpu_;
-  int64_t reserved_ = 0;
+  int64_t reserved_ = 0, kept_ = 0;
 };
 
 // MLX's turn for this thread, on this stream. A stream of its own would be each thread's habit, and
@@ -66,22 +67,26 @@ class Turn {
   mx::Stream stream_;
 };
 
-// A share of MLX's memory limit, given back when it goes.
+// A share of MLX's limits, given back when it goes: as Wall::add_limit.
 class LimitShare {
  public:
   LimitShare() = default;
-  explicit LimitShare(int64_t bytes) : bytes_(bytes) { Wall::get().add_limit(bytes_); }
-  LimitShare(LimitShare&& other) noexcept : bytes_(std::exchange(other.bytes_, 0)) {}
+  explicit LimitShare(int64_t bytes, int64_t kept = 0) : bytes_(bytes), kept_(kept) {
+    Wall::get().add_limit(bytes_, kept_);
+  }
+  LimitShare(LimitShare&& other) noexcept
+      : bytes_(std::exchange(other.bytes_, 0)), kept_(std::exchange(other.kept_, 0)) {}
   LimitShare& operator=(LimitShare&& other) noexcept {
     std::swap(bytes_, other.bytes_);
+    std::swap(kept_, other.kept_);
     return *this;
   }
   ~LimitShare() {
-    if (bytes_ > 0) Wall::get().remove_limit(bytes_);
+    if (bytes_ > 0) Wall::get().remove_limit(bytes_, kept_);
   }
 
  private:
-  int64_t bytes_ = 0;
+  int64_t bytes_ = 0, kept_ = 0;
 };
 
 // What an exception's text means to a caller.

@@ -66,6 +66,18 @@ mx::array Matrix::apply(const mx::array& x) const {
   return mx::addmm(x.ndim() == 2 ? over_rows(*bias, x.shape(0)) : *bias, x, in_out);
 }
 
+mx::array Matrix::apply_dequantised(const mx::array& x) const {
+  Matrix dense;
+  dense.weight =
+      mx::dequantize(weight, *scales, biases, group, bits, mode, std::nullopt, x.dtype());
+  dense.bias = bias;
+  return dense.apply(x);
+}
+
+int64_t Matrix::dequantised_bytes(mx::Dtype type) const {
+  return int64_t{weight.shape(0)} * scales->shape(1) * group * static_cast<int64_t>(type.size());
+}
+
 void Matrix::transpose() {
   if (bits != 0) return;
   transposed = mx::transpose(weight);

@@ -21,9 +21,17 @@ struct Matrix {
   std::optional<mx::array> transposed;  // dense: `weight` as products take it, or not yet
   int bits = 0, group = 0;              // 0: dense
   std::string mode = "affine";
+  int64_t dequantised_from = 0;  // rows from which products take it dequantised; 0: never
 
   // x [..., in] -> [..., out], in x's type.
   mx::array apply(const mx::array& x) const;
+  // The same by way of all its values, dequantised to x's type: for so many rows that the time for
+  // it comes back. REQUIRES dequantisable(x.dtype()).
+  mx::array apply_dequantised(const mx::array& x) const;
+  bool dequantisable(mx::Dtype type) const {
+    return bits != 0 && (mode != "affine" || scales->dtype() == type);
+  }
+  int64_t dequantised_bytes(mx::Dtype type) const;
   // The rows of these ids, i32 [n] -> [n, in], in `type`.
   mx::array rows(const mx::array& ids, mx::Dtype type) const;
   // Makes `transposed`: a view is an operation, too.

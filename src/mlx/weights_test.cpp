@@ -6,6 +6,7 @@
 
 #include "cpu/cpu_backend.h"
 #include "mlx/decoder.h"
+#include "mlx/kernel_check.h"
 #include "mlx/test_support.h"
 #include "tests/conformance/subject.h"
 
@@ -222,6 +223,59 @@ TEST(MlxWeights, JoinedMatricesMultiplyAsTheirParts) {
       }
     }
   }
+}
+
+// In every form that files have, with a bias and without.
+TEST(MlxWeights, DequantisedMatricesMultiplyAsTheirCodes) {
+  std::mt19937 random(31);
+  const Turn turn(true);
+  const auto check = [&](int bits, int group, const std::string& mode, mx::Dtype type) {
+    const auto packed = mx::quantize(random_rows(random, {40, 256}, type), group, bits, mode);
+    Matrix matrix;
+    matrix.weight = packed[0];
+    matrix.scales = packed[1];
+    if (packed.size() > 2) matrix.biases = packed[2];
+    matrix.bits = bits;
+    matrix.group = group;
+    matrix.mode = mode;
+    ASSERT_TRUE(matrix.dequantisable(type));
+    EXPECT_EQ(matrix.dequantised_bytes(type), 40 * 256 * static_cast<int64_t>(type.size()));
+    // Codes in f32, as MLX's CPU rounds every sum in narrower types.
+    Matrix codes = matrix;
+    const auto wide = [](mx::array array) { return mx::astype(array, mx::float32); };
+    if (mode == "affine") {
+      codes.scales = wide(*codes.scales);
+      codes.biases = wide(*codes.biases);
+    }
+    const double limit = type == mx::float32 ? 1e-5 : type == mx::float16 ? 2e-3 : 1.6e-2;
+    for (const bool bias : {false, true}) {
+      if (bias) {
+        matrix.bias = random_rows(random, {40}, type);
+        matrix.bias->eval();
+        codes.bias = wide(*matrix.bias);
+        codes.bias->eval();
+      }
+      for (const int rows : {1, 3, 33}) {
+        const mx::array x = random_rows(random, {rows, 256}, type);
+        const mx::array made = matrix.apply_dequantised(x), wanted = codes.apply(wide(x));
+        EXPECT_EQ(made.dtype(), type);
+        EXPECT_EQ(made.shape(), wanted.shape());
+        EXPECT_LE(apart(made, wanted), limit)
+            << bits << " bits, groups of " << group << ", " << mode << (bias ? ", bias" : "");
+      }
+    }
+  };
+  for (const mx::Dtype type : {mx::float32, mx::float16, mx::bfloat16}) {
+    for (const int bits : {2, 3, 4, 5, 6, 8}) {
+      for (const int group : {32, 64, 128}) check(bits, group, "affine", type);
+    }
+    check(4, 32, "mxfp4", type);
+  }
+  Matrix dense;
+  EXPECT_FALSE(dense.dequantisable(mx::float32));
+  dense.bits = 4;
+  dense.scales = mx::array(1.0f, mx::float16);
+  EXPECT_FALSE(dense.dequantisable(mx::float32));
 }
 
 TEST(MlxWeights, ItsOwnQuantisationRunsAsItIs) {

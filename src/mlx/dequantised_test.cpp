@@ -1,0 +1,367 @@
+// Products with matrices that are dequantised first: from how many rows on, by a clock of the
+// test's, in whole models, and the memory for them.
+#include "mlx/dequantised.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "mlx/decoder.h"
+#include "mlx/kernel_check.h"
+#include "mlx/test_support.h"
+#include "tests/conformance/subject.h"
+
+namespace impetus::mlx_backend {
+namespace {
+
+using conformance::all_logits;
+using conformance::blocks_from;
+using conformance::decoder_spec;
+using conformance::f32_options;
+using conformance::load_decoder_on;
+using conformance::random_tokens;
+using testing::RandomModel;
+using testing::RandomModelBuilder;
+using RunAhead = MlxOptions::RunAhead;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+std::unique_ptr<Backend> backend(MlxOptions options) {
+  return std::move(*make_mlx_backend(options));
+}
+
+// Three layers of 7 matrices each, with biases; `mixed`: every other one in Q4_0.
+RandomModel small_model(bool mixed = false) {
+  ModelSpec spec = decoder_spec("qwen2");
+  spec.layers = 3;
+  RandomModelBuilder builder(spec, 17, DType::q8_0);
+  if (mixed) builder.mix_with(DType::q4_0);
+  return builder.decoder();
+}
+
+// The largest difference relative to the largest value, as apart().
+double difference(const std::vector<float>& made, const std::vector<float>& wanted) {
+  EXPECT_EQ(made.size(), wanted.size());
+  if (made.size() != wanted.size()) return kNaN;
+  double largest = 0, worst = 0;
+  for (size_t i = 0; i < made.size(); ++i) {
+    const auto one = static_cast<double>(made[i]), other = static_cast<double>(wanted[i]);
+    if (std::isnan(one)) return kNaN;
+    largest = std::max(largest, std::fabs(other));
+    worst = std::max(worst, std::fabs(one - other));
+  }
+  return worst / largest;
+}
+
+// What a ledger holds for dequantised matrices.
+int64_t reserved_in(const MemoryLedger& ledger) {
+  int64_t bytes = 0;
+  for (const auto& entry : ledger.entries()) {
+    if (entry.purpose.find("dequantised") != std::string::npos) bytes += entry.bytes;
+  }
+  return bytes;
+}
+
+TEST(MlxDequantised, FromAsManyRowsAsItWasFaster) {
+  const Turn turn(true);
+  std::mt19937 random(3);
+  const auto packed = mx::quantize(random_rows(random, {48, 64}, mx::float32), 32, 4);
+  Matrix matrix;
+  matrix.weight = packed[0];
+  matrix.scales = packed[1];
+  matrix.biases = packed[2];
+  matrix.bits = 4;
+  matrix.group = 32;
+  struct Case {
+    // Of 512, 384, 256 and 128 rows, in times of the product of codes.
+    std::array<double, 4> took;
+    int64_t rows_max, from;
+    std::vector<int64_t> timed;
+  };
+  const Case cases[] = {
+      {{0.3, 0.3, 0.4, 0.6}, 512, 128, {512, 384, 256, 128}},
+      {{0.3, 0.3, 0.8, 1.2}, 512, 256, {512, 384, 256, 128}},
+      {{0.3, 0.3, 1.1, 0.5}, 4096, 384, {512, 384, 256}},  // what is faster again is not believed
+      {{0.3, 1.1, 0.5, 0.5}, 512, 512, {512, 384}},
+      {{1.1, 0.5, 0.5, 0.5}, 512, 0, {512}},
+      {{1.0, 1.0, 1.0, 1.0}, 512, 0, {512}},   // a tie
+      {{0.95, 0.9, 0.5, 0.5}, 512, 0, {512}},  // may be chance
+      {{0.9, 0.9, 0.9, 0.9}, 512, 128, {512, 384, 256, 128}},
+      {{kNaN, 0.5, 0.5, 0.5}, 512, 0, {512}},
+      {{0.3, 0.3, 0.4, 0.6}, 511, 128, {384, 256, 128}},
+      {{0.3, 0.3, 0.4, 0.6}, 256, 128, {256, 128}},
+      {{0.3, 0.3, 0.4, 0.6}, 127, 0, {}},
+  };
+  for (const Case& one : cases) {
+    std::vector<int64_t> timed;
+    int products = 0;
+    const auto seconds = [&](int64_t rows, bool dequantised, const std::function<void()>& product) {
+      product();
+      ++products;
+      if (!dequantised) return 1.0;
+      timed.push_back(rows);
+      return one.took[static_cast<size_t>(4 - rows / 128)];
+    };
+    const DequantisedChoice made = dequantised_choice(matrix, mx::float32, one.rows_max, seconds);
+    EXPECT_EQ(made.from, one.from);
+    EXPECT_EQ(timed, one.timed);
+    EXPECT_EQ(products, 2 * std::ssize(one.timed));
+    EXPECT_LE(made.error, 1e-5);
+  }
+  int calls = 0;
+  EXPECT_GE(product_seconds(512, true, [&] { ++calls; }), 0);
+  EXPECT_EQ(calls, 6);
+  // A product that is wrong is not the faster one.
+  matrix.biases = mx::multiply(*matrix.biases, mx::array(kNaN, mx::float32));
+  EXPECT_TRUE(std::isnan(
+      dequantised_choice(matrix, mx::float32, 512, [](auto&&...) { return 1.0; }).error));
+}
+
+TEST(MlxDequantised, APromptsLogitsAreThoseOfCodes) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(5);
+  const auto tokens = random_tokens(random, 37, 101);
+  for (const bool as_gpu : {false, true}) {
+    const auto run = [&](int64_t from) {
+      const auto loaded =
+          load_decoder_on(backend({.cpu = true, .as_gpu = as_gpu, .dequantised_from = from}),
+                          model.spec, *model.weights);
+      const auto logits = all_logits(*loaded.model, tokens);
+      return std::pair(logits, counters_of(*loaded.model));
+    };
+    const auto [wanted, none] = run(0);
+    const auto [made, all] = run(1);
+    const auto [others, fewer] = run(38);
+    EXPECT_EQ(none.dequantised, 0);
+    EXPECT_EQ(all.dequantised, 3 * 7);  // the head's 37 rows are none of them
+    EXPECT_EQ(all.kv_copies, 0);
+    EXPECT_LE(difference(made, wanted), 1e-4);
+    EXPECT_EQ(fewer.dequantised, 0);
+    EXPECT_EQ(others, wanted);
+  }
+}
+
+// Prompts beside sequences that decode, with and without kernels of our own.
+TEST(MlxDequantised, PromptsAndDecodesInOneStep) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(6);
+  std::vector<std::vector<TokenId>> prompts;
+  for (const size_t length : {21, 9, 40, 33}) prompts.push_back(random_tokens(random, length, 101));
+  const auto run = [&](MlxOptions options, int64_t from, DType kv) {
+    options.dequantised_from = from;
+    LoadOptions load = f32_options();
+    load.kv = kv;
+    const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights, load);
+    const auto step = [&](std::initializer_list<std::pair<size_t, size_t>> parts) {
+      std::vector<std::vector<BlockId>> blocks;
+      std::vector<SequenceStep> batch(parts.size());
+      for (const auto& [s, _] : parts) blocks.push_back(blocks_from(static_cast<int>(s) * 8, 64));
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const auto [s, position] = parts.begin()[i];
+        batch[i].tokens = std::span(prompts[s]).subspan(position);
+        if (position == 0 && s < 2) batch[i].tokens = batch[i].tokens.first(prompts[s].size() - 1);
+        batch[i].position = static_cast<int64_t>(position);
+        batch[i].blocks = blocks[i];
+        batch[i].output = StepOutput::logits_last;
+      }
+      std::vector<float> logits;
+      auto results = loaded.model->execute(batch);
+      EXPECT_TRUE(results.ok());
+      for (const auto& result : *results) {
+        logits.insert(logits.end(), result.logits.begin(), result.logits.end());
+      }
+      return logits;
+    };
+    auto logits = step({{0, 0}, {1, 0}});
+    const auto mixed = step({{0, 20}, {2, 0}, {1, 8}, {3, 0}});
+    logits.insert(logits.end(), mixed.begin(), mixed.end());
+    return std::pair(logits, counters_of(*loaded.model));
+  };
+  const MlxOptions plain{.run_ahead = RunAhead::off, .cpu = true, .as_gpu = true};
+  const auto [wanted, none] = run(plain, 0, DType::f32);
+  EXPECT_EQ(none.dequantised, 0);
+  const auto [made, all] = run(plain, 1, DType::f32);
+  EXPECT_EQ(all.dequantised, 2 * 3 * 7);
+  EXPECT_EQ(all.kv_copies, 0);
+  EXPECT_LE(difference(made, wanted), 1e-4);
+#ifdef __linux__
+  // Keys and values in f16, as the kernel of prompts' attention takes them.
+  const auto [of_codes, own] = run(with_host_kernels(), 0, DType::f16);
+  const auto [by_kernels, all_own] = run(with_host_kernels(), 1, DType::f16);
+  EXPECT_EQ(own.dequantised, 0);
+  EXPECT_EQ(all_own.dequantised, 2 * 3 * 4);  // of the second step the prompts' part; joined
+  EXPECT_EQ(all_own.own_places, 2);
+  EXPECT_EQ(all_own.kv_copies, 0);
+  EXPECT_LE(difference(by_kernels, of_codes), 2e-3);
+#endif
+}
+
+// Steps of one row each are built while the device computes: nothing waits there.
+TEST(MlxDequantised, StepsOfOneRowEachTakeCodes) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(7);
+  std::vector<std::vector<TokenId>> prompts;
+  for (const size_t length : {5, 17, 3}) prompts.push_back(random_tokens(random, length, 101));
+  const auto run = [&](RunAhead ahead, int64_t from) {
+    const auto loaded =
+        load_decoder_on(backend({.run_ahead = ahead, .as_gpu = true, .dequantised_from = from}),
+                        model.spec, *model.weights);
+    SamplingParams params;
+    params.temperature = 0;
+    auto sequences = prompts;
+    std::vector<size_t> done(sequences.size(), 0);
+    for (int i = 0; i < 30; ++i) {
+      std::vector<std::vector<BlockId>> blocks;
+      std::vector<SequenceStep> batch;
+      for (int s = 0; s < 3; ++s) blocks.push_back(blocks_from(s * 8, 64));
+      for (size_t s = 0; s < sequences.size(); ++s) {
+        batch.push_back({std::span(sequences[s]).subspan(done[s]),
+                         static_cast<int64_t>(done[s]),
+                         blocks[s],
+                         StepOutput::sample,
+                         &params,
+                         {sequences[s], {}, static_cast<int64_t>(sequences[s].size()), nullptr}});
+      }
+      auto results = loaded.model->execute(batch);
+      EXPECT_TRUE(results.ok());
+      if (!results.ok()) break;
+      for (size_t s = 0; s < sequences.size(); ++s) {
+        done[s] = sequences[s].size();
+        sequences[s].push_back((*results)[s].token->id);
+      }
+    }
+    return std::pair(sequences, counters_of(*loaded.model));
+  };
+  const auto [wanted, plain] = run(RunAhead::off, 0);
+  for (const RunAhead ahead : {RunAhead::off, RunAhead::on}) {
+    const auto [tokens, counters] = run(ahead, 1);
+    EXPECT_EQ(tokens, wanted);
+    EXPECT_EQ(counters.dequantised, 3 * 7);  // the prompts'
+    EXPECT_EQ(counters.kv_copies, 0);
+    EXPECT_EQ(counters.ahead_used, ahead == RunAhead::on ? 28 : 0);
+    EXPECT_EQ(counters.ahead_dropped, 0);
+  }
+}
+
+// Each form of matrices by its own times, and memory for those alone that are dequantised.
+TEST(MlxDequantised, AModelIsTimedWhenItIsLoaded) {
+  const RandomModel model = small_model(true);
+  std::mt19937_64 random(8);
+  const auto tokens = random_tokens(random, 200, 101);
+  // Matrices alternate: of 7 a layer, the first and last layer have 3 of 4 bits, and the second 4,
+  // which are more elements: q, v, gate, down.
+  const int64_t hidden = 64, wide = 96, keys = 32;
+  const int64_t four_of_second = hidden * hidden + hidden * keys + 2 * hidden * wide;
+  const int64_t all = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * wide;
+  const auto run = [&](auto&& faster, int64_t dequantised, int64_t elements) {
+    std::vector<std::pair<int64_t, bool>> asked;
+    int calls = 0;
+    MlxOptions options{.cpu = true, .as_gpu = true};
+    options.product_seconds = [&](int64_t rows, bool first, const std::function<void()>& product) {
+      product();
+      ++calls;
+      asked.emplace_back(rows, first);
+      return !first || !faster(rows, calls) ? 1.0 : 0.5;
+    };
+    const size_t cached = [] {
+      const Turn turn(true);
+      const size_t limit = mx::set_cache_limit(0);
+      mx::set_cache_limit(limit);
+      return limit;
+    }();
+    const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
+    EXPECT_EQ(counters_of(*loaded.model).dequantised, 0);  // loading is none of its steps
+    EXPECT_EQ(reserved_in(*loaded.ledger), 3 * elements * 4);
+    {
+      const Turn turn(true);
+      const size_t limit = mx::set_cache_limit(0);
+      mx::set_cache_limit(limit);
+      EXPECT_EQ(limit, cached + static_cast<size_t>(3 * elements * 4));
+    }
+    const auto logits = all_logits(*loaded.model, tokens);
+    EXPECT_EQ(counters_of(*loaded.model).dequantised, dequantised);
+    all_logits(*loaded.model, std::span(tokens).first(127));
+    EXPECT_EQ(counters_of(*loaded.model).dequantised, dequantised);
+    return std::pair(logits, asked);
+  };
+  using Asked = std::vector<std::pair<int64_t, bool>>;
+  const auto [wanted, once] = run([](int64_t, int) { return false; }, 0, 0);
+  EXPECT_EQ(once, (Asked{{256, true}, {256, false}, {256, true}, {256, false}}));
+  // 4 bits are timed before 8.
+  const auto [some, asked] =
+      run([](int64_t, int call) { return call <= 4; }, 3 + 4 + 3, four_of_second);
+  EXPECT_EQ(
+      asked,
+      (Asked{{256, true}, {256, false}, {128, true}, {128, false}, {256, true}, {256, false}}));
+  EXPECT_LE(difference(some, wanted), 1e-4);
+  const auto [each, more] = run([](int64_t, int) { return true; }, 3 * 7, all);
+  EXPECT_LE(difference(each, wanted), 1e-4);
+  run([](int64_t rows, int) { return rows == 256; }, 0, all);  // from 256 on, for prompts of 200
+}
+
+TEST(MlxDequantised, WithoutRoomPromptsTakeCodes) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(9);
+  const auto tokens = random_tokens(random, 200, 101);
+  MlxOptions options{.cpu = true, .as_gpu = true};
+  int timed = 0;
+  options.product_seconds = [&](int64_t, bool first, const std::function<void()>& product) {
+    product();
+    ++timed;
+    return first ? 0.5 : 1.0;
+  };
+  const auto made = backend(options);
+  MemoryLedger roomy(int64_t{1} << 32);
+  std::vector<float> wanted;
+  int64_t used = 0, wanted_for_it = 0;
+  {
+    const auto loaded = made->load_decoder(model.spec, *model.weights, f32_options(), roomy);
+    ASSERT_TRUE(loaded.ok());
+    wanted = all_logits(**loaded, tokens);
+    EXPECT_GT(counters_of(**loaded).dequantised, 0);
+    wanted_for_it = reserved_in(roomy);
+    used = roomy.used_bytes() - wanted_for_it;
+    EXPECT_GT(wanted_for_it, 0);
+  }
+  EXPECT_EQ(roomy.used_bytes(), 0);
+  // Room for the model, and just not for what it would dequantise; or not even for one matrix.
+  for (const int64_t beside : {wanted_for_it - 1, int64_t{1000}}) {
+    timed = 0;
+    MemoryLedger tight(used + beside);
+    const auto loaded = made->load_decoder(model.spec, *model.weights, f32_options(), tight);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_EQ(tight.used_bytes(), used);
+    EXPECT_EQ(timed > 0, beside > 1000);
+    EXPECT_LE(difference(all_logits(**loaded, tokens), wanted), 1e-4);
+    EXPECT_EQ(counters_of(**loaded).dequantised, 0);
+  }
+}
+
+// A layer that fails after others were enqueued: these end before what they read goes.
+TEST(MlxDequantised, AFailureBetweenLayersIsAnError) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(10);
+  const auto tokens = random_tokens(random, 60, 101);
+  int layers = 0, fails = 0;
+  MlxOptions options{.cpu = true, .as_gpu = true, .dequantised_from = 16};
+  options.fault = [&](std::string_view where) {
+    if (where == "layer" && ++layers == fails) throw std::runtime_error("[matmul] a layer");
+  };
+  const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
+  const auto wanted = all_logits(*loaded.model, tokens);
+  EXPECT_EQ(layers, 3);
+  for (fails = 1; fails <= 3; ++fails) {
+    layers = 0;
+    const auto blocks = blocks_from(0, 60);
+    const SequenceStep step{tokens, 0, blocks, StepOutput::logits_all, nullptr, {}};
+    const auto failed = loaded.model->execute({&step, 1});
+    ASSERT_FALSE(failed.ok());
+    EXPECT_EQ(failed.error().code, ErrorCode::internal);
+    EXPECT_NE(failed.error().message.find("a layer"), std::string::npos);
+    layers = 100;
+    EXPECT_EQ(all_logits(*loaded.model, tokens), wanted);
+  }
+}
+
+}  // namespace
+}  // namespace impetus::mlx_backend
