@@ -337,15 +337,47 @@ TEST(MlxDequantised, WithoutRoomPromptsTakeCodes) {
   }
 }
 
+// What stands dequantised is at most what was reserved for it.
+TEST(MlxDequantised, NoMoreStandsThanWasReserved) {
+  ModelSpec spec = decoder_spec("llama");
+  spec.layers = 6;
+  spec.hidden = 256;
+  spec.feed_forward = 1024;
+  const RandomModel model = RandomModelBuilder(spec, 18, DType::q8_0).decoder();
+  std::mt19937_64 random(11);
+  const auto tokens = random_tokens(random, 16, 101);
+  const auto peak = [&](int64_t from) {
+    const auto loaded =
+        load_decoder_on(backend({.cpu = true, .as_gpu = true, .dequantised_from = from}),
+                        model.spec, *model.weights);
+    all_logits(*loaded.model, tokens);
+    const auto before = static_cast<int64_t>(mx::get_active_memory());
+    mx::reset_peak_memory();
+    all_logits(*loaded.model, tokens);
+    return std::pair(static_cast<int64_t>(mx::get_peak_memory()) - before,
+                     reserved_in(*loaded.ledger));
+  };
+  const auto [of_codes, none] = peak(0);
+  const auto [dequantised, reserved] = peak(1);
+  EXPECT_EQ(none, 0);
+  EXPECT_LE(dequantised, of_codes + reserved);
+  EXPECT_GT(dequantised, reserved / 3);  // a layer's
+}
+
 // A layer that fails after others were enqueued: these end before what they read goes.
 TEST(MlxDequantised, AFailureBetweenLayersIsAnError) {
   const RandomModel model = small_model();
   std::mt19937_64 random(10);
   const auto tokens = random_tokens(random, 60, 101);
   int layers = 0, fails = 0;
+  std::optional<mx::array> slow;  // stands in line behind the layers before
   MlxOptions options{.cpu = true, .as_gpu = true, .dequantised_from = 16};
   options.fault = [&](std::string_view where) {
-    if (where == "layer" && ++layers == fails) throw std::runtime_error("[matmul] a layer");
+    if (where != "layer" || ++layers != fails) return;
+    const mx::array large = mx::ones({512, 512});
+    slow = mx::matmul(mx::matmul(large, large), large);
+    mx::async_eval({*slow});
+    throw std::runtime_error("[matmul] a layer");
   };
   const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
   const auto wanted = all_logits(*loaded.model, tokens);
@@ -358,9 +390,23 @@ TEST(MlxDequantised, AFailureBetweenLayersIsAnError) {
     ASSERT_FALSE(failed.ok());
     EXPECT_EQ(failed.error().code, ErrorCode::internal);
     EXPECT_NE(failed.error().message.find("a layer"), std::string::npos);
+    if (fails > 1) EXPECT_TRUE(slow->is_available());
     layers = 100;
     EXPECT_EQ(all_logits(*loaded.model, tokens), wanted);
+    const Turn turn(true);
+    slow.reset();
   }
+}
+
+TEST(MlxDequantised, WhatCannotBeTimedTakesCodes) {
+  const RandomModel model = small_model();
+  std::mt19937_64 random(12);
+  MlxOptions options{.cpu = true, .as_gpu = true};
+  options.product_seconds = [](auto&&...) -> double { throw std::runtime_error("no clock"); };
+  const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
+  EXPECT_EQ(reserved_in(*loaded.ledger), 0);
+  all_logits(*loaded.model, random_tokens(random, 200, 101));
+  EXPECT_EQ(counters_of(*loaded.model).dequantised, 0);
 }
 
 }  // namespace
