@@ -299,6 +299,9 @@ T atomicAdd(T* at, T value) {
 inline int min(int a, int b) {
   return b < a ? b : a;
 }
+inline int max(int a, int b) {
+  return a < b ? b : a;
+}
 inline int __clz(int x) {
   return std::countl_zero(static_cast<unsigned>(x));
 }
@@ -511,6 +514,8 @@ void launch_at_once(unsigned blocks, unsigned missing, unsigned threads, size_t 
     running[b].grid = {blocks, 1, 1};
     running[b].block = {b, 0, 0};
     memory[b].resize(shared_bytes / sizeof(std::max_align_t) + 1);
+    // NaNs: what nobody wrote shows.
+    std::memset(memory[b].data(), 0xff, memory[b].size() * sizeof(std::max_align_t));
     bodies[b] = [&, b] { kernel(reinterpret_cast<char*>(memory[b].data())); };
     running[b].begin(threads, bodies[b]);
   }

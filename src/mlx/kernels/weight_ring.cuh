@@ -176,8 +176,11 @@ class WeightRing {
     const char* array =
         reinterpret_cast<const char*>(lane < kStageRows ? of.matrix.scales : of.matrix.biases);
     const Shared at = shared(to + kStageBytes + lane * kFactorRow);
-    copy_async_some(at, array + from, min(all - from, 16));
-    if (all - from > 16) copy_async_some(at + 16, array + from + 16, min(all - from - 16, 16));
+    // Zeros behind the end: columns that are not there are multiplied with them.
+    IMPETUS_UNROLL
+    for (int i = 0; i < 32; i += 16) {
+      copy_async_some(at + i, array + from + i, min(max(all - from - i, 0), 16));
+    }
   }
 
   __device__ Gate* full(int stage) const { return gates_ + stage; }
