@@ -1,7 +1,6 @@
 // A whole decode step, one row a sequence, in one launch: blocks of threads that all run at once
-// and wait for one another between a layer's parts. A launch of each part would cost the host
-// more than the GPU takes for it; and while blocks wait, the next part's first weights are on their
-// way. Not more of them, to the L2 cache: steps took longer with that.
+// and wait for one another between a layer's parts. A launch of each part would cost the host more
+// than the GPU takes for it. Weights come through a ring of shared memory meanwhile.
 namespace impetus {
 
 // The table, in 64-bit words. A matrix is addresses of weight, scales, biases (of groups) and of
