@@ -18,7 +18,8 @@ constexpr int kRingBytes = 96 << 10;
 int format_of(const Matrix& matrix, mx::Dtype activations) {
   if (matrix.bits == 0) return matrix.weight.dtype() == activations ? kDense : 0;
   const bool taken = matrix.mode == "affine" && (matrix.bits == 4 || matrix.bits == 8) &&
-                     matrix.group % 32 == 0 && matrix.group < 1000 && matrix.biases &&
+                     matrix.group % 32 == 0 && matrix.group < 1000 &&
+                     std::has_single_bit(static_cast<unsigned>(matrix.group)) && matrix.biases &&
                      matrix.scales->dtype() == activations;
   return taken ? matrix.bits * 1000 + matrix.group : 0;
 }
@@ -297,14 +298,14 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   step->kernel_ = make(form);
   if (!step->kernel_) return nullptr;
   step->blocks_ = step->kernel_->blocks();
-  step->form_ = form;
-  step->memory_most_ = device ? shared_bytes_of_card() : 227 << 10;
-  while (step->rows_max_ < kStepRowsMax &&
-         step_memory(form, step->rows_max_ + 1, step->memory_most_) &&
+  const int most = device ? shared_bytes_of_card() : 227 << 10;
+  while (step->rows_max_ < kStepRowsMax && step_memory(form, step->rows_max_ + 1, most) &&
          (step->rows_max_ + 1) * spec.vocab <= logit_elements) {
     ++step->rows_max_;
   }
   if (step->rows_max_ == 0) return nullptr;
+  step->memory_of_one_ = *step_memory(form, 1, most);
+  step->memory_ = *step_memory(form, step->rows_max_, most);
   step->scratch_plan_ = step_scratch(form, kStepRowsMax, step->blocks_);
   step->scratch_ =
       settle(mx::zeros({static_cast<int>(step->scratch_plan_.bytes)}, mx::uint8), !device);
@@ -353,8 +354,8 @@ StepOutputs DecodeStep::run(const AttendStep& step, const mx::array& tokens, con
     const std::vector<mx::array>& arrays = kv.arrays();
     pools_ = kernel_->addresses({arrays.begin(), arrays.end()});
   }
-  const int memory = *step_memory(form_, step.rows, memory_most_);
-  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows, memory, blocks_);
+  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows,
+                      step.rows == 1 ? memory_of_one_ : memory_, blocks_);
 }
 
 }  // namespace impetus::mlx_backend

@@ -109,8 +109,9 @@ class DecodeStep {
   mx::array table_ = mx::array(0), scratch_ = mx::array(0);
   std::optional<mx::array> pools_;
   StepScratchPlan scratch_plan_;
-  StepForm form_;
-  int blocks_ = 0, rows_max_ = 0, memory_most_ = 0;
+  // Two sizes, so that loading compiles both: one row is the most frequent.
+  int memory_of_one_ = 0, memory_ = 0;
+  int blocks_ = 0, rows_max_ = 0;
 };
 
 }  // namespace impetus::mlx_backend

@@ -254,7 +254,7 @@ mx::array MlxDecoder::product(const Matrix& matrix, const mx::array& x) {
   return matrix.bias ? mx::add(made, over_rows(*matrix.bias, x.shape(0))) : made;
 }
 
-// MLX lets the host be some ten layers ahead of the device, and of as many the matrices would stand
+// MLX lets the host be layers ahead of the device, and of as many the matrices would stand
 // dequantised. Here two layers' do, and those of a third come.
 void MlxDecoder::keep_pace() {
   if (!std::exchange(dequantises_, false)) return;

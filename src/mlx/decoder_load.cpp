@@ -273,11 +273,8 @@ void MlxDecoder::drop_whole_step() {
 
 double MlxDecoder::whole_step_error() {
   double worst = 0;
-  for (const int64_t sequences : {1, 5}) {
-    if (sequences > whole_step_->rows_max() || sequences > kv_->blocks() ||
-        sequences > step_tokens_max_) {
-      break;
-    }
+  for (const int64_t sequences : {int64_t{1}, std::min<int64_t>(5, whole_step_->rows_max())}) {
+    if (sequences > kv_->blocks() || sequences > step_tokens_max_) break;
     const std::vector<float> made = probe(sequences);
     auto whole_step = std::exchange(whole_step_, nullptr);
     const std::vector<float> wanted = probe(sequences);

@@ -35,7 +35,8 @@ RandomModel small_model(uint64_t seed = 4) {
   return RandomModelBuilder(decoder_spec("llama"), seed, DType::f32).decoder();
 }
 
-// Greedy tokens of some sequences side by side, one step for all at a time.
+}  // namespace
+
 std::vector<std::vector<TokenId>> side_by_side(Executor& executor,
                                                std::vector<std::vector<TokenId>> sequences,
                                                const std::vector<std::vector<BlockId>>& blocks,
@@ -63,6 +64,8 @@ std::vector<std::vector<TokenId>> side_by_side(Executor& executor,
   }
   return sequences;
 }
+
+namespace {
 
 TEST(MlxKv, IsWrittenInPlace) {
   const RandomModel model = small_model();

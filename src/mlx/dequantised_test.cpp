@@ -207,30 +207,9 @@ TEST(MlxDequantised, StepsOfOneRowEachTakeCodes) {
     const auto loaded = load_decoder_on(
         backend({.run_ahead = ahead, .cpu = true, .as_gpu = true, .dequantised_from = from}),
         model.spec, *model.weights);
-    SamplingParams params;
-    params.temperature = 0;
-    auto sequences = prompts;
-    std::vector<size_t> done(sequences.size(), 0);
-    for (int i = 0; i < 30; ++i) {
-      std::vector<std::vector<BlockId>> blocks;
-      std::vector<SequenceStep> batch;
-      for (int s = 0; s < 3; ++s) blocks.push_back(blocks_from(s * 8, 64));
-      for (size_t s = 0; s < sequences.size(); ++s) {
-        batch.push_back({std::span(sequences[s]).subspan(done[s]),
-                         static_cast<int64_t>(done[s]),
-                         blocks[s],
-                         StepOutput::sample,
-                         &params,
-                         {sequences[s], {}, static_cast<int64_t>(sequences[s].size()), nullptr}});
-      }
-      auto results = loaded.model->execute(batch);
-      EXPECT_TRUE(results.ok());
-      if (!results.ok()) break;
-      for (size_t s = 0; s < sequences.size(); ++s) {
-        done[s] = sequences[s].size();
-        sequences[s].push_back((*results)[s].token->id);
-      }
-    }
+    std::vector<std::vector<BlockId>> blocks;
+    for (int i = 0; i < 3; ++i) blocks.push_back(blocks_from(i * 8, 64));
+    const auto sequences = side_by_side(*loaded.model, prompts, blocks, 30);
     return std::pair(sequences, counters_of(*loaded.model));
   };
   const auto [wanted, plain] = run(RunAhead::off, 0);

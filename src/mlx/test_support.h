@@ -15,6 +15,12 @@ inline std::vector<float> floats(const mx::array& array) {
   return {wide.data<float>(), wide.data<float>() + wide.size()};
 }
 
+// Greedy tokens of some sequences side by side, one step for all at a time (decoder_test.cpp).
+std::vector<std::vector<TokenId>> side_by_side(Executor& executor,
+                                               std::vector<std::vector<TokenId>> sequences,
+                                               const std::vector<std::vector<BlockId>>& blocks,
+                                               int steps);
+
 // The kernel of prompts' attention on the host (prefill_kernel_test.cpp). `way` 0 to 2: one that
 // goes wrong in one way.
 decltype(MlxOptions::prefill_kernel) host_prefill(int way = -1);

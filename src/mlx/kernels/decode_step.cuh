@@ -116,15 +116,12 @@ class Meeting {
     }
     barrier<THREADS>();
   }
-  // The others, in two halves: what a block reads ahead is asked for between them, or it would not
-  // arrive before that is there.
-  __device__ void come() {
+  // The others.
+  __device__ void meet() {
     met_ += gridDim.x;
     barrier<THREADS>();
-    if (threadIdx.x == 0) arrive(state_ + 1, 1);
-  }
-  __device__ void wait() {
     if (threadIdx.x == 0) {
+      arrive(state_ + 1, 1);
       until([&] { return arrivals(state_ + 1) >= met_; });
     }
     barrier<THREADS>();
@@ -225,11 +222,6 @@ __device__ inline int team_of(int rows) {
   while (rows << (team + 1) <= WARPS) ++team;
   return team;
 }
-// The first column of those that a thread of a team works on, eight at once.
-__device__ inline int team_column(int team) {
-  return (static_cast<int>(threadIdx.x) & ((kWarp << team) - 1)) * 8;
-}
-
 // made [rows, columns], rows `pitch` apart: rms_norm(x) * weight, as `put` leaves eight of it.
 //   weight, made: in shared memory
 template <typename T, int WARPS, typename Put>
@@ -239,7 +231,7 @@ __device__ inline void normalise(const T* x, const T* weight, int team, int rows
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = uniform(thread / kWarp);
   const auto eight = [](const T* at) { return read_l2(reinterpret_cast<const Eight<T>*>(at)); };
-  const int begin = team_column(team), apart = 1 << (8 + team);
+  const int begin = (thread & ((kWarp << team) - 1)) * 8, apart = 1 << (8 + team);
   const float each = 1.0f / static_cast<float>(columns);
   IMPETUS_ROLL
   for (int base = 0; base < rows; base += WARPS >> team) {
@@ -626,8 +618,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
             epsilon, reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
         barrier<kThreads>();
       }
-      meeting.come();
-      meeting.wait();
+      meeting.meet();
       constexpr int kPieces = merge_pieces(kDim);
       IMPETUS_ROLL
       for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
@@ -635,8 +626,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
                              i % kPieces, place(kAttended));
       }
-      meeting.come();
-      meeting.wait();
+      meeting.meet();
     }
 
     const int apart = padded(of.columns) + kRowGap;
@@ -685,12 +675,11 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         });
     if (product == kOfHead) break;
     copies_done();
-    meeting.come();
     if (++product > kOfDown) {
       ++layer;
       product = layer == layers ? kOfHead : kOfQkv;
     }
-    meeting.wait();
+    meeting.meet();
   }
 
   // Of the threads that are of one row (i, row): the greatest key, to thread `row`.
@@ -709,8 +698,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   key = greatest([](int i, int row) { return (i / 16 * kStepRows + row) * 16 + i % 16; });
   Key* left = reinterpret_cast<Key*>(place(kKeys));
   if (thread < rows) left[block * kStepRows + thread] = key;
-  meeting.come();
-  meeting.wait();
+  meeting.meet();
   if (block != 0) return;
   // For the next launch; here nobody takes any more.
   IMPETUS_ROLL

@@ -143,12 +143,6 @@ class Tile {
       }
     }
   }
-  // What multiply_tile begins with.
-  __device__ void read_first(TileReads& reads) const {
-    reads = {};  // nothing of before is kept in registers
-    IMPETUS_UNROLL
-    for (int d = 0; d < kAhead; ++d) read(begin_ + d, d, reads);
-  }
 
  private:
   __device__ static int lane_at() { return static_cast<int>(threadIdx.x) % 4 * kEach; }
@@ -158,15 +152,16 @@ class Tile {
   int columns_, begin_, end_;
 };
 
-// sum [16 outputs, 8 rows] += a tile of weights times x, as multiply_add holds it. `reads`: as
-// read_first left them.
-//   x T [rows, columns], rows `pitch` elements apart
+// sum [16 outputs, 8 rows] += a tile of weights times x [rows, columns], as multiply_add holds it.
 template <typename T, bool BF16, int BITS, int GROUP>
-__device__ inline void multiply_tile(float (&sum)[kSums][4], const T* x, int pitch, int rows,
-                                     int columns, const Tile<BITS, GROUP>& tile, TileReads& reads) {
+__device__ inline void multiply_tile(float (&sum)[kSums][4], const T* x, int rows, int columns,
+                                     const Tile<BITS, GROUP>& tile) {
   using Of = Tile<BITS, GROUP>;
   constexpr int kEach = Of::kEach, kAhead = Of::kAhead;
   const int row = static_cast<int>(threadIdx.x) % kWarp / 4;
+  TileReads reads;
+  IMPETUS_UNROLL
+  for (int d = 0; d < kAhead; ++d) tile.read(tile.begin() + d, d, reads);
   const auto multiply = [&](int slab, int which) {
     const int at = Of::column(slab);
     unsigned input[kEach / 2];
@@ -174,7 +169,7 @@ __device__ inline void multiply_tile(float (&sum)[kSums][4], const T* x, int pit
     for (int i = 0; i < kEach / 8; ++i) {
       Four some = {};
       if (row < rows && at < columns) {
-        some = reinterpret_cast<const Four*>(x + row * pitch + at)[i];
+        some = reinterpret_cast<const Four*>(x + row * columns + at)[i];
       }
       for (int w = 0; w < 4; ++w) input[4 * i + w] = some.at[w];
     }
@@ -216,10 +211,8 @@ __device__ inline void few_rows(const T* x, const unsigned* weight, const unsign
   const int output[2] = {first + g, first + g + (GATED ? outputs : 8)};
   const bool there[2] = {output[0] < outputs, (GATED ? output[0] : output[1]) < outputs};
   float sum[kSums][4] = {};
-  TileReads reads;
   const Tile<BITS, GROUP> tile(weight, scales, biases, columns, output, there, begin, end);
-  tile.read_first(reads);
-  multiply_tile<T, BF16>(sum, x, columns, rows, columns, tile, reads);
+  multiply_tile<T, BF16>(sum, x, rows, columns, tile);
   for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = whole_sum(sum, i);
   __syncthreads();
 

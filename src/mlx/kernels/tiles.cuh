@@ -1,5 +1,6 @@
 // Instructions that move tiles of matrices (sm_80 and later) as functions. Layouts: PTX ISA,
-// "ldmatrix", "cp.async"; what is multiplied: tensor_core.cuh. The host's forms: tiles_on_host.h.
+// "ldmatrix", "cp.async", "mbarrier"; what is multiplied: tensor_core.cuh. The host's forms:
+// cuda_on_host.h, of matrices tiles_on_host.h.
 namespace impetus {
 
 // Bytes in shared memory.
@@ -31,16 +32,14 @@ __device__ inline void load_transposed(unsigned (&to)[4], Shared row) {
 }
 
 // 16 bytes to shared memory, or zeros, by the time that copies_done returns (to this thread).
-__device__ inline void copy_async(Shared to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
-               : "memory");
-}
-// The same, of `bytes` that are there.
+// copy_async_some: `bytes` and then zeros.
 __device__ inline void copy_async_some(Shared to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
                "l"(__cvta_generic_to_global(from)), "r"(bytes)
                : "memory");
+}
+__device__ inline void copy_async(Shared to, const void* from, bool there) {
+  copy_async_some(to, from, there ? 16 : 0);
 }
 // What this thread has asked for since the last end of copies is one stretch; copies_left: until no
 // more than LEFT stretches are on their way.

@@ -1,7 +1,7 @@
 // Weights of a step's products on their way to a block's warps, through shared memory: some warps
 // do nothing but ask for them, as far ahead as there is room, so that memory is at work while
-// blocks wait for one another, too. They come in rows of kStageRow bytes: in pieces of half as
-// many, which tensor cores take, an H200's memory gives 3.6 TB/s instead of 4.5.
+// blocks wait for one another, too. They come in rows of kStageRow bytes, a line of the L2 cache:
+// tensor cores take pieces of half as many, which memory gives more slowly.
 namespace impetus {
 
 constexpr int kAskWarps = 4;                     // behind those that multiply
@@ -59,8 +59,7 @@ __device__ inline int factor_at(int output, int groups, int group) {
 }
 
 // A block's stages, each with a part for each of WARPS. Who asks takes units from a counter, as
-// multiprocessors are not served alike: some read a fifth more than others in the same time. CODES:
-// parts have room for scales and biases.
+// memory does not serve all multiprocessors alike. CODES: parts have room for scales and biases.
 template <int WARPS, bool CODES>
 class WeightRing {
  public:
