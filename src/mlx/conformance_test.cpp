@@ -32,7 +32,7 @@ std::vector<Subject> subjects() {
       subject("Default", {}),
       // Logits and scores in pieces of a few rows.
       subject("InPieces", {.elements_max = 500}),
-      subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true})};
+      subject("AsGpu", {.run_ahead = RunAhead::on, .as_gpu = true, .spin_seconds = 1})};
 }
 
 const auto name_of = [](const auto& info) { return info.param.name; };

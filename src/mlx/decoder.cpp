@@ -450,7 +450,7 @@ bool MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
   if (step.logits.empty()) {
     std::vector<mx::array> written = kv_->arrays();
     if (placed_) written.push_back(*std::exchange(placed_, std::nullopt));
-    mx::eval(std::move(written));
+    eval_and_spin(std::move(written), machine_->spin_seconds);
   }
   bool by_device = true;
   for (Logits& part : step.logits) {
@@ -473,7 +473,9 @@ bool MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
     if (&part == &step.logits.front() && !foreseen) {
       wanted.insert(wanted.end(), kv_->arrays().begin(), kv_->arrays().end());
     }
-    mx::eval(std::move(wanted));
+    // Where the next step stands in line the device does not wait for the host.
+    const bool in_line = foreseen && next_enqueued_;
+    eval_and_spin(std::move(wanted), in_line ? 0 : machine_->spin_seconds);
     check_whole_step(part);
     if (foreseen && !next_enqueued_) {
       mx::synchronize(Wall::get().stream(machine_->cpu));
@@ -483,7 +485,7 @@ bool MlxDecoder::finish(std::span<const SequenceStep> batch, Built& step, bool f
       if (part.token_of(i) != kNotDrawn) continue;
       wanted.clear();
       want_logits(wanted);
-      mx::eval(std::move(wanted));
+      eval_and_spin(std::move(wanted), machine_->spin_seconds);
     }
     for (int64_t i = 0; i < part.rows; ++i) {
       const auto output = static_cast<size_t>(part.first + i);

@@ -16,6 +16,7 @@ struct Machine {
   bool cuda = false;                           // computes on CUDA
   bool as_gpu = false;                         // takes the paths of a GPU
   bool run_ahead = false;                      // by its own choice, without being asked
+  double spin_seconds = 0;                     // as eval_and_spin has it
   int64_t logit_elements = int64_t{16} << 20;  // at a time
   int64_t score_elements = int64_t{8} << 20;   // the same, where MLX writes them out: on its CPU
   int64_t dequantised_from = 0;                // rows; 0: by `product_seconds`

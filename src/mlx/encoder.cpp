@@ -426,13 +426,13 @@ void MlxEncoder::pool() {
         row_kernels_->pool({spec_.pooling == Pooling::mean, spec_.normalize}, *residual_,
                            host_.put(batch_.offsets, {dim(std::ssize(batch_.offsets))}), out);
     machine_->may_fail("encode");
-    done.eval();
+    eval_and_spin({done}, machine_->spin_seconds);
     std::copy_n(out.data<float>(), out.size(), results_->begin());
     return;
   }
   mx::array hidden = mx::contiguous(mx::astype(*residual_, mx::float32));
   machine_->may_fail("encode");
-  hidden.eval();
+  eval_and_spin({hidden}, machine_->spin_seconds);
   const float* values = hidden.data<float>();
   const int64_t width = spec_.hidden;
   if (batch_.output == EncodeOutput::hidden) {

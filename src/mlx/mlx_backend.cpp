@@ -150,6 +150,10 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
                         : machine->cuda          ? wall.memory_for_models()
                                                  : 0;
     if (own > 0) machine->memory = std::make_unique<MemoryLedger>(own);
+    constexpr double kSpinSeconds = 2e-3;
+    machine->spin_seconds = options.spin_seconds >= 0 ? options.spin_seconds
+                            : machine->cuda           ? kSpinSeconds
+                                                      : 0;
     machine->dequantised_from = options.dequantised_from;
     machine->fault = options.fault;
     if (options.elements_max > 0) {

@@ -60,6 +60,9 @@ struct MlxOptions {
   // CUDA, and elsewhere only codes. For tests.
   std::function<double(int64_t rows, bool dequantised, const std::function<void()>& product)>
       product_seconds = nullptr;
+  // How long the host spins for a step's end before it sleeps until then, where the device has
+  // nothing else to do; negative: 2 ms on CUDA, elsewhere not at all. For tests.
+  double spin_seconds = -1;
   // Of memory of the GPU's own, for models; 0: on CUDA most of what is free there, else the host's.
   int64_t memory_bytes = 0;
   // Elements of logits, and of scores where MLX writes those out, that stand at once; 0: millions.

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 #include <variant>
 
+#include "base/timing.h"
 #include "hardware/nvidia.h"
 #include "hardware/processors.h"
 
@@ -102,6 +105,18 @@ void Wall::set_limits() {
   const auto found = info.find("max_recommended_working_set_size");
   if (found == info.end() || !std::holds_alternative<size_t>(found->second)) return;
   mx::set_wired_limit(std::min(static_cast<size_t>(reserved_), std::get<size_t>(found->second)));
+}
+
+void eval_and_spin(std::vector<mx::array> wanted, double spin_seconds) {
+  if (spin_seconds > 0) {
+    mx::async_eval(wanted);
+    const auto start = std::chrono::steady_clock::now();
+    const auto ended = [](const mx::array& one) { return one.is_available(); };
+    while (!std::ranges::all_of(wanted, ended) && seconds_since(start) < spin_seconds) {
+      std::this_thread::yield();
+    }
+  }
+  mx::eval(std::move(wanted));
 }
 
 Error translate(std::string_view what, std::string_view message) {
