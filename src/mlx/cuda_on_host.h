@@ -57,7 +57,7 @@ class Block {
     parcels_.assign(threads, {});
     waiting_.assign(threads, {});
     copies_.assign(threads, {});
-    stretches_.assign(threads, 0);
+    groups_.assign(threads, 0);
     unlike_ = false;
     for (unsigned t = 0; t < threads; ++t) {
       if (!stacks_[t]) stacks_[t].reset(new char[kStack]);
@@ -138,16 +138,16 @@ class Block {
       return;
     }
     std::memset(to, 0xff, bytes);
-    copies_[thread.x].push_back({to, from, bytes, stretches_[thread.x]});
+    copies_[thread.x].push_back({to, from, bytes, groups_[thread.x]});
   }
   void make_copies() {
     make_copies([](const Copy&) { return true; });
   }
-  // Copies belong to stretches: all but those of the last ones that ended.
-  void end_copies() { ++stretches_[thread.x]; }
-  void make_copies_but(unsigned stretches) {
-    const uint64_t ended = stretches_[thread.x];
-    make_copies([&](const Copy& copy) { return copy.stretch + stretches < ended; });
+  // Copies belong to groups: all but those of the last ones that ended.
+  void end_copies() { ++groups_[thread.x]; }
+  void make_copies_but(unsigned groups) {
+    const uint64_t ended = groups_[thread.x];
+    make_copies([&](const Copy& copy) { return copy.group + groups < ended; });
   }
 
   Dim3 thread, block, grid;
@@ -169,7 +169,7 @@ class Block {
     void* to;
     const void* from;
     size_t bytes;
-    uint64_t stretch;
+    uint64_t group;
   };
   template <typename Which>
   void make_copies(const Which& which) {
@@ -237,7 +237,7 @@ class Block {
   std::vector<Parcel> parcels_;
   std::vector<Waiting> waiting_;
   std::vector<std::vector<Copy>> copies_;
-  std::vector<uint64_t> stretches_;  // that ended
+  std::vector<uint64_t> groups_;  // that ended
   uint32_t chance_ = 1;
   bool unlike_ = false;
   std::vector<Barrier> warps_;
@@ -357,20 +357,30 @@ inline unsigned arrivals(const unsigned* at) {
   mlx_backend::on_host::Block::running().pause();
   return *at;
 }
-// What kernels/tiles.cuh has of copies and of gates.
+// What kernels/tiles.cuh has of copies and of mbarriers.
 using Shared = char*;
 inline Shared shared(const void* at) {
   return static_cast<char*>(const_cast<void*>(at));
 }
+// A GPU traps where these stand otherwise. MLX's arrays of the host stand behind 8 bytes of its
+// own.
+inline void expect_aligned(const void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % 8 != 0) {
+    throw std::logic_error("cp.async between addresses that are not aligned to its bytes");
+  }
+}
 inline void copy_async(Shared to, const void* from, bool there) {
-  static const char zeros[16] = {};
+  alignas(16) static const char zeros[16] = {};
+  expect_aligned(to, from, sizeof(zeros));
   mlx_backend::on_host::Block::running().copy_later(to, there ? from : zeros, sizeof(zeros));
 }
 inline void copy_async_some(Shared to, const void* from, int bytes) {
+  expect_aligned(to, from, 16);
   std::memset(to + bytes, 0, static_cast<size_t>(16 - bytes));
   mlx_backend::on_host::Block::running().copy_later(to, from, static_cast<size_t>(bytes));
 }
 inline void copy_async_word(Shared to, const void* from) {
+  expect_aligned(to, from, 8);
   mlx_backend::on_host::Block::running().copy_later(to, from, 8);
 }
 inline void copies_done() {
@@ -385,27 +395,27 @@ void copies_left() {
 }
 inline void fetch(const void*) {}
 
-struct Gate {
+struct Mbarrier {
   uint16_t wanted, left;
-  int turn;
+  int parity;
 };
-inline void gate_make(Gate* gate, int arrivals) {
-  *gate = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
+inline void mbarrier_init(Mbarrier* mbarrier, int arrivals) {
+  *mbarrier = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
 }
-inline void gate_arrive(Gate* gate) {
-  if (--gate->left > 0) return;
-  gate->left = gate->wanted;
-  gate->turn ^= 1;
+inline void mbarrier_arrive(Mbarrier* mbarrier) {
+  if (--mbarrier->left > 0) return;
+  mbarrier->left = mbarrier->wanted;
+  mbarrier->parity ^= 1;
 }
-inline void gate_arrive_with_copies(Gate* gate) {
+inline void mbarrier_arrive_with_copies(Mbarrier* mbarrier) {
   copies_done();
-  gate_arrive(gate);
+  mbarrier_arrive(mbarrier);
 }
 // By whole warps: one lane looks.
-inline void gate_wait(Gate* gate, int turn) {
+inline void mbarrier_wait(Mbarrier* mbarrier, int parity) {
   auto& block = mlx_backend::on_host::Block::running();
   block.exchange(0, 0);
-  while (block.thread.x % 32 == 0 && gate->turn == turn) block.pause();
+  while (block.thread.x % 32 == 0 && mbarrier->parity == parity) block.pause();
   block.exchange(0, 0);
 }
 

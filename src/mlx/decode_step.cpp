@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "base/log.h"
 #include "mlx/cuda_kernel.h"
 
 namespace impetus::mlx_backend {
@@ -135,7 +136,7 @@ class CudaStep final : public StepKernel {
             .body = body,
             .text = fmt::format("{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text, k_attend_text,
                                 k_few_rows_text, k_weight_ring_text, k_decode_step_text),
-            .threads = (kStepWarps + kStepAskWarps) * 32,
+            .threads = (kStepWarps + kStepProducerWarps) * 32,
             .blocks = 1,
             .shared_bytes = memory},
         code_);
@@ -167,8 +168,8 @@ int shared_bytes_of_card() {
 
 }  // namespace
 
-// As kernels/decode_step.cuh lays it out: words, turns, a norm, keys on their way; then products,
-// attention or ids.
+// As kernels/decode_step.cuh lays it out: words, rotations, a norm, keys on their way; then
+// products, attention or ids.
 int step_shared_bytes(const StepForm& form, int rows) {
   const DecodeShape& shape = form.shape;
   const int group = shape.heads / shape.kv_heads, pieces = pieces_of(shape.heads, shape.kv_heads);
@@ -199,6 +200,12 @@ std::optional<int> step_memory(const StepForm& form, int rows, int most) {
     if (size >= wanted && size <= most) return size;
   }
   return most;
+}
+
+int step_rows_max(const StepForm& form, int most) {
+  int rows = 0;
+  while (rows < kStepRowsMax && step_memory(form, rows + 1, most)) ++rows;
+  return rows;
 }
 
 int step_split(int format, int columns, int outputs, bool gates, int blocks) {
@@ -299,10 +306,10 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   if (!step->kernel_) return nullptr;
   step->blocks_ = step->kernel_->blocks();
   const int most = device ? shared_bytes_of_card() : 227 << 10;
-  while (step->rows_max_ < kStepRowsMax && step_memory(form, step->rows_max_ + 1, most) &&
-         (step->rows_max_ + 1) * spec.vocab <= logit_elements) {
-    ++step->rows_max_;
-  }
+  step->rows_max_ =
+      static_cast<int>(std::min<int64_t>(step_rows_max(form, most), logit_elements / spec.vocab));
+  log::debug("{}: decode steps of up to {} sequences are one launch ({} KB of shared memory)",
+             spec.family, step->rows_max_, most >> 10);
   if (step->rows_max_ == 0) return nullptr;
   step->memory_of_one_ = *step_memory(form, 1, most);
   step->memory_ = *step_memory(form, step->rows_max_, most);

@@ -20,8 +20,9 @@ struct StepForm {
   float epsilon = 0;
 };
 
-// Warps of a block that multiply, and that ask for weights; rows of a launch.
-inline constexpr int kStepWarps = 8, kStepAskWarps = 4, kStepRowsMax = 8;
+// Consumer warps of a block, which multiply, and producers, which ask for weights; rows of a
+// launch.
+inline constexpr int kStepWarps = 8, kStepProducerWarps = 4, kStepRowsMax = 8;
 
 // Where in its scratch memory a step leaves what one part makes for the next: in bytes, in the
 // order of StepPlace in kernels/decode_step.cuh.
@@ -42,6 +43,8 @@ int step_stage_bytes(const StepForm& form);
 // All of it, of a card whose blocks have `most`: one of few sizes, each a kernel of its own.
 // nullopt: there is not enough.
 std::optional<int> step_memory(const StepForm& form, int rows, int most);
+// Rows of a launch on such a card; 0: not even one.
+int step_rows_max(const StepForm& form, int most);
 
 struct StepInputs {
   mx::array table, pools;  // i64: addresses

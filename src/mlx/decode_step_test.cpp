@@ -76,9 +76,6 @@ class HostStep final : public StepKernel {
           std::max({form_.hidden, form_.feed_forward, form_.shape.heads * form_.shape.head_dim});
       const int fixed = impetus::step_shared_bytes<Model, kStepWarps>(rows, form_.hidden, columns);
       EXPECT_EQ(fixed, step_shared_bytes(form_, rows));
-      StepForm all = form_;
-      all.formats = {4032, 16000};
-      EXPECT_EQ(kStepWarps * Ring::kPartBytes, step_stage_bytes(all));
       EXPECT_GE(memory, fixed + Ring::kHeadBytes + step_stage_bytes(form_));
       // As little room for weights as there may be, and more.
       const int stages = 1 + runs_++ % 3;
@@ -86,7 +83,7 @@ class HostStep final : public StepKernel {
                         Ring::kHeadBytes + stages * kWarps * Ring::kPartBytes;
       on_host::launch_at_once(
           static_cast<unsigned>(blocks), static_cast<unsigned>(missing),
-          (kWarps + impetus::kAskWarps) * 32, static_cast<size_t>(bytes), [&](char* memory) {
+          (kWarps + impetus::kProducerWarps) * 32, static_cast<size_t>(bytes), [&](char* memory) {
             impetus::decode_step<Model, kWarps>(
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.table)),
                 reinterpret_cast<const long long*>(data<int64_t>(inputs.pools)),
@@ -124,7 +121,7 @@ class HostStep final : public StepKernel {
   StepForm form_;
   int runs_ = 0;
 };
-static_assert(kStepAskWarps == impetus::kAskWarps);
+static_assert(kStepProducerWarps == impetus::kProducerWarps);
 
 }  // namespace
 
@@ -265,6 +262,77 @@ TEST(StepKernel, IsTheKernelsOfItsParts) {
     EXPECT_GE(made.counters.whole_steps, kSteps);
     EXPECT_EQ(made.counters.kv_copies, 0);
     expect_alike(made, wanted, one.type);
+  }
+}
+
+// What the host reckons is what the kernel lays out, for forms that no test here runs, too.
+template <typename U, int GROUP, int DIM>
+void expect_layout(mx::Dtype kv) {
+  using Model =
+      impetus::StepModel<Bf16, true, U, GROUP, DIM, KvPool::kBlockTokens, false, true, 16000, 4064>;
+  StepForm form;
+  form.shape = {.heads = 4 * GROUP,
+                .kv_heads = 4,
+                .head_dim = DIM,
+                .qk_norm = true,
+                .activations = mx::bfloat16,
+                .kv = kv};
+  for (const auto& [hidden, feed_forward] : {std::pair(64, 96), {2048, 5632}, {4096, 14336}}) {
+    form.hidden = hidden;
+    form.feed_forward = feed_forward;
+    const int columns = std::max({hidden, feed_forward, form.shape.heads * DIM});
+    for (int rows = 1; rows <= kStepRowsMax; ++rows) {
+      EXPECT_EQ((impetus::step_shared_bytes<Model, kStepWarps>(rows, hidden, columns)),
+                step_shared_bytes(form, rows))
+          << GROUP << " " << DIM << " " << hidden << " " << rows;
+    }
+  }
+}
+
+TEST(StepKernel, TakesTheSharedMemoryThatWasReckoned) {
+  expect_layout<Bf16, 1, 256>(mx::bfloat16);
+  expect_layout<Bf16, 4, 128>(mx::bfloat16);
+  expect_layout<Bf16, 7, 64>(mx::bfloat16);
+  expect_layout<float, 7, 80>(mx::float32);
+  expect_layout<float, 16, 128>(mx::float32);
+  StepForm dense, codes;
+  dense.formats = {16000};
+  codes.formats = {16000, 8032};
+  EXPECT_EQ((kStepWarps * impetus::WeightRing<4, false>::kPartBytes), step_stage_bytes(dense));
+  EXPECT_EQ((kStepWarps * impetus::WeightRing<4, true>::kPartBytes), step_stage_bytes(codes));
+}
+
+// How many sequences' steps are one launch, on cards whose blocks have so many KB.
+TEST(StepKernel, TakesAsManySequencesAsFit) {
+  struct Model {
+    const char* name;
+    int hidden, feed_forward, heads, kv_heads, head_dim;
+    std::array<int, 3> dense, codes;  // rows at 99, 163, 227 KB
+  };
+  for (const Model& one : {Model{"Llama-3.2-1B", 2048, 8192, 32, 8, 64, {2, 6, 8}, {2, 6, 8}},
+                           {"Llama-3.1-8B", 4096, 14336, 32, 8, 128, {1, 3, 5}, {1, 3, 5}},
+                           {"Qwen2.5-7B", 3584, 18944, 28, 4, 128, {1, 2, 4}, {0, 2, 4}},
+                           {"Llama-3.1-70B", 8192, 28672, 64, 8, 128, {0, 1, 2}, {0, 1, 2}}}) {
+    StepForm form;
+    form.shape = {.heads = one.heads, .kv_heads = one.kv_heads, .head_dim = one.head_dim};
+    form.hidden = one.hidden;
+    form.feed_forward = one.feed_forward;
+    for (const bool codes : {false, true}) {
+      form.formats = {codes ? 4064 : 16000};
+      std::array<int, 3> made = {};
+      for (size_t i = 0; i < made.size(); ++i) {
+        const int most = std::array{99 << 10, 163 << 10, 227 << 10}[i];
+        made[i] = step_rows_max(form, most);
+        for (int rows = 1; rows <= made[i]; ++rows) {
+          const int memory = *step_memory(form, rows, most);
+          EXPECT_LE(memory, most);
+          EXPECT_GE(memory, step_shared_bytes(form, rows) + step_stage_bytes(form));
+          EXPECT_GE(*step_memory(form, made[i], most), memory);
+        }
+        EXPECT_FALSE(step_memory(form, made[i] + 1, most).has_value() && made[i] < kStepRowsMax);
+      }
+      EXPECT_EQ(made, codes ? one.codes : one.dense) << one.name << " " << codes;
+    }
   }
 }
 

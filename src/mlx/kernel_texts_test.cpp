@@ -207,7 +207,8 @@ TEST_P(KernelTexts, OfStepsInOneLaunch) {
     for (size_t i = 0; i < std::size(formats); ++i) {
       // Each type with each head and each format.
       const int dim = kDims[(i + (type == mx::float16 ? 0 : 1)) % std::size(kDims)];
-      const StepForm form = {.shape = shape_of(dim, way++, {type, type}),
+      const mx::Dtype kv = formats[i].size() > 1 ? mx::float32 : type;
+      const StepForm form = {.shape = shape_of(dim, way++, {type, kv}),
                              .formats = formats[i],
                              .layers = 2,
                              .hidden = 256,

@@ -100,14 +100,14 @@ class KeysInRegisters {
 //   keys, values [kv_heads, slots, DIM]: the row's own are written here, by the block that needs
 //     them last; no other block reads them
 //   stream: of keys and values, as KeysInRegisters has them; begun
-//   turn: of the row's position, as find_turn leaves it; q_norm, k_norm T [DIM] (with NORM)
+//   rotation: of the row's position, as find_rotation leaves it; q_norm, k_norm T [DIM] (with NORM)
 //   out T [rows, heads * DIM], or with PARTIAL f32 [rows, heads, shares, DIM + 2]: weighted sums,
 //     the largest score times log2 e, the sum of weights
 template <typename T, typename U, int GROUP, int DIM, int BLOCK, bool NEIGHBOURS, bool NORM,
           bool PARTIAL, int WARPS, typename O, typename Stream>
 __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* qkv, U* keys,
                                    U* values, int slots, const int* plan, int plan_width,
-                                   Stream& stream, const float* turn, const T* q_norm,
+                                   Stream& stream, const float* rotation, const T* q_norm,
                                    const T* k_norm, float epsilon, O* out,
                                    AttendShared<GROUP, DIM, WARPS>& shared_memory) {
   using Pieces = HeadPieces<GROUP>;
@@ -170,7 +170,7 @@ __device__ inline void attend_part(const AttendPart& at, int kv_heads, const T* 
   for (int i = thread; i < (kHeads + 1) * (DIM / 2); i += kThreads) {
     const int v = i / (DIM / 2), pair = i % (DIM / 2);
     const int a = NEIGHBOURS ? 2 * pair : pair, b = NEIGHBOURS ? a + 1 : pair + DIM / 2;
-    const float sine = turn[pair], cosine = turn[DIM / 2 + pair];
+    const float sine = rotation[pair], cosine = rotation[DIM / 2 + pair];
     const float x = vectors[v][a], y = vectors[v][b];
     vectors[v][a] = rounded<T>(x * cosine - y * sine);
     vectors[v][b] = rounded<T>(x * sine + y * cosine);
@@ -283,9 +283,9 @@ __device__ inline void attend(int kv_heads, const T* qkv, U* keys, U* values, in
                               const int* plan, int plan_width, const float* frequencies,
                               const T* q_norm, const T* k_norm, float epsilon, O* out) {
   __shared__ AttendShared<GROUP, DIM, kAttendThreads / kWarp> memory;
-  __shared__ float turn[DIM];
-  find_turn<DIM>(plan[static_cast<long long>(blockIdx.y) * plan_width], frequencies,
-                 static_cast<int>(threadIdx.x), kAttendThreads, turn);
+  __shared__ float rotation[DIM];
+  find_rotation<DIM>(plan[static_cast<long long>(blockIdx.y) * plan_width], frequencies,
+                     static_cast<int>(threadIdx.x), kAttendThreads, rotation);
   const AttendPart at = {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
                          static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z)};
   constexpr int kWarps = kAttendThreads / kWarp;
@@ -294,7 +294,7 @@ __device__ inline void attend(int kv_heads, const T* qkv, U* keys, U* values, in
                                                plan_width);
   stream.begin(reads, reads.first());
   attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, NORM, PARTIAL>(
-      at, kv_heads, qkv, keys, values, slots, plan, plan_width, stream, turn, q_norm, k_norm,
+      at, kv_heads, qkv, keys, values, slots, plan, plan_width, stream, rotation, q_norm, k_norm,
       epsilon, out, memory);
 }
 

@@ -59,8 +59,8 @@ __device__ inline float rounded(float x) {
 
 // Sines, then cosines, [2][DIM / 2], of a position's angles; by all threads of a block.
 template <int DIM>
-__device__ inline void find_turn(int position, const float* frequencies, int thread, int threads,
-                                 float* turn) {
+__device__ inline void find_rotation(int position, const float* frequencies, int thread,
+                                     int threads, float* rotation) {
   // The angle's rounding is made good: position * frequency = angle + rest.
   const float at = static_cast<float>(position);
   IMPETUS_ROLL
@@ -68,8 +68,8 @@ __device__ inline void find_turn(int position, const float* frequencies, int thr
     const float angle = at * frequencies[pair];
     const float rest = fmaf(at, frequencies[pair], -angle);
     const float s = sinf(angle), c = cosf(angle);
-    turn[pair] = s + rest * c;
-    turn[DIM / 2 + pair] = c - rest * s;
+    rotation[pair] = s + rest * c;
+    rotation[DIM / 2 + pair] = c - rest * s;
   }
 }
 

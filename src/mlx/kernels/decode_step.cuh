@@ -12,8 +12,8 @@ constexpr int kMatrixWords = 6;
 constexpr int kHeadAt = kMatrixWords, kLastNormAt = 2 * kMatrixWords;
 constexpr int kFrequenciesAt = kLastNormAt + 1, kNumbersAt = kLastNormAt + 2;
 enum StepNumber { kLayers, kHidden, kFeedForward, kVocab, kSlots, kKvHeads, kEpsilon, kNumbers };
-// [rows, ..] of T; shares as attend<PARTIAL> makes them; keys of all blocks' rows; Meeting's state;
-// units of each product that were taken.
+// [rows, ..] of T; shares as attend<PARTIAL> makes them; keys of all blocks' rows; GridBarrier's
+// state; units of each product that were taken.
 enum StepPlace {
   kResidual,
   kQkv,
@@ -21,7 +21,7 @@ enum StepPlace {
   kHiddenRows,
   kShares,
   kKeys,
-  kMeeting,
+  kGridBarrier,
   kUnits,
   kPlaces
 };
@@ -77,10 +77,10 @@ struct StepSizes {
   }
 };
 
-// All of a step's weights, by those that do nothing else.
+// All of a step's weights, by the producer warps.
 template <typename Ring>
-__device__ inline void ask_for_all(const Word* table, const StepSizes& sizes, unsigned* counters,
-                                   Ring& ring, int asker) {
+__device__ inline void load_all_weights(const Word* table, const StepSizes& sizes,
+                                        unsigned* counters, Ring& ring, int producer) {
   const int last = 4 * sizes.layers;
   const auto matrix_of = [&](int i) {
     return matrix_at(i == last ? table + kHeadAt
@@ -91,38 +91,38 @@ __device__ inline void ask_for_all(const Word* table, const StepSizes& sizes, un
   for (int i = 0; i <= last; ++i) {
     const StepMatrix matrix = coming;
     if (i < last) coming = matrix_of(i + 1);
-    ring.ask(sizes.product(i == last ? kOfHead : i % 4, matrix), counters + i, asker);
+    ring.load(sizes.product(i == last ? kOfHead : i % 4, matrix), counters + i, producer);
   }
   copies_done();
 }
 
-// Where THREADS of all blocks wait for all, again and again. `state`, zeros before the first
-// launch: arrivals at a launch's first meeting, which leave it as it was but for its highest bit;
-// arrivals at the others; whether some gave up.
+// A grid barrier: where THREADS of all blocks wait for all, again and again. `state`, zeros before
+// the first launch: arrivals at a launch's first wait, which leave it as it was but for its highest
+// bit; arrivals at the others; whether some gave up.
 template <int THREADS>
-class Meeting {
+class GridBarrier {
  public:
-  __device__ explicit Meeting(unsigned* state) : state_(state) {}
+  __device__ explicit GridBarrier(unsigned* state) : state_(state) {}
 
   // A launch's first.
   __device__ void begin() {
-    constexpr unsigned kTurn = 0x80000000u;  // changes when all have arrived
+    constexpr unsigned kPhase = 0x80000000u;  // changes when all have arrived
     barrier<THREADS>();
     if (threadIdx.x == 0) {
       const unsigned before = arrivals(state_);
       if (blockIdx.x == 0) state_[1] = 0;  // nobody is there before all have met
-      arrive(state_, blockIdx.x == 0 ? kTurn - (gridDim.x - 1) : 1);
-      until([&] { return ((before ^ arrivals(state_)) & kTurn) != 0; });
+      arrive(state_, blockIdx.x == 0 ? kPhase - (gridDim.x - 1) : 1);
+      until([&] { return ((before ^ arrivals(state_)) & kPhase) != 0; });
     }
     barrier<THREADS>();
   }
   // The others.
-  __device__ void meet() {
-    met_ += gridDim.x;
+  __device__ void wait() {
+    awaited_ += gridDim.x;
     barrier<THREADS>();
     if (threadIdx.x == 0) {
       arrive(state_ + 1, 1);
-      until([&] { return arrivals(state_ + 1) >= met_; });
+      until([&] { return arrivals(state_ + 1) >= awaited_; });
     }
     barrier<THREADS>();
   }
@@ -143,7 +143,7 @@ class Meeting {
   }
 
   unsigned* state_;
-  unsigned met_ = 0;  // arrivals that were waited for
+  unsigned awaited_ = 0;  // arrivals that were waited for
 };
 
 // Products of all rows, over all blocks: `use(row, output, value, early(row, output))` for each,
@@ -171,7 +171,10 @@ __device__ inline void multiply_all(const StepProduct& of, Ring& ring, const T* 
       return ((unit * share.per + (i >> wide) / kStepRows) << wide) + (i & ((1 << wide) - 1));
     };
     const auto row_of = [&](int i) { return (i >> wide) % kStepRows; };
-    const auto is_one = [&](int i) { return output_of(i) < of.outputs && row_of(i) < rows; };
+    const int all = share.per * kStepRows << wide;
+    const auto is_one = [&](int i) {
+      return i < all && output_of(i) < of.outputs && row_of(i) < rows;
+    };
     const auto before = is_one(thread) ? early(row_of(thread), output_of(thread)) : 0;
     float sum[kSums][4] = {};
     const int tile = share.tile(unit, warp);
@@ -188,7 +191,7 @@ __device__ inline void multiply_all(const StepProduct& of, Ring& ring, const T* 
     for (int i = 0; i < 4; ++i) sums[warp][2 * t + i % 2][g + i / 2 * 8] = whole_sum(sum, i);
     barrier<kThreads>();
     IMPETUS_ROLL
-    for (int i = thread; i < share.per * kStepRows << wide; i += kThreads) {
+    for (int i = thread; i < all; i += kThreads) {
       if (!is_one(i)) continue;
       const int row = row_of(i), output = output_of(i);
       const int at = i & ((1 << wide) - 1), tile = (i >> wide) / kStepRows;
@@ -299,17 +302,18 @@ __device__ inline int id_of(Key key) {
 }
 
 // A lane's keys and values through shared memory, several on their way: the first ones from before
-// the part's turn on.
+// the part's turn on. Pieces of 16 bytes, those of a block's threads side by side, so that a warp's
+// meet in no bank.
 template <typename U, int DIM, int BLOCK, int WARPS>
 class KeysInRing {
  public:
   using Reader = KeyReader<U, DIM, BLOCK, WARPS>;
-  static constexpr int kDepth = 64 / static_cast<int>(sizeof(Eight<U>));
-  static constexpr int kBytes = WARPS * kWarp * kDepth * 2 * static_cast<int>(sizeof(Eight<U>));
+  static constexpr int kPieces = static_cast<int>(sizeof(Eight<U>)) / 16, kDepth = 4 / kPieces;
+  static constexpr int kApart = WARPS * kWarp * 16;  // of a thread's pieces
+  static constexpr int kBytes = kDepth * 2 * kPieces * kApart;
 
   // `memory`: of the block, kBytes.
-  __device__ explicit KeysInRing(char* memory)
-      : ring_(reinterpret_cast<Eight<U>*>(memory) + threadIdx.x * (kDepth * 2)) {}
+  __device__ explicit KeysInRing(char* memory) : ring_(memory + threadIdx.x * 16) {}
 
   // Of which layer, before `begin`.
   __device__ void of(Word keys, Word values) {
@@ -319,23 +323,30 @@ class KeysInRing {
   __device__ void begin(const Reader& reads, int p) {
     at_ = 0;
     IMPETUS_ROLL
-    for (int i = 0; i < kDepth; ++i) ask(reads, p + i * Reader::kReaders);
+    for (int i = 0; i < kDepth; ++i) load(reads, p + i * Reader::kReaders);
   }
   __device__ void take(const Reader& reads, int p, Eight<U>& key, Eight<U>& value) {
     copies_left<kDepth - 1>();
-    key = ring_[at_ * 2];
-    value = ring_[at_ * 2 + 1];
-    ask(reads, p + kDepth * Reader::kReaders);
+    IMPETUS_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      IMPETUS_UNROLL
+      for (int b = 0; b < kPieces; ++b) {
+        const Four some = *reinterpret_cast<const Four*>(piece(i, b));
+        memcpy(reinterpret_cast<char*>(i == 0 ? &key : &value) + b * 16, &some, 16);
+      }
+    }
+    load(reads, p + kDepth * Reader::kReaders);
   }
 
  private:
-  __device__ void ask(const Reader& reads, int p) {
+  __device__ void load(const Reader& reads, int p) {
     if (reads.reads(p)) {
       IMPETUS_UNROLL
       for (int i = 0; i < 2; ++i) {
         const auto* from = reinterpret_cast<const char*>(reads.at(pools_[i], p));
-        for (int b = 0; b < static_cast<int>(sizeof(Eight<U>)); b += 16) {
-          copy_async(shared(reinterpret_cast<char*>(ring_ + at_ * 2 + i) + b), from + b, true);
+        IMPETUS_UNROLL
+        for (int b = 0; b < kPieces; ++b) {
+          copy_async(shared(piece(i, b)), from + b * 16, true);
         }
       }
     }
@@ -343,7 +354,12 @@ class KeysInRing {
     at_ = (at_ + 1) % kDepth;
   }
 
-  Eight<U>* ring_;
+  // Of the present keys (i 0) or values.
+  __device__ char* piece(int i, int b) const {
+    return ring_ + ((at_ * 2 + i) * kPieces + b) * kApart;
+  }
+
+  char* ring_;
   const U* pools_[2] = {};
   int at_ = 0;
 };
@@ -372,12 +388,12 @@ struct StepModel {
   template <int WARPS>
   __device__ static void attend(const AttendPart& at, int kv_heads, const T* qkv, Word keys,
                                 Word values, int slots, const int* plan, int plan_width,
-                                KeysInRing<U, DIM, BLOCK, WARPS>& stream, const float* turn,
+                                KeysInRing<U, DIM, BLOCK, WARPS>& stream, const float* rotation,
                                 Word q_norm, Word k_norm, float epsilon, float* out,
                                 AttendShared<GROUP, DIM, WARPS>& memory) {
     attend_part<T, U, GROUP, DIM, BLOCK, NEIGHBOURS, QK_NORM, true>(
         at, kv_heads, qkv, reinterpret_cast<U*>(keys), reinterpret_cast<U*>(values), slots, plan,
-        plan_width, stream, turn, reinterpret_cast<const T*>(q_norm),
+        plan_width, stream, rotation, reinterpret_cast<const T*>(q_norm),
         reinterpret_cast<const T*>(k_norm), epsilon, out, memory);
   }
 };
@@ -388,7 +404,7 @@ __device__ inline void as_bits(Four& to, const From& from) {
   memcpy(&to, &from, sizeof(to));
 }
 
-// Shared memory of a block: words of two layers by turns, and of the rest of the model; the turns
+// Shared memory of a block: words of two layers by turns, and of the rest of the model; rotations
 // of rows, f32 [rows, 2, DIM / 2]; the next norm's weight; what attention reads first; behind them
 // take turns products (with their input behind them, T
 // [rows, padded(columns) + kRowGap]), attention and keys; then the ring of weights.
@@ -446,8 +462,8 @@ __device__ inline T element_of(const StepMatrix& matrix, long long row, int colu
   return static_cast<T>(fmaf(static_cast<float>(code), part(matrix.scales), part(matrix.biases)));
 }
 
-// Grid: blocks that all run at once, of WARPS and kAskWarps. `memory`: shared; `memory_bytes`:
-// step_shared_bytes and room for a stage of weights, at least.
+// Grid: blocks that all run at once, of WARPS consumers and kProducerWarps. `memory`: shared;
+// `memory_bytes`: step_shared_bytes and room for a stage of weights, at least.
 //   table: as above; pools: addresses of keys and of values of each layer, [kv heads, slots, DIM]
 //   tokens i32 [rows]; plan as attend takes it
 //   logits f32 [rows, vocab], values of T; best: addresses of i32 [2], of rows 0 and 1, 2 and 3 and
@@ -470,7 +486,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   WordsShared& words_of = *reinterpret_cast<WordsShared*>(memory);
   char* const block_memory = memory;
   memory += sizeof(WordsShared);
-  float* turns = reinterpret_cast<float*>(memory);
+  float* rotations = reinterpret_cast<float*>(memory);
   memory += rows * kDim * sizeof(float);
   const Word* model = words_of.model;
   for (int i = thread; i < kModelWords; i += kThreads) words_of.model[i] = table[i];
@@ -492,7 +508,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   __syncthreads();
   if (thread >= kThreads) {
     unsigned* counters = reinterpret_cast<unsigned*>(scratch + model[kPlacesAt + kUnits]);
-    return ask_for_all(table, sizes, counters, ring, thread - kThreads);
+    return load_all_weights(table, sizes, counters, ring, thread - kThreads);
   }
 
   const auto place = [&](StepPlace which) {
@@ -509,12 +525,12 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     if (length > longest) longest = length;
   }
   const int shares = step_shares(blocks, head_parts * rows, longest);
-  Meeting<kThreads> meeting(reinterpret_cast<unsigned*>(place(kMeeting)));
+  GridBarrier<kThreads> grid(reinterpret_cast<unsigned*>(place(kGridBarrier)));
   const auto at = [](int row, int columns, int column) {
     return static_cast<long long>(row) * columns + column;
   };
   // A layer's words while the one before is worked on.
-  const auto ask_words = [&](int layer) {
+  const auto prefetch_words = [&](int layer) {
     if (layer >= layers || thread >= kStepWords) return;
     copy_async_word(shared(&words_of.layer[layer % 2][thread]),
                     thread < kLayerWords ? table + kModelWords + layer * kLayerWords + thread
@@ -544,12 +560,13 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     barrier<kThreads>();
   };
 
-  ask_words(0);
+  prefetch_words(0);
   const StepMatrix embedding = matrix_at(model);
   IMPETUS_ROLL
   for (int row = 0; row < rows; ++row) {
-    find_turn<kDim>(plan[row * plan_width], reinterpret_cast<const float*>(model[kFrequenciesAt]),
-                    thread, kThreads, turns + row * kDim);
+    find_rotation<kDim>(plan[row * plan_width],
+                        reinterpret_cast<const float*>(model[kFrequenciesAt]), thread, kThreads,
+                        rotations + row * kDim);
   }
   IMPETUS_ROLL
   for (int i = everywhere; i < rows * hidden; i += everybody) {
@@ -569,8 +586,8 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
     return product == kOfQkv || product == kOfGateUp || product == kOfHead;
   };
   const int team = team_of<WARPS>(rows);
-  // What memory gives late is asked for a product ahead: before the weights, which are many.
-  const auto ask_norm = [&](int layer, int product) {
+  // What memory gives late is prefetched a product ahead: before the weights, which are many.
+  const auto prefetch_norm = [&](int layer, int product) {
     const T* from = norm_of(layer, product);
     IMPETUS_ROLL
     for (int c = thread * 8; c < hidden; c += kThreads * 8) {
@@ -586,7 +603,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         part, HeadPieces<Model::kGroup>::kPieces, slots, plan, plan_width);
   };
   const auto reads_first = reads_of(part_of(block < parts ? block : 0));
-  const auto ask_first = [&](const Word* words) {
+  const auto prefetch_keys = [&](const Word* words) {
     if (block >= parts) return;
     stream.of(words[kPoolsAt], words[kPoolsAt + 1]);
     stream.begin(reads_first, reads_first.first());
@@ -596,9 +613,9 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   };
   copies_done();
   barrier<kThreads>();
-  ask_norm(0, kOfQkv);
+  prefetch_norm(0, kOfQkv);
   copies_done();
-  meeting.begin();
+  grid.begin();
 
   Key key = 0;
   int layer = 0, product = kOfQkv;
@@ -614,11 +631,12 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         }
         Model::template attend<WARPS>(
             mine, kv_heads, place(kQkv), words[kPoolsAt], words[kPoolsAt + 1], slots, plan,
-            plan_width, stream, turns + mine.row * kDim, words[kNormsAt + 2], words[kNormsAt + 3],
-            epsilon, reinterpret_cast<float*>(place(kShares)), *reinterpret_cast<Attend*>(memory));
+            plan_width, stream, rotations + mine.row * kDim, words[kNormsAt + 2],
+            words[kNormsAt + 3], epsilon, reinterpret_cast<float*>(place(kShares)),
+            *reinterpret_cast<Attend*>(memory));
         barrier<kThreads>();
       }
-      meeting.meet();
+      grid.wait();
       constexpr int kPieces = merge_pieces(kDim);
       IMPETUS_ROLL
       for (int i = block + uniform(thread / kWarp) * blocks; i < rows * (wide / kDim) * kPieces;
@@ -626,7 +644,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
         merge_piece<T, kDim>(reinterpret_cast<const float*>(place(kShares)), shares, i / kPieces,
                              i % kPieces, place(kAttended));
       }
-      meeting.meet();
+      grid.wait();
     }
 
     const int apart = padded(of.columns) + kRowGap;
@@ -644,11 +662,11 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
       normalise<T, WARPS>(place(kResidual), norm, team, rows, hidden, epsilon, input, apart,
                           reinterpret_cast<Products*>(memory)->squares, put);
       if (product == kOfQkv) {
-        ask_norm(layer, kOfGateUp);
-        ask_words(layer + 1);
-        ask_first(words);
+        prefetch_norm(layer, kOfGateUp);
+        prefetch_words(layer + 1);
+        prefetch_keys(words);
       } else if (product == kOfGateUp) {
-        ask_norm(layer + 1, layer + 1 < layers ? kOfQkv : kOfHead);
+        prefetch_norm(layer + 1, layer + 1 < layers ? kOfQkv : kOfHead);
       }
     } else {
       stage(place(product == kOfOutput ? kAttended : kHiddenRows), of.columns, apart, put);
@@ -679,7 +697,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
       ++layer;
       product = layer == layers ? kOfHead : kOfQkv;
     }
-    meeting.meet();
+    grid.wait();
   }
 
   // Of the threads that are of one row (i, row): the greatest key, to thread `row`.
@@ -698,7 +716,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   key = greatest([](int i, int row) { return (i / 16 * kStepRows + row) * 16 + i % 16; });
   Key* left = reinterpret_cast<Key*>(place(kKeys));
   if (thread < rows) left[block * kStepRows + thread] = key;
-  meeting.meet();
+  grid.wait();
   if (block != 0) return;
   // For the next launch; here nobody takes any more.
   IMPETUS_ROLL
@@ -714,7 +732,7 @@ __device__ inline void decode_step(const Word* table, const Word* pools, const i
   }
   key = greatest([](int i, int row) { return i * kStepRows + row; });
   if (thread >= rows) return;
-  const int id = meeting.gave_up() ? -2 : id_of(key);
+  const int id = grid.gave_up() ? -2 : id_of(key);
   best[thread / 2][thread % 2] = id;
   next[thread] = id < 0 ? 0 : id;
 }

@@ -19,7 +19,7 @@ __device__ inline void place(int heads, int kv_heads, const T* qkv, const int* p
   constexpr int kHalf = DIM / 2;
   constexpr int kPairs = (kHalf + kWarp - 1) / kWarp;  // that a lane holds, kWarp apart
 
-  __shared__ float turn[DIM];
+  __shared__ float rotation[DIM];
 
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
@@ -27,7 +27,7 @@ __device__ inline void place(int heads, int kv_heads, const T* qkv, const int* p
   const int slot = plan[rows + row];
 
   // One for all heads.
-  find_turn<DIM>(plan[row], frequencies, thread, kPlaceThreads, turn);
+  find_rotation<DIM>(plan[row], frequencies, thread, kPlaceThreads, rotation);
   __syncthreads();
 
   const T* source = qkv + static_cast<long long>(row) * (heads + 2 * kv_heads) * DIM;
@@ -63,7 +63,7 @@ __device__ inline void place(int heads, int kv_heads, const T* qkv, const int* p
           first = rounded<T>(first * scale * static_cast<float>(weight[a]));
           second = rounded<T>(second * scale * static_cast<float>(weight[b]));
         }
-        const float sine = turn[pair], cosine = turn[kHalf + pair];
+        const float sine = rotation[pair], cosine = rotation[kHalf + pair];
         const float turned = rounded<T>(first * cosine - second * sine);
         second = rounded<T>(first * sine + second * cosine);
         first = turned;

@@ -41,8 +41,8 @@ __device__ inline void copy_async_some(Shared to, const void* from, int bytes) {
 __device__ inline void copy_async(Shared to, const void* from, bool there) {
   copy_async_some(to, from, there ? 16 : 0);
 }
-// What this thread has asked for since the last end of copies is one stretch; copies_left: until no
-// more than LEFT stretches are on their way.
+// What this thread has asked for since the last end of copies is one group; copies_left: until no
+// more than LEFT groups are on their way.
 __device__ inline void copies_end() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -60,35 +60,37 @@ __device__ inline void copies_done() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-// Where threads of a block wait for `arrivals` of others, turn by turn: those of turns 0, 1, 0, ...
-// In shared memory; made by one thread, with a barrier of the block behind.
-using Gate = unsigned long long;
-__device__ inline void gate_make(Gate* gate, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared(gate)), "r"(arrivals) : "memory");
+// Where threads of a block wait for `arrivals` of others, phase by phase, of parities 0, 1, 0, ...
+// In shared memory; made by one thread, with a barrier of the block behind (PTX ISA, "mbarrier").
+using Mbarrier = unsigned long long;
+__device__ inline void mbarrier_init(Mbarrier* mbarrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared(mbarrier)), "r"(arrivals)
+               : "memory");
 }
-__device__ inline void gate_arrive(Gate* gate) {
-  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(shared(gate))
+__device__ inline void mbarrier_arrive(Mbarrier* mbarrier) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(shared(mbarrier))
                : "memory");
 }
 // One arrival, when all that this thread has asked for is there.
-__device__ inline void gate_arrive_with_copies(Gate* gate) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared(gate)) : "memory");
+__device__ inline void mbarrier_arrive_with_copies(Mbarrier* mbarrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared(mbarrier))
+               : "memory");
 }
-// Until all of the turn have arrived; of turn 1, before there was any, at once.
-__device__ inline void gate_wait(Gate* gate, int turn) {
+// Until all of the phase have arrived; of parity 1, before there was any, at once.
+__device__ inline void mbarrier_wait(Mbarrier* mbarrier, int parity) {
   unsigned done = 0;
   while (done == 0) {
 #if __CUDA_ARCH__ >= 900
     asm volatile(
         "{.reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
         : "=r"(done)
-        : "r"(shared(gate)), "r"(turn)
+        : "r"(shared(mbarrier)), "r"(parity)
         : "memory");
 #else
     asm volatile(
         "{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
         : "=r"(done)
-        : "r"(shared(gate)), "r"(turn)
+        : "r"(shared(mbarrier)), "r"(parity)
         : "memory");
 #endif
   }

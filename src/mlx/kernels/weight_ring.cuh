@@ -1,10 +1,11 @@
-// Weights of a step's products on their way to a block's warps, through shared memory: some warps
-// do nothing but ask for them, as far ahead as there is room, so that memory is at work while
-// blocks wait for one another, too. They come in rows of kStageRow bytes, a line of the L2 cache:
-// tensor cores take pieces of half as many, which memory gives more slowly.
+// Weights of a step's products on their way to a block's warps, through shared memory: producer
+// warps do nothing but ask for them, as far ahead as there is room, for the consumer warps, which
+// multiply; so memory is at work while blocks wait for one another, too. They come in rows of
+// kStageRow bytes, a line of the L2 cache: tensor cores take pieces of half as many, which memory
+// gives more slowly.
 namespace impetus {
 
-constexpr int kAskWarps = 4;                     // behind those that multiply
+constexpr int kProducerWarps = 4;                // behind the consumers
 constexpr int kStageRows = 16, kStageRow = 128;  // outputs of a warp's stage; bytes of each
 constexpr int kStageBytes = kStageRows * kStageRow;
 constexpr int kStagesMax = 8;  // of a block at once: what is on its way while blocks wait
@@ -58,82 +59,87 @@ __device__ inline int factor_at(int output, int groups, int group) {
   return (output * groups + group) * 2;
 }
 
-// A block's stages, each with a part for each of WARPS. Who asks takes units from a counter, as
+// So that lanes that read the same pieces of two rows meet in no bank.
+__device__ inline int piece_at(int row, int piece) {
+  return piece ^ row % 2 * 4;
+}
+
+// A block's stages, each with a part for each of WARPS. Producers take units from a counter, as
 // memory does not serve all multiprocessors alike. CODES: parts have room for scales and biases.
 template <int WARPS, bool CODES>
 class WeightRing {
  public:
   static constexpr int kPartBytes = kStageBytes + (CODES ? kFactorBytes : 0);
   static constexpr int kHeadBytes = 256;
-  static_assert(kStagesMax * (2 * sizeof(Gate) + sizeof(int)) + 2 * sizeof(int) <= kHeadBytes);
+  static_assert(kStagesMax * (2 * sizeof(Mbarrier) + sizeof(int)) + 2 * sizeof(int) <= kHeadBytes);
 
   // Of a block, behind a barrier after `prepare`. `memory`: kHeadBytes and as many stages of WARPS
   // * kPartBytes.
   __device__ WeightRing(char* memory, int stages)
-      : gates_(reinterpret_cast<Gate*>(memory)), parts_(memory + kHeadBytes), stages_(stages) {}
+      : barriers_(reinterpret_cast<Mbarrier*>(memory)),
+        parts_(memory + kHeadBytes),
+        stages_(stages) {}
   __device__ void prepare() const {
     const int i = static_cast<int>(threadIdx.x);
-    if (i < stages_) gate_make(full(i), kAskWarps * kWarp + 1);
-    if (i < stages_) gate_make(empty(i), WARPS);
+    if (i < stages_) mbarrier_init(full(i), kProducerWarps * kWarp + 1);
+    if (i < stages_) mbarrier_init(empty(i), WARPS);
   }
 
-  // For those that multiply: the unit of the stage that is next, when it is there; past the
+  // For consumers: the unit of the stage that is next, when it is there; past the
   // product's units: none, the product is over.
   __device__ int unit() const {
     wait();
     return *unit_of(at_);
   }
-  __device__ void wait() const { gate_wait(full(at_), turn_); }
+  __device__ void wait() const { mbarrier_wait(full(at_), parity_); }
   // A warp's part of the stage.
   //   row r of kStageRows at r * kStageRow; its piece p of 16 bytes as piece_at(r, p)
   //   behind them scales and then biases, as factor_at has them, row r at r * kFactorRow
   __device__ const char* part(int warp) const { return parts_ + (at_ * WARPS + warp) * kPartBytes; }
   __device__ void release() {
     __syncwarp();
-    if (threadIdx.x % kWarp == 0) gate_arrive(empty(at_));
+    if (threadIdx.x % kWarp == 0) mbarrier_arrive(empty(at_));
     advance();
   }
-  // So that lanes that read the same pieces of two rows meet in no bank.
-  __device__ static int piece_at(int row, int piece) { return piece ^ row % 2 * 4; }
 
-  // For those that ask: for a product. `asker`: this thread, of kAskWarps; `counter`: the
+  // For producers: a product's weights. `producer`: this thread, of kProducerWarps; `counter`: the
   // product's, 0 before the launch.
-  __device__ void ask(const StepProduct& of, unsigned* counter, int asker) {
+  __device__ void load(const StepProduct& of, unsigned* counter, int producer) {
     const ProductShare<WARPS> share(of);
     int unit = static_cast<int>(blockIdx.x);
     IMPETUS_ROLL
     for (;;) {
       // The one after it, while this one is asked for.
       int coming = 0;
-      if (asker == 0 && unit < share.units) {
+      if (producer == 0 && unit < share.units) {
         coming = static_cast<int>(gridDim.x + atomicAdd(counter, 1u));
       }
       const int rounds = unit < share.units ? share.rounds : 1;
       IMPETUS_ROLL
       for (int round = 0; round < rounds; ++round) {
-        gate_wait(empty(at_), turn_ ^ 1);
-        if (unit < share.units) ask_stage(of, share, unit, round, asker);
-        if (asker == 0) {
+        mbarrier_wait(empty(at_), parity_ ^ 1);
+        if (unit < share.units) load_stage(of, share, unit, round, producer);
+        if (producer == 0) {
           *unit_of(at_) = unit;
-          gate_arrive(full(at_));
+          mbarrier_arrive(full(at_));
         }
-        gate_arrive_with_copies(full(at_));
+        mbarrier_arrive_with_copies(full(at_));
         advance();
       }
       if (unit >= share.units) return;
       int* const told = unit_of(kStagesMax + (told_ ^= 1));
-      if (asker == 0) *told = coming;
-      barrier<kAskWarps * kWarp, 2>();
+      if (producer == 0) *told = coming;
+      barrier<kProducerWarps * kWarp, 2>();
       unit = *told;
     }
   }
 
  private:
-  __device__ void ask_stage(const StepProduct& of, const ProductShare<WARPS>& share, int unit,
-                            int round, int asker) {
-    static_assert(WARPS % kAskWarps == 0);
-    constexpr int kEach = WARPS / kAskWarps;
-    const int lane = asker % kWarp, first = asker / kWarp * kEach;
+  __device__ void load_stage(const StepProduct& of, const ProductShare<WARPS>& share, int unit,
+                             int round, int producer) {
+    static_assert(WARPS % kProducerWarps == 0);
+    constexpr int kEach = WARPS / kProducerWarps;
+    const int lane = producer % kWarp, first = producer / kWarp * kEach;
     const int row = lane / 8, piece = lane % 8 * 16;  // 16 bytes of four rows are this lane's
     const int pitch = share.row_bytes, bits = of.matrix.format / 1000;
     // Of a gate's tile both halves are as many.
@@ -157,14 +163,14 @@ class WeightRing {
       copy_async(at + 12 * kStageRow, from + behind + 4 * pitch, in && left > later + 4);
       if constexpr (CODES) {
         if (bits < 16) {
-          ask_factors(of, tile << share.wide, stage * kStageRow * 8 / bits, share.group, to, lane);
+          load_factors(of, tile << share.wide, stage * kStageRow * 8 / bits, share.group, to, lane);
         }
       }
     }
   }
   // A lane copies the scales or the biases of a row. `shift`: log2 of the columns of a group.
-  __device__ static void ask_factors(const StepProduct& of, int first, int column, int shift,
-                                     const char* to, int lane) {
+  __device__ static void load_factors(const StepProduct& of, int first, int column, int shift,
+                                      const char* to, int lane) {
     const int row = lane % kStageRows, groups = of.columns >> shift;
     const bool second = of.gates && row >= 8;
     const int output = first + row - (second ? 8 : 0);
@@ -182,20 +188,20 @@ class WeightRing {
     }
   }
 
-  __device__ Gate* full(int stage) const { return gates_ + stage; }
-  __device__ Gate* empty(int stage) const { return gates_ + kStagesMax + stage; }
+  __device__ Mbarrier* full(int stage) const { return barriers_ + stage; }
+  __device__ Mbarrier* empty(int stage) const { return barriers_ + kStagesMax + stage; }
   __device__ int* unit_of(int stage) const {
-    return reinterpret_cast<int*>(gates_ + 2 * kStagesMax) + stage;
+    return reinterpret_cast<int*>(barriers_ + 2 * kStagesMax) + stage;
   }
   __device__ void advance() {
     if (++at_ < stages_) return;
     at_ = 0;
-    turn_ ^= 1;
+    parity_ ^= 1;
   }
 
-  Gate* gates_;
+  Mbarrier* barriers_;
   char* parts_;
-  int stages_, at_ = 0, turn_ = 0, told_ = 0;
+  int stages_, at_ = 0, parity_ = 0, told_ = 0;
 };
 
 // sum [16 outputs, 8 rows] += a stage's weights times x, as multiply_add holds it.
@@ -221,7 +227,7 @@ __device__ inline void multiply_stage(float (&sum)[kSums][4], const char* part,
     unsigned scale[2] = {}, bias[2] = {};
     IMPETUS_UNROLL
     for (int r = 0; r < 2; ++r) {
-      const int row = g + 8 * r, piece = WeightRing<1, false>::piece_at(g, 4 * s + t);
+      const int row = g + 8 * r, piece = piece_at(g, 4 * s + t);
       words[r] = *reinterpret_cast<const Four*>(part + row * kStageRow + piece * 16);
       if constexpr (BITS < 16) {
         const int group = (4 * s + t) * kEach / GROUP * 2;
