@@ -206,12 +206,20 @@ void Measurer::add_layer(Series& series, LayerTime layer, double layers, std::fu
 }
 
 Result<void> Measurer::hold_layers(Kind kind) {
+  const bool quantised = block_elements(kind.type) > 1;
+  // Prompts of quantised models may multiply with dequantised matrices from between 128 and 512
+  // rows on.
+  std::vector<int64_t> prompts = {16, 128, 512};
+  if (quantised) prompts = {16, 128, 256, 512};
   for (const int64_t hidden : kWidths) {
     const int64_t layers = layers_of(hidden);
     const int64_t weights = layers * hidden * hidden * 43 / 4;
+    // MLX takes those of three layers, in 16 bits, of four times as much that is free.
+    const int64_t dequantised = quantised ? 4 * 3 * (weights / layers) * 2 : 0;
     // In groups of 64 a scale and a bias of 16 bits each.
     IMPETUS_TRY(const bool fitting, fits(kind.bits > 0 ? weights * (2 * kind.bits + 1) / 16
-                                                       : bytes_of_parameters(weights, kind.type)));
+                                                       : bytes_of_parameters(weights, kind.type),
+                                         dequantised));
     if (!fitting) break;
     auto loaded = decoder(layers, hidden, kind, 1, 64 * (kDecodePast + kDecodePositions));
     if (!loaded.ok() && left_out(loaded.error())) break;
@@ -225,7 +233,7 @@ Result<void> Measurer::hold_layers(Kind kind) {
                 static_cast<double>(layers),
                 [&executor, rows] { return decode_run(executor, rows, true); });
     }
-    for (const int64_t rows : {16, 128, 512}) {
+    for (const int64_t rows : prompts) {
       // The last layer makes keys and values; what else it does is of one row.
       const double part = static_cast<double>(spec.hidden * 2 * spec.kv_heads * spec.head_dim) /
                           static_cast<double>(parameters);

@@ -113,6 +113,8 @@ class PacedBackend : public Backend {
   // A little later each time, since KV is copied in no time.
   double now() { return now_ += 5e-7; }
   int64_t most_held() const { return most_; }
+  // Quantised models that were loaded where less was free than four times three layers in 16 bits.
+  int without_plenty() const { return without_plenty_; }
 
   static constexpr double kStep = 50e-6;
   static constexpr double kAttention = 1e12;  // operations a second
@@ -143,6 +145,8 @@ class PacedBackend : public Backend {
     IMPETUS_TRY(made->here, memory_.reserve(bytes, "paced"));
     IMPETUS_TRY(made->there, ledger.reserve(bytes, "paced"));
     most_ = std::max(most_, memory_.used_bytes());
+    const double plenty = 4 * 3 * parameters_of(spec) * 2;
+    if (bits < 16 && plenty > static_cast<double>(ledger.free_bytes())) ++without_plenty_;
     made->step = [this, spec, bits](std::span<const SequenceStep> batch) {
       int64_t rows = 0;
       for (const SequenceStep& step : batch) rows += static_cast<int64_t>(step.tokens.size());
@@ -215,6 +219,7 @@ class PacedBackend : public Backend {
   BackendDescriptor descriptor_;
   MemoryLedger memory_;
   int64_t most_ = 0;
+  int without_plenty_ = 0;
   std::mt19937 random_;
   double slow_, now_ = 0, until_ = 0;
   bool slow_now_ = true;
@@ -260,10 +265,13 @@ TEST(Measure, LayersTakeWhatTheyTake) {
         << to_string(time.shape) << " " << weights_name(time) << " " << time.rows << " "
         << time.parameters;
   }
-  EXPECT_EQ(kinds["4-bit"], 5 * 7);
-  EXPECT_EQ(kinds["8-bit"], 5 * 7);
-  EXPECT_EQ(kinds["q4_0"], 5 * 7);
+  // Prompts of quantised models with 256 rows, too.
+  EXPECT_EQ(kinds["4-bit"], 5 * 8);
+  EXPECT_EQ(kinds["8-bit"], 5 * 8);
+  EXPECT_EQ(kinds["q4_0"], 5 * 8);
+  EXPECT_EQ(kinds["q8_0"], 5 * 8);
   EXPECT_GE(kinds["f32"], 4 * 7 + 4 * 3);
+  EXPECT_EQ(std::ranges::count(layers, 256, &LayerTime::rows), 4 * 5);
 }
 
 // Models that do not fit beside one another go sooner, with as many moments. What fits alone is
@@ -281,14 +289,26 @@ TEST(Measure, HoldsNoMoreThanFits) {
   // As far as half of the ledger goes: of f16 and bf16 four widths.
   PacedBackend shared(1, 1.0);
   const auto layers = measured_in(shared, kLedger);
-  EXPECT_EQ(layers.size(), 260u);
+  EXPECT_EQ(layers.size(), 280u);
   for (const LayerTime& time : layers) check(time);
   // A device with less: no f32 of the fourth width either.
   PacedBackend small(1, 1.0, kSmall);
   const auto fewer = measured_in(small, kLedger);
-  EXPECT_EQ(fewer.size(), 253u);
+  EXPECT_EQ(fewer.size(), 273u);
   for (const LayerTime& time : fewer) check(time);
   EXPECT_GT(small.most_held(), kSmall / 2);
+}
+
+// Prompts of quantised models are timed as they run where memory is plenty, if it ever is: what is
+// held goes first.
+TEST(Measure, MakesRoomForDequantisedLayers) {
+  PacedBackend backend(1, 1.0);
+  const auto layers = measured_in(backend, int64_t{6} << 30);
+  EXPECT_EQ(backend.without_plenty(), 0);
+  EXPECT_GT(layers.size(), 280u);
+  PacedBackend small(1, 1.0);
+  measured_in(small, int64_t{5} << 29);
+  EXPECT_GT(small.without_plenty(), 0);
 }
 
 // 1.7 times as long in one second of six, for a second and a half at a time: of figures taken in

@@ -198,14 +198,17 @@ class Measurer {
     const auto found = std::ranges::find(profile_.overhead, shape, &Overhead::shape);
     return found == profile_.overhead.end() ? 0 : found->step_seconds;
   }
-  // Lets go of what is held for it.
-  Result<bool> fits(int64_t bytes) {
+  // Lets go of what is held for it, and for what runs faster beside it where that fits, too.
+  Result<bool> fits(int64_t bytes, int64_t beside = 0) {
     const int64_t needed = bytes * 2 + (int64_t{64} << 20);
     // What is made on the host, in vain where letting go gives nothing back there.
     if (backend_.memory() != nullptr && needed >= ledger_.free_bytes()) return false;
-    const auto room = [&] { return needed < memory().free_bytes(); };
-    while (!room() && needed < memory().capacity_bytes() && !held_.empty()) IMPETUS_CHECK(let_go());
-    return room();
+    const auto room = [&](int64_t wanted) { return wanted < memory().free_bytes(); };
+    for (const int64_t wanted : {needed + beside, needed}) {
+      const bool ever = wanted < memory().capacity_bytes();
+      while (ever && !room(wanted) && !held_.empty()) IMPETUS_CHECK(let_go());
+    }
+    return room(needed);
   }
   const MemoryLedger& memory() const { return backend_.memory() ? *backend_.memory() : ledger_; }
 
