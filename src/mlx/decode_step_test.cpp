@@ -3,6 +3,8 @@
 #include "mlx/decode_step.h"
 
 #ifdef __linux__  // contexts that run by turns
+#include <set>
+
 #include "mlx/cuda_on_host.h"
 #include "mlx/decoder.h"
 #include "mlx/kernel_check.h"
@@ -429,6 +431,68 @@ TEST(StepKernel, GivesUpWithoutAllItsBlocks) {
   const auto after = loaded->execute({&step, 1});
   ASSERT_TRUE(after.ok()) << after.error().message;
   EXPECT_EQ((*after)[0].token->id, (*before)[0].token->id);
+}
+
+// Answers at once, and wrongly.
+class AnyStep final : public StepKernel {
+ public:
+  AnyStep(const StepForm& form, int likeliest, std::set<int>& rows)
+      : vocab_(form.vocab), likeliest_(likeliest), rows_(rows) {}
+  int blocks() override { return 1; }
+  mx::array addresses(const std::vector<std::variant<mx::array, int64_t>>& of) override {
+    return mx::zeros({static_cast<int>(of.size())}, mx::int64);
+  }
+  StepOutputs run(const StepInputs&, int rows, int, int) override {
+    rows_.insert(rows);
+    StepOutputs made;
+    made.logits = mx::zeros({rows, vocab_}, mx::float32);
+    made.best.assign(kStepRowsMax / 2, mx::full({2}, likeliest_, mx::int32));
+    made.next = mx::zeros({kStepRowsMax}, mx::int32);
+    return made;
+  }
+
+ private:
+  int vocab_, likeliest_;
+  std::set<int>& rows_;
+};
+
+// Both kernels, of one row and of more, where a step and the pool have room for more.
+TEST(StepCheck, HoldsBothKernelsToTheOthers) {
+  const auto model = model_of("llama", 5, 4, 32, DType::f16);
+  struct Case {
+    int64_t kv_tokens, step_tokens_max, logits;  // of a step
+    std::set<int> rows;
+  };
+  for (const Case& one : {Case{8192, 8, 0, {1, 5}},
+                          {8192, 8, 2, {1, 2}},
+                          {16, 8, 0, {1}},
+                          {48, 8, 0, {1, 3}},
+                          {8192, 4, 0, {1, 4}},
+                          {8192, 1, 0, {1}}}) {
+    for (const bool gives_up : {false, true}) {
+      if (gives_up && one.step_tokens_max > 1) continue;  // one case of it
+      std::set<int> rows;
+      MlxOptions options = with_host_kernels();
+      options.prefill_kernel = nullptr;  // checks of others take long on the host
+      options.row_kernels = nullptr;
+      options.elements_max = static_cast<int>(one.logits * model.spec.vocab);
+      options.decode_step = [&](const StepForm& form) {
+        return std::make_unique<AnyStep>(form, gives_up ? kGaveUp : 0, rows);
+      };
+      LoadOptions load;
+      load.kv = DType::f16;
+      load.kv_tokens = one.kv_tokens;
+      load.step_tokens_max = one.step_tokens_max;
+      const Logged logged;
+      const auto loaded =
+          load_decoder_on(std::move(*make_mlx_backend(options)), model.spec, *model.weights, load);
+      EXPECT_EQ(rows, gives_up ? std::set<int>{1} : one.rows);
+      EXPECT_EQ(logged.count("decode steps in one launch"), 1) << logged.text();
+      EXPECT_EQ(logged.count("waited in vain"), gives_up ? 1 : 0);
+      EXPECT_EQ(logged.count(" off "), gives_up ? 0 : 1);
+      EXPECT_EQ(counters_of(*loaded.model).whole_steps, 0);
+    }
+  }
 }
 
 }  // namespace

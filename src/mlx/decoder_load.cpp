@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
+#include <stdexcept>
 #include <tuple>
 
 #include "base/guarded.h"
@@ -19,6 +21,10 @@ std::vector<mx::array> gated(const std::vector<mx::array>& inputs) {
 std::vector<mx::array> finite(const std::vector<mx::array>& inputs) {
   return {mx::isfinite(inputs[0])};
 }
+
+constexpr const char* kWaitedInVain =
+    "blocks of threads waited in vain for others; another program may keep a part of this GPU to "
+    "itself";
 
 }  // namespace
 
@@ -271,10 +277,12 @@ void MlxDecoder::drop_whole_step() {
   whole_step_reservation_ = Reservation();
 }
 
+// By both of its kernels, of one row and of more, where there may be so many.
 double MlxDecoder::whole_step_error() {
+  const int64_t several = std::min(
+      {int64_t{5}, int64_t{whole_step_->rows_max()}, int64_t{kv_->blocks()}, step_tokens_max_});
   double worst = 0;
-  for (const int64_t sequences : {int64_t{1}, std::min<int64_t>(5, whole_step_->rows_max())}) {
-    if (sequences > kv_->blocks() || sequences > step_tokens_max_) break;
+  for (const int64_t sequences : std::set{int64_t{1}, several}) {
     const std::vector<float> made = probe(sequences);
     auto whole_step = std::exchange(whole_step_, nullptr);
     const std::vector<float> wanted = probe(sequences);
@@ -312,6 +320,10 @@ std::vector<float> MlxDecoder::probe(int64_t sequences) {
     build(batch);
     enqueue(logits_);
     wait();
+    if (whole_step_ && std::ranges::any_of(logits_, &Logits::gave_up)) {
+      forget();
+      throw std::runtime_error(kWaitedInVain);
+    }
     for (Logits& part : logits_) {
       if (count > 1) break;
       part.values.eval();
@@ -368,10 +380,8 @@ void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
   enqueue(logits_);
   wait();
   if (whole_step_ && std::ranges::any_of(logits_, &Logits::gave_up)) {
-    log::warn(
-        "{}: decode steps in one launch: blocks of threads waited in vain for others; another "
-        "program may keep a part of this GPU to itself; several launches are used",
-        spec_.family);
+    log::warn("{}: decode steps in one launch: {}; several launches are used", spec_.family,
+              kWaitedInVain);
     drop_whole_step();
   }
   forget();

@@ -1,8 +1,15 @@
 // What the tests of this folder share.
 #pragma once
 
+#include <memory>
+#include <sstream>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include <spdlog/sinks/ostream_sink.h>
+
+#include "base/log.h"
 #include "mlx/mlx_backend.h"
 #include "mlx/wall.h"
 
@@ -14,6 +21,32 @@ inline std::vector<float> floats(const mx::array& array) {
   wide.eval();
   return {wide.data<float>(), wide.data<float>() + wide.size()};
 }
+
+// What is logged while it lives, of every level.
+class Logged {
+ public:
+  Logged() : before_(spdlog::default_logger()) {
+    auto logger = std::make_shared<spdlog::logger>(
+        "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(said_, true));
+    logger->set_level(spdlog::level::debug);
+    spdlog::set_default_logger(std::move(logger));
+  }
+  ~Logged() { spdlog::set_default_logger(before_); }
+  Logged(const Logged&) = delete;
+  Logged& operator=(const Logged&) = delete;
+
+  std::string text() const { return said_.str(); }
+  int count(std::string_view of) const {
+    const std::string all = text();
+    int found = 0;
+    for (size_t at = all.find(of); at != std::string::npos; at = all.find(of, at + 1)) ++found;
+    return found;
+  }
+
+ private:
+  std::shared_ptr<spdlog::logger> before_;
+  std::ostringstream said_;
+};
 
 // Greedy tokens of some sequences side by side, one step for all at a time (decoder_test.cpp).
 std::vector<std::vector<TokenId>> side_by_side(Executor& executor,
