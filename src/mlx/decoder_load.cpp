@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <set>
@@ -210,9 +211,13 @@ void MlxDecoder::make_whole_step(MemoryLedger& ledger) {
 
 // Prompts: from how many rows on matrices of each form (bits, group, mode) are dequantised first,
 // by the products of the largest of the form, and room for what then stands of them. Of layers
-// alone: few rows reach the head.
+// alone: few rows reach the head. No plan counts that room: it is left to other models unless there
+// is plenty.
 void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
   if (machine_->dequantised_from == 0 && !machine_->product_seconds) return;
+  const int64_t fewest =
+      machine_->dequantised_from > 0 ? machine_->dequantised_from : kDequantisedRows.back();
+  if (step_tokens_max_ < fewest) return;
   std::map<std::tuple<int, int, std::string>, std::vector<Matrix*>> forms;
   for (Layer& layer : layers_) {
     for (Matrix* matrix : layer.matrices()) {
@@ -221,14 +226,23 @@ void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
     }
   }
   const auto bytes_of = [&](const Matrix* matrix) { return matrix->dequantised_bytes(type_); };
-  const auto room = [&](int64_t bytes) {
-    auto reserved =
-        ledger.reserve(bytes, fmt::format("{}: dequantised matrices of prompts", spec_.family));
-    if (!reserved.ok()) {
-      log::warn("{}: prompts may be slower than they could be: {}", spec_.family,
-                reserved.error().message);
+  bool said = false;
+  const auto room = [&](int64_t bytes) -> std::optional<Reservation> {
+    constexpr int64_t kShare = 4;  // of what is free
+    const int64_t free = ledger.free_bytes();
+    if (bytes <= free / kShare) {
+      auto reserved =
+          ledger.reserve(bytes, fmt::format("{}: dequantised matrices of prompts", spec_.family));
+      if (reserved.ok()) return std::move(*reserved);
     }
-    return reserved;
+    if (!std::exchange(said, true)) {
+      constexpr double kMiB = 1 << 20;
+      log::warn(
+          "{}: prompts may be slower than they could be: dequantised matrices would take {:.1f} "
+          "MiB, more than a quarter of the {:.1f} MiB that are free",
+          spec_.family, static_cast<double>(bytes) / kMiB, static_cast<double>(free) / kMiB);
+    }
+    return std::nullopt;
   };
   DecodeShape types;
   types.activations = types.kv = type_;
@@ -236,8 +250,10 @@ void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
     int64_t from = machine_->dequantised_from;
     if (from == 0) {
       const Matrix& largest = **std::ranges::max_element(matrices, {}, bytes_of);
-      const auto reserved = room(bytes_of(&largest));
-      if (!reserved.ok()) break;
+      const int64_t bytes = bytes_of(&largest);
+      const auto reserved = room(bytes);
+      if (!reserved) continue;
+      const LimitShare limit(bytes, bytes);  // as prompts have it
       const bool right = within(
           spec_.family, "products with dequantised matrices", kernels_error_limit(types), [&] {
             const DequantisedChoice made =
@@ -246,6 +262,9 @@ void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
             return made.error;
           });
       if (!right) continue;
+      const auto& [bits, group, mode] = form;
+      log::debug("{}: matrices of {} bits in groups of {} ({}) are dequantised {}", spec_.family,
+                 bits, group, mode, from > 0 ? fmt::format("from {} rows on", from) : "never");
     }
     for (Matrix* matrix : matrices) matrix->dequantised_from = from;
   }
@@ -261,7 +280,7 @@ void MlxDecoder::choose_dequantised(MemoryLedger& ledger) {
   }
   if (most == 0) return;
   auto reserved = room(most);
-  if (!reserved.ok()) {
+  if (!reserved) {
     for (auto& [form, matrices] : forms) {
       for (Matrix* matrix : matrices) matrix->dequantised_from = 0;
     }
@@ -359,21 +378,36 @@ void MlxDecoder::warm() {
   if (prefill_) {
     for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);
   }
+  // As many rows as all forms of matrices are dequantised for, or as there is room for.
+  std::set<int64_t, std::greater<>> from;  // the most first
+  for (Layer& layer : layers_) {
+    for (const Matrix* matrix : layer.matrices()) {
+      if (matrix->dequantised_from > 0) from.insert(matrix->dequantised_from);
+    }
+  }
+  for (const int64_t rows : from) {
+    if (!warm(1, rows)) continue;
+    log::debug("{}: ran a prompt of {} rows with dequantised matrices", spec_.family, rows);
+    break;
+  }
   own_kernels_ = own_prefills_ = own_places_ = whole_steps_ = dequantised_ = 0;
 }
 
-void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
-  if (sequences * tokens > step_tokens_max_ || sequences > kv_->blocks() ||
+// False where a step or the pool has no room for so many.
+bool MlxDecoder::warm(int64_t sequences, int64_t tokens) {
+  const int64_t each = (tokens - 1) / KvPool::kBlockTokens + 1;
+  if (sequences * tokens > step_tokens_max_ || sequences * each > kv_->blocks() ||
       tokens > spec_.context) {
-    return;
+    return false;
   }
   const std::vector<TokenId> some(static_cast<size_t>(tokens), 0);
-  std::vector<BlockId> blocks(static_cast<size_t>(sequences));
-  std::vector<SequenceStep> batch(blocks.size());
+  std::vector<BlockId> blocks(static_cast<size_t>(sequences * each));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<SequenceStep> batch(static_cast<size_t>(sequences));
   for (size_t r = 0; r < batch.size(); ++r) {
-    blocks[r] = static_cast<BlockId>(r);
+    const auto own = static_cast<size_t>(each);
     batch[r].tokens = some;
-    batch[r].blocks = {&blocks[r], 1};
+    batch[r].blocks = std::span(blocks).subspan(r * own, own);
     batch[r].output = StepOutput::logits_last;
   }
   build(batch);
@@ -385,6 +419,7 @@ void MlxDecoder::warm(int64_t sequences, int64_t tokens) {
     drop_whole_step();
   }
   forget();
+  return true;
 }
 
 }  // namespace impetus::mlx_backend

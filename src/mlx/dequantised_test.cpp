@@ -53,6 +53,14 @@ double difference(const std::vector<float>& made, const std::vector<float>& want
   return worst / largest;
 }
 
+// Of buffers that MLX may keep.
+size_t cache_limit() {
+  const Turn turn(true);
+  const size_t limit = mx::set_cache_limit(0);
+  mx::set_cache_limit(limit);
+  return limit;
+}
+
 // What a ledger holds for dequantised matrices.
 int64_t reserved_in(const MemoryLedger& ledger) {
   int64_t bytes = 0;
@@ -62,8 +70,7 @@ int64_t reserved_in(const MemoryLedger& ledger) {
   return bytes;
 }
 
-TEST(MlxDequantised, FromAsManyRowsAsItWasFaster) {
-  const Turn turn(true);
+Matrix small_matrix() {
   std::mt19937 random(3);
   const auto packed = mx::quantize(random_rows(random, {48, 64}, mx::float32), 32, 4);
   Matrix matrix;
@@ -72,6 +79,14 @@ TEST(MlxDequantised, FromAsManyRowsAsItWasFaster) {
   matrix.biases = packed[2];
   matrix.bits = 4;
   matrix.group = 32;
+  return matrix;
+}
+
+constexpr int kTurns = 5;  // how often each product is timed
+
+TEST(MlxDequantised, FromAsManyRowsAsItWasFaster) {
+  const Turn turn(true);
+  Matrix matrix = small_matrix();
   struct Case {
     // Of 512, 384, 256 and 128 rows, in times of the product of codes.
     std::array<double, 4> took;
@@ -97,24 +112,43 @@ TEST(MlxDequantised, FromAsManyRowsAsItWasFaster) {
     int products = 0;
     const auto seconds = [&](int64_t rows, bool dequantised, const std::function<void()>& product) {
       product();
-      ++products;
+      EXPECT_EQ(dequantised, products++ % 2 == 0) << "not by turns";
       if (!dequantised) return 1.0;
-      timed.push_back(rows);
+      if (timed.empty() || timed.back() != rows) timed.push_back(rows);
       return one.took[static_cast<size_t>(4 - rows / 128)];
     };
     const DequantisedChoice made = dequantised_choice(matrix, mx::float32, one.rows_max, seconds);
     EXPECT_EQ(made.from, one.from);
     EXPECT_EQ(timed, one.timed);
-    EXPECT_EQ(products, 2 * std::ssize(one.timed));
+    EXPECT_EQ(products, 2 * kTurns * std::ssize(one.timed));
     EXPECT_LE(made.error, 1e-5);
   }
   int calls = 0;
   EXPECT_GE(product_seconds(512, true, [&] { ++calls; }), 0);
-  EXPECT_EQ(calls, 6);
+  EXPECT_EQ(calls, 1);
   // A product that is wrong is not the faster one.
   matrix.biases = mx::multiply(*matrix.biases, mx::array(kNaN, mx::float32));
   EXPECT_TRUE(std::isnan(
       dequantised_choice(matrix, mx::float32, 512, [](auto&&...) { return 1.0; }).error));
+}
+
+// A host that is slow for a while, whenever that is, changes nothing.
+TEST(MlxDequantised, ASlowSpellChoosesNothing) {
+  const Turn turn(true);
+  const Matrix matrix = small_matrix();
+  constexpr int kSpell = 8;  // of products
+  for (const double faster : {0.5, 1.5}) {
+    for (int begin = 0; begin < 2 * kTurns; ++begin) {
+      int products = 0;
+      const auto seconds = [&](int64_t, bool dequantised, const std::function<void()>&) {
+        const int at = products++;
+        const double slow = at >= begin && at < begin + kSpell ? 10 : 1;
+        return slow * (dequantised ? faster : 1.0);
+      };
+      EXPECT_EQ(dequantised_choice(matrix, mx::float32, 128, seconds).from, faster < 1 ? 128 : 0)
+          << begin;
+    }
+  }
 }
 
 TEST(MlxDequantised, APromptsLogitsAreThoseOfCodes) {
@@ -237,42 +271,41 @@ TEST(MlxDequantised, AModelIsTimedWhenItIsLoaded) {
     std::vector<std::pair<int64_t, bool>> asked;
     int calls = 0;
     MlxOptions options{.cpu = true, .as_gpu = true};
+    const size_t cached = cache_limit();
     options.product_seconds = [&](int64_t rows, bool first, const std::function<void()>& product) {
       product();
       ++calls;
       asked.emplace_back(rows, first);
+      // As prompts have it: the largest matrix's memory may be kept.
+      EXPECT_EQ(cache_limit(), cached + static_cast<size_t>(hidden * wide * 4));
       return !first || !faster(rows, calls) ? 1.0 : 0.5;
     };
-    const size_t cached = [] {
-      const Turn turn(true);
-      const size_t limit = mx::set_cache_limit(0);
-      mx::set_cache_limit(limit);
-      return limit;
-    }();
     const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
     EXPECT_EQ(counters_of(*loaded.model).dequantised, 0);  // loading is none of its steps
     EXPECT_EQ(reserved_in(*loaded.ledger), 3 * elements * 4);
-    {
-      const Turn turn(true);
-      const size_t limit = mx::set_cache_limit(0);
-      mx::set_cache_limit(limit);
-      EXPECT_EQ(limit, cached + static_cast<size_t>(3 * elements * 4));
-    }
+    EXPECT_EQ(cache_limit(), cached + static_cast<size_t>(3 * elements * 4));
     const auto logits = all_logits(*loaded.model, tokens);
     EXPECT_EQ(counters_of(*loaded.model).dequantised, dequantised);
     all_logits(*loaded.model, std::span(tokens).first(127));
     EXPECT_EQ(counters_of(*loaded.model).dequantised, dequantised);
     return std::pair(logits, asked);
   };
-  using Asked = std::vector<std::pair<int64_t, bool>>;
+  const auto by_turns = [](std::initializer_list<int64_t> each) {
+    std::vector<std::pair<int64_t, bool>> asked;
+    for (const int64_t rows : each) {
+      for (int i = 0; i < kTurns; ++i) asked.insert(asked.end(), {{rows, true}, {rows, false}});
+    }
+    return asked;
+  };
   const auto [wanted, once] = run([](int64_t, int) { return false; }, 0, 0);
-  EXPECT_EQ(once, (Asked{{256, true}, {256, false}, {256, true}, {256, false}}));
+  EXPECT_EQ(once, by_turns({256, 256}));
   // 4 bits are timed before 8.
+  const Logged logged;
   const auto [some, asked] =
-      run([](int64_t, int call) { return call <= 4; }, 3 + 4 + 3, four_of_second);
-  EXPECT_EQ(
-      asked,
-      (Asked{{256, true}, {256, false}, {128, true}, {128, false}, {256, true}, {256, false}}));
+      run([](int64_t, int call) { return call <= 4 * kTurns; }, 3 + 4 + 3, four_of_second);
+  EXPECT_EQ(asked, by_turns({256, 128, 256}));
+  EXPECT_EQ(logged.count("4 bits in groups of 32 (affine) are dequantised from 128 rows on"), 1);
+  EXPECT_EQ(logged.count("8 bits in groups of 32 (affine) are dequantised never"), 1);
   EXPECT_LE(difference(some, wanted), 1e-4);
   const auto [each, more] = run([](int64_t, int) { return true; }, 3 * 7, all);
   EXPECT_LE(difference(each, wanted), 1e-4);
@@ -285,9 +318,11 @@ TEST(MlxDequantised, WithoutRoomPromptsTakeCodes) {
   const auto tokens = random_tokens(random, 200, 101);
   MlxOptions options{.cpu = true, .as_gpu = true};
   int timed = 0;
+  std::function<void()> meanwhile;
   options.product_seconds = [&](int64_t, bool first, const std::function<void()>& product) {
     product();
     ++timed;
+    if (meanwhile) meanwhile();
     return first ? 0.5 : 1.0;
   };
   const auto made = backend(options);
@@ -304,16 +339,86 @@ TEST(MlxDequantised, WithoutRoomPromptsTakeCodes) {
     EXPECT_GT(wanted_for_it, 0);
   }
   EXPECT_EQ(roomy.used_bytes(), 0);
-  // Room for the model, and just not for what it would dequantise; or not even for one matrix.
-  for (const int64_t beside : {wanted_for_it - 1, int64_t{1000}}) {
+  // Beside the model just four times what it would dequantise; less; less than four matrices; none.
+  for (const int64_t beside : {4 * wanted_for_it, 4 * wanted_for_it - 1, wanted_for_it,
+                               int64_t{4 * 64 * 96 * 4 - 1}, int64_t{0}}) {
     timed = 0;
     MemoryLedger tight(used + beside);
+    const Logged logged;
     const auto loaded = made->load_decoder(model.spec, *model.weights, f32_options(), tight);
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
-    EXPECT_EQ(tight.used_bytes(), used);
-    EXPECT_EQ(timed > 0, beside > 1000);
+    const bool room = beside == 4 * wanted_for_it;
+    EXPECT_EQ(tight.used_bytes(), room ? used + wanted_for_it : used);
+    EXPECT_EQ(timed > 0, beside >= 4 * 64 * 96 * 4);
+    EXPECT_EQ(logged.count("prompts may be slower"), room ? 0 : 1);
     EXPECT_LE(difference(all_logits(**loaded, tokens), wanted), 1e-4);
-    EXPECT_EQ(counters_of(**loaded).dequantised, 0);
+    EXPECT_EQ(counters_of(**loaded).dequantised > 0, room);
+  }
+  // Steps of too few rows: nothing to be told of.
+  {
+    timed = 0;
+    MemoryLedger tight(used);
+    const Logged logged;
+    LoadOptions few = f32_options();
+    few.step_tokens_max = 127;
+    const auto loaded = made->load_decoder(model.spec, *model.weights, few, tight);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_EQ(timed, 0);
+    EXPECT_EQ(logged.text(), "");
+  }
+  // Room that goes when the first form is chosen: neither the next one nor the first has any, and
+  // that is said once.
+  {
+    const RandomModel mixed = small_model(true);
+    MemoryLedger ledger(int64_t{1} << 30);
+    Reservation others;
+    timed = 0;
+    meanwhile = [&] {
+      if (others.bytes() == 0) others = std::move(*ledger.reserve(ledger.free_bytes(), "another"));
+    };
+    const Logged logged;
+    const auto loaded = made->load_decoder(mixed.spec, *mixed.weights, f32_options(), ledger);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_EQ(timed, 2 * 2 * kTurns);
+    EXPECT_EQ(logged.count("prompts may be slower"), 1);
+    EXPECT_EQ(reserved_in(ledger), 0);
+  }
+}
+
+// A prompt of as many rows as matrices are dequantised for, while a model is loaded.
+TEST(MlxDequantised, LoadingRunsAPromptOfThem) {
+  const RandomModel model = small_model(true);
+  struct Case {
+    int64_t eight, four;  // bits: dequantised from so many rows on; 0: never
+    int64_t kv_tokens, rows;
+  };
+  for (const Case& one : {Case{128, 128, 2048, 128},
+                          {0, 128, 2048, 128},
+                          {256, 128, 2048, 256},
+                          {256, 128, 255, 256},  // whole blocks
+                          {256, 128, 240, 128},  // as far as the pool goes
+                          {256, 128, 100, 0},
+                          {0, 0, 2048, 0}}) {
+    int layers = 0, calls = 0;
+    MlxOptions options{.cpu = true, .as_gpu = true};
+    options.product_seconds = [&](int64_t rows, bool first, const std::function<void()>& product) {
+      product();
+      ++calls;
+      // 4 bits are timed before 8.
+      const bool four = calls <= 2 * kTurns * (one.four == 128 ? 2 : 1);
+      const int64_t from = four ? one.four : one.eight;
+      return first && from > 0 && rows >= from ? 0.5 : 1.0;
+    };
+    options.fault = [&](std::string_view where) { layers += where == "layer"; };
+    LoadOptions load = f32_options();
+    load.kv_tokens = one.kv_tokens;
+    const Logged logged;
+    const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights, load);
+    EXPECT_EQ(layers, one.rows > 0 ? 3 : 0);
+    EXPECT_EQ(logged.count("ran a prompt"), one.rows > 0 ? 1 : 0);
+    EXPECT_EQ(logged.count(fmt::format("ran a prompt of {} rows", one.rows)), one.rows > 0 ? 1 : 0);
+    EXPECT_EQ(counters_of(*loaded.model).dequantised, 0);
+    EXPECT_EQ(counters_of(*loaded.model).kv_copies, 0);
   }
 }
 
@@ -360,6 +465,8 @@ TEST(MlxDequantised, AFailureBetweenLayersIsAnError) {
     throw std::runtime_error("[matmul] a layer");
   };
   const auto loaded = load_decoder_on(backend(options), model.spec, *model.weights);
+  EXPECT_EQ(layers, 3);  // of a prompt while it was loaded
+  layers = 0;
   const auto wanted = all_logits(*loaded.model, tokens);
   EXPECT_EQ(layers, 3);
   for (fails = 1; fails <= 3; ++fails) {

@@ -55,9 +55,9 @@ struct MlxOptions {
   // Rows from which prompts' products take quantised matrices dequantised; 0: as `product_seconds`
   // has it. For tests.
   int64_t dequantised_from = 0;
-  // What a product of so many rows takes, of a matrix dequantised first or of its codes; from as
-  // many rows on as the former is faster, prompts use it. Without, a clock where MLX computes on
-  // CUDA, and elsewhere only codes. For tests.
+  // What a product of so many rows takes, of a matrix dequantised first or of its codes: asked some
+  // times by turns. From as many rows on as the former is faster, prompts use it. Without, a clock
+  // where MLX computes on CUDA, and elsewhere only codes. For tests.
   std::function<double(int64_t rows, bool dequantised, const std::function<void()>& product)>
       product_seconds = nullptr;
   // How long the host spins for a step's end before it sleeps until then, where the device has

@@ -119,7 +119,7 @@ class MlxDecoder final : public Executor {
   void draw(Logits& part);
   mx::array step_tokens();
   void warm();
-  void warm(int64_t sequences, int64_t tokens);
+  bool warm(int64_t sequences, int64_t tokens);
   // `draws`: of each sequence's token, where the batch does not say itself.
   void build(std::span<const SequenceStep> batch, std::vector<Draw> draws = {});
   bool drawn_so(const SequenceStep& step, const Logits& logits, int64_t row) const {
