@@ -64,9 +64,10 @@ struct KvShape {
 //
 // Handoff: KV leaves one storage and enters another in a neutral layout, packed without padding,
 //   [layers][2: keys, then values][kv_heads][end - begin][head_dim], little-endian,
-// keys as attention reads them (normed and rotated). Between storages of one dtype the values pass
-// bit for bit; else they are rounded to nearest even once, on their way in. By the thread that
-// drives the executor, and not while it runs; the other methods may be called from any.
+// keys as attention reads them (normed and rotated); in q8_0 as its blocks along head_dim. Between
+// storages of one dtype the values pass bit for bit; else they are rounded once, on their way in.
+// By the thread that drives the executor, and not while it runs; the other methods may be called
+// from any.
 class KvStorage {
  public:
   virtual ~KvStorage() = default;
@@ -81,7 +82,7 @@ class KvStorage {
   // exactly the bytes that kv_bytes(shape(), end - begin, dtype()) says.
   virtual Result<void> export_block(BlockId block, int32_t begin, int32_t end,
                                     std::span<std::byte> out) const = 0;
-  // The same positions from values of `type` (f32, f16, bf16; else unsupported); others stand.
+  // The same positions from values of `type` (of check_kv_type; else unsupported); others stand.
   virtual Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
                                     std::span<const std::byte> in) = 0;
 };

@@ -66,7 +66,8 @@ Result<std::unique_ptr<CpuKvStorage>> CpuKvStorage::create(const ModelSpec& spec
       kv->kernel_type_ = KvType::bf16;
       break;
     default:
-      return error(ErrorCode::unsupported, "KV cache in {}: the CPU keeps f32, f16 or bf16",
+      return error(ErrorCode::unsupported,
+                   "KV cache in {}: the CPU keeps f32, f16 or bf16 (q8_0: mlx alone)",
                    to_string(dtype));
   }
   if (tokens < 1) {

@@ -124,6 +124,10 @@ Rated Planner::rate(const ModelCost& model, const Processor& processor) const {
       }
     }
   }
+  if (rated.impossible.empty() && model.kind == ModelKind::decoder && !processor.kv.empty() &&
+      std::ranges::find(processor.kv, policy_.kv) == processor.kv.end()) {
+    rated.impossible = fmt::format("it keeps no KV in {}", to_string(policy_.kv));
+  }
   if (rated.impossible.empty() && rated.bytes() > memory_of(processor)) {
     rated.impossible = fmt::format("{} MiB of weights and working memory exceed its {} MiB",
                                    rated.bytes() >> 20, memory_of(processor) >> 20);

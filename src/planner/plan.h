@@ -38,6 +38,7 @@ struct Processor {
   bool runs_decoders = true;
   bool runs_encoders = true;
   std::vector<DType> weights;  // types it computes on
+  std::vector<DType> kv;       // types it keeps keys and values in; empty: any
 };
 
 struct PlanMachine {

@@ -319,6 +319,7 @@ World random_world(uint64_t seed) {
     one.profile.measured = random() % 3 != 0;
     one.runs_decoders = kind != 2;
     if (random() % 8 == 0) one.weights = {DType::q8_0};
+    if (random() % 8 == 0) one.kv = {DType::f32};
     if (random() % 10 == 0) one.unavailable = "broken";
     for (int threads = 2; kind == 0 && threads <= 8; threads *= 2) {
       one.profile.read.push_back(
@@ -360,6 +361,10 @@ struct Exhaustive {
     if (model.kind == ModelKind::decoder && !one.runs_decoders) return false;
     if (!one.weights.empty() &&
         std::ranges::find(one.weights, model.layer_weights[0].type) == one.weights.end()) {
+      return false;
+    }
+    if (model.kind == ModelKind::decoder && !one.kv.empty() &&
+        std::ranges::find(one.kv, world.policy.kv) == one.kv.end()) {
       return false;
     }
     return model.file_bytes + kWorking <=

@@ -135,6 +135,7 @@ PlanMachine plan_machine(const Inventory& inventory,
     one.memory_bytes = own != nullptr ? own->capacity_bytes() : memory_bytes;
     one.shares_host_memory = own == nullptr;
     one.weights = descriptor.weights;
+    one.kv = descriptor.kv;
     driven.push_back(descriptor.device);
     for (const GpuInfo& gpu : inventory.gpus) {  // MLX drives the first one of its kind
       if (descriptor.backend != (gpu.vendor == "Apple" ? "mlx-metal" : "mlx-cuda")) continue;

@@ -474,9 +474,12 @@ TEST_P(Conformance, KvGoesToAnotherBackendAndBack) {
 
 TEST_P(Conformance, KvComesOutAsItWentIn) {
   std::mt19937_64 random(3);
-  RandomModelBuilder builder(decoder_spec("llama"), 5, DType::f32);
+  ModelSpec spec = decoder_spec("llama");
+  spec.head_dim = 32;  // whole blocks of q8_0
+  RandomModelBuilder builder(spec, 5, DType::f32);
   const RandomModel model = builder.decoder();
-  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+  const std::vector<DType> types = GetParam().make(1)->descriptor().kv;
+  for (const DType type : types) {
     LoadOptions options = f32_options();
     options.kv = type;
     const auto loaded = load_decoder_on(GetParam().make(1), model.spec, *model.weights, options);
@@ -484,7 +487,7 @@ TEST_P(Conformance, KvComesOutAsItWentIn) {
     std::vector<float> values(static_cast<size_t>(kv.shape().elements()) * 16);
     std::normal_distribution<float> normal(0, 3);
     for (float& value : values) value = normal(random);
-    for (const DType from : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType from : {DType::f32, DType::f16, DType::bf16, DType::q8_0}) {
       std::vector<std::byte> in(static_cast<size_t>(kv_bytes(kv.shape(), 16, from)));
       convert_kv(DType::f32, std::as_bytes(std::span(values)), from, in);
       ASSERT_TRUE(kv.import_block(7, 0, 16, from, in).ok());
@@ -510,7 +513,8 @@ TEST_P(Conformance, KvComesOutAsItWentIn) {
     EXPECT_FALSE(kv.export_block(0, 15, 17, bytes).ok());
     EXPECT_FALSE(kv.export_block(0, 2, 2, bytes).ok());
     EXPECT_FALSE(kv.export_block(0, 0, 3, bytes).ok());
-    EXPECT_FALSE(kv.import_block(0, 0, 2, DType::q8_0, bytes).ok());
+    EXPECT_FALSE(kv.import_block(0, 0, 2, DType::q4_0, bytes).ok());
+    EXPECT_FALSE(kv.import_block(0, 0, 2, DType::i32, bytes).ok());
   }
 }
 
