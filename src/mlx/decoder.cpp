@@ -325,8 +325,7 @@ void MlxDecoder::attention_inputs(int64_t index) {
     k = mx::fast::rms_norm(k, layer.k_norm, spec_.norm_eps);
   }
   q = rotary_->apply(q);
-  k = mx::astype(rotary_->apply(k), kv_->type());
-  v = mx::astype(v, kv_->type());
+  k = rotary_->apply(k);
   // A GPU's fused attention takes one type and sums in f32; a CPU widens what it reads.
   query_ = gpu_paths() ? mx::astype(q, kv_->type()) : q;
   if (plan_.single()) {
@@ -367,10 +366,10 @@ void MlxDecoder::attention(int64_t index) {
                          plan_.single() && !place_ ? mx::transpose(*query_, {2, 1, 0, 3}) : *query_,
                          kv_->keys(index), kv_->values(index));
   } else if (padded_ && plan_.sequences.size() == static_cast<size_t>(padded_->seen.shape(0))) {
-    out = attend_padded(*padded_, *query_, kv_->keys(index), kv_->values(index));
+    out = attend_padded(*padded_, *query_, kv_->key_rows(index), kv_->value_rows(index));
   } else {
     // Where all scores are written out, only some rows at a time.
-    out = attend_by_sequence(spec_, plan_, *query_, kv_->keys(index), kv_->values(index),
+    out = attend_by_sequence(spec_, plan_, *query_, kv_->key_rows(index), kv_->value_rows(index),
                              gpu_paths() ? 0 : machine_->score_elements);
   }
   attended_ = mx::astype(out, type_);

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "backend/kv_handoff.h"
 #include "base/guarded.h"
 #include "base/log.h"
 #include "mlx/dequantised.h"
@@ -84,7 +85,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
   }
   IMPETUS_TRY(weights_reservation_,
               ledger.reserve(bytes, fmt::format("{}: weights", spec_.family)));
-  IMPETUS_TRY(kv_, KvPool::create(spec_, options.kv, options.kv_tokens, machine_->cpu,
+  IMPETUS_TRY(kv_, KvPool::create(spec_, options.kv, type_, options.kv_tokens, machine_->cpu,
                                   !machine_->as_gpu && (machine_->cpu || mx::metal::is_available()),
                                   ledger));
   kv_->set_barrier([this] {
@@ -92,7 +93,7 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     if (whole_step_) whole_step_->forget_pools();
   });
   // The widest that stand at once: a layer's products and their inputs; scores and logits as they
-  // are cut; keys and values gathered for a batch.
+  // are cut; keys and values gathered for a batch; a layer's, where they are quantised.
   const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
                          3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
   const int64_t logits =
@@ -101,6 +102,10 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
       step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
       (machine_->row_kernels ? 3 : 2) * logits * 4 +
       (gpu_paths() ? 0 : 3 * machine_->score_elements * 4) + host_.bytes() +
+      (kv_->quantised() ? kv_bytes({1, spec_.kv_heads, spec_.head_dim},
+                                   int64_t{kv_->blocks()} * KvPool::kBlockTokens, DType::f16) *
+                              static_cast<int64_t>(type_.size()) / 2
+                        : 0) +
       (machine_->row_kernels ? draw_bytes(logits / spec_.vocab, spec_.vocab) : 0);
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,
@@ -160,14 +165,21 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
               spec_.qk_norm,
               type_,
               kv_->type()};
-    kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
+    if (kv_->quantised()) {
+      log::warn(
+          "{}: MLX's operations attend to keys and values in q8_0, not the kernels of our own, "
+          "which are faster; --kv f16 uses them",
+          spec_.family);
+    } else {
+      kernels_ = checked_kernels(machine_->decode_kernels, shape_, spec_);
+    }
     if (kernels_) check_few_rows();
     if (machine_->row_kernels) {
       row_kernels_ = checked_row_kernels(machine_->row_kernels, shape_, spec_);
       device_draws_ = row_kernels_ && draws_right(*row_kernels_, spec_);
     }
   }
-  if (machine_->prefill_kernel) {
+  if (machine_->prefill_kernel && !kv_->quantised()) {
     const PrefillShape shape{static_cast<int>(spec_.heads), static_cast<int>(spec_.kv_heads),
                              static_cast<int>(spec_.head_dim), true, kv_->type()};
     prefill_ = checked_prefill(machine_->prefill_kernel, shape, spec_.family, !machine_->cpu);

@@ -6,21 +6,57 @@
 #include "backend/kv_handoff.h"
 
 namespace impetus::mlx_backend {
+namespace {
 
-Result<std::unique_ptr<KvPool>> KvPool::create(const ModelSpec& spec, DType dtype, int64_t tokens,
-                                               bool cpu, bool direct, MemoryLedger& ledger) {
+// values [.., n * 32] -> codes i8, the same shape, and scales f16 [.., n]. As quantize_q8_0, but of
+// halves to the even one. What is not finite has no finite scale.
+std::pair<mx::array, mx::array> quantised_rows(const mx::array& values) {
+  mx::Shape blocks = values.shape();
+  blocks.back() /= kQuantBlock;
+  const mx::Shape scales = blocks;
+  blocks.push_back(kQuantBlock);
+  const mx::array x = mx::reshape(mx::astype(values, mx::float32), blocks);
+  const mx::array d = mx::divide(mx::max(mx::abs(x), -1, true), mx::array(127.0f));
+  const mx::array codes =
+      mx::round(mx::where(mx::greater(d, mx::array(0.0f)), mx::divide(x, d), mx::array(0.0f)));
+  return {mx::reshape(mx::astype(codes, mx::int8), values.shape()),
+          mx::reshape(mx::astype(d, mx::float16), scales)};
+}
+
+}  // namespace
+
+mx::array KvRows::values(const mx::array& codes, const mx::array& scales) const {
+  mx::Shape blocks = scales.shape();
+  blocks.push_back(kQuantBlock);
+  return mx::reshape(mx::multiply(mx::astype(mx::reshape(codes, blocks), type_),
+                                  mx::expand_dims(mx::astype(scales, type_), -1)),
+                     codes.shape());
+}
+
+mx::array KvRows::run(const SlotRun& run) const {
+  const auto part = [&](const mx::array& of) {
+    return mx::slice(of, {0, dim(run.begin), 0}, {of.shape(0), dim(run.end), of.shape(2)});
+  };
+  return scales_ == nullptr ? part(pool_) : values(part(pool_), part(*scales_));
+}
+
+mx::array KvRows::at(const mx::array& slots) const {
+  const mx::array taken = mx::take(pool_, slots, 1);
+  return scales_ == nullptr ? taken : values(taken, mx::take(*scales_, slots, 1));
+}
+
+Result<std::unique_ptr<KvPool>> KvPool::create(const ModelSpec& spec, DType dtype,
+                                               mx::Dtype activations, int64_t tokens, bool cpu,
+                                               bool direct, MemoryLedger& ledger) {
   std::unique_ptr<KvPool> pool(new KvPool);
-  const auto type = mlx_type(dtype);
-  if (!type.ok()) {
-    return error(ErrorCode::unsupported, "KV cache in {}: MLX keeps f32, f16 or bf16",
-                 to_string(dtype));
-  }
+  IMPETUS_CHECK(check_kv_type(dtype, spec.head_dim));
   if (tokens < 1) {
     return error(ErrorCode::invalid_argument, "a KV cache of {} positions: at least 1 is needed",
                  tokens);
   }
   pool->dtype_ = dtype;
-  pool->type_ = *type;
+  const bool quantised = pool->quantised();
+  pool->type_ = quantised ? activations : *mlx_type(dtype);
   pool->shape_ = {spec.layers, spec.kv_heads, spec.head_dim};
   pool->cpu_ = cpu;
   pool->direct_ = direct;
@@ -38,50 +74,70 @@ Result<std::unique_ptr<KvPool>> KvPool::create(const ModelSpec& spec, DType dtyp
               ledger.reserve(total, fmt::format("{}: KV cache of {} positions in {}", spec.family,
                                                 blocks * kBlockTokens, to_string(dtype))));
   pool->limit_ = LimitShare(total);
-  const mx::Shape shape{dim(spec.kv_heads), dim(blocks * kBlockTokens), dim(spec.head_dim)};
-  const auto bytes = static_cast<size_t>(total / (spec.layers * 2));
-  for (int64_t i = 0; i < spec.layers * 2; ++i) {
+  const auto add = [&](int64_t width, mx::Dtype type) -> Result<void> {
+    const mx::Shape shape{dim(spec.kv_heads), dim(blocks * kBlockTokens), dim(width)};
     if (cpu || !Wall::get().has_gpu()) {
       // Not filled: the system gives the pages as they are written, and none is read before.
-      auto data = mx::allocator::malloc(bytes);
+      auto data = mx::allocator::malloc(static_cast<size_t>(
+          spec.kv_heads * blocks * kBlockTokens * width * static_cast<int64_t>(type.size())));
       if (data.buffer().ptr() == nullptr) {
         return error(ErrorCode::insufficient_memory, "the system has no {} bytes for a KV cache",
                      total);
       }
-      pool->arrays_.emplace_back(std::move(data), shape, pool->type_);
+      pool->arrays_.emplace_back(std::move(data), shape, type);
     } else {
-      pool->arrays_.push_back(mx::zeros(shape, pool->type_));
+      pool->arrays_.push_back(mx::zeros(shape, type));
       pool->arrays_.back().eval();
     }
     pool->buffers_.push_back(pool->arrays_.back().buffer().ptr());
+    return {};
+  };
+  for (int64_t i = 0; i < spec.layers * 2; ++i) {
+    IMPETUS_CHECK(add(spec.head_dim, quantised ? mx::int8 : pool->type_));
+  }
+  for (int64_t i = 0; quantised && i < spec.layers * 2; ++i) {
+    IMPETUS_CHECK(add(spec.head_dim / kQuantBlock, mx::float16));
   }
   return pool;
 }
 
+// `write(pool, values)` for the array, and for its scales where there are some.
+template <typename Write>
+void KvPool::write(size_t array, const mx::array& values, const Write& write) {
+  if (!quantised()) {
+    write(arrays_[array], mx::astype(values, type_));
+    return;
+  }
+  const auto [codes, scales] = quantised_rows(values);
+  write(arrays_[array], codes);
+  write(arrays_[scales_of(array)], scales);
+}
+
 void KvPool::write_runs(int64_t layer, std::span<const SlotRun> runs, const mx::array& keys,
                         const mx::array& values) {
-  const auto heads = dim(shape_.kv_heads), width = dim(shape_.head_dim);
-  int64_t at = 0;
-  for (const SlotRun& run : runs) {
-    const int64_t count = run.end - run.begin;
-    const auto write = [&](mx::array& pool, const mx::array& from) {
-      mx::array part = runs.size() == 1
-                           ? from
+  const auto in_runs = [&](mx::array& pool, const mx::array& from) {
+    const auto heads = pool.shape(0), width = pool.shape(2);
+    int64_t at = 0;
+    for (const SlotRun& run : runs) {
+      const int64_t count = run.end - run.begin;
+      const mx::array part =
+          runs.size() == 1 ? from
                            : mx::slice(from, {0, dim(at), 0}, {heads, dim(at + count), width});
       pool = mx::slice_update(pool, part, {0, dim(run.begin), 0}, {heads, dim(run.end), width});
-    };
-    write(arrays_[static_cast<size_t>(layer) * 2], keys);
-    write(arrays_[static_cast<size_t>(layer) * 2 + 1], values);
-    at += count;
-  }
+      at += count;
+    }
+  };
+  write(index(layer, 0), keys, in_runs);
+  write(index(layer, 1), values, in_runs);
 }
 
 void KvPool::write_rows(int64_t layer, const mx::array& slots, const mx::array& keys,
                         const mx::array& values) {
-  for (const auto& [index, from] : {std::pair{0, &keys}, {1, &values}}) {
-    mx::array& pool = arrays_[static_cast<size_t>(layer * 2 + index)];
-    pool = mx::scatter(pool, slots, *from, 1);
-  }
+  const auto in_rows = [&](mx::array& pool, const mx::array& from) {
+    pool = mx::scatter(pool, slots, from, 1);
+  };
+  write(index(layer, 0), keys, in_rows);
+  write(index(layer, 1), values, in_rows);
 }
 
 void KvPool::settle() {
@@ -107,36 +163,68 @@ std::byte* KvPool::host(size_t array) const {
   return const_cast<mx::array&>(arrays_[array]).data<std::byte>();
 }
 
+// `move(part of the host's array, bytes)` for each array's positions of the block, head by head.
+template <typename Move>
+void KvPool::walk(BlockId block, int32_t begin, int32_t end, const Move& move) const {
+  const int64_t first = int64_t{block} * kBlockTokens + begin;
+  for (size_t i = 0; i < arrays_.size(); ++i) {
+    const auto row = static_cast<int64_t>(arrays_[i].shape(2) * arrays_[i].itemsize());
+    for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+      move(host(i) + (head * blocks_ * kBlockTokens + first) * row, (end - begin) * row);
+    }
+  }
+}
+
+// The neutral layout is the arrays' parts one behind the other; in q8_0 each scale stands before
+// its codes, not behind them all.
+void KvPool::to_blocks(std::span<const std::byte> parts, std::span<std::byte> out) {
+  const size_t count = out.size() / sizeof(BlockQ8_0);
+  const std::byte *codes = parts.data(), *scales = codes + count * kQuantBlock;
+  for (size_t i = 0; i < count; ++i) {
+    std::byte* block = out.data() + i * sizeof(BlockQ8_0);
+    std::memcpy(block, scales + i * sizeof(uint16_t), sizeof(uint16_t));
+    std::memcpy(block + sizeof(uint16_t), codes + i * kQuantBlock, kQuantBlock);
+  }
+}
+void KvPool::from_blocks(std::span<const std::byte> in, std::span<std::byte> parts) {
+  const size_t count = in.size() / sizeof(BlockQ8_0);
+  std::byte *codes = parts.data(), *scales = codes + count * kQuantBlock;
+  for (size_t i = 0; i < count; ++i) {
+    const std::byte* block = in.data() + i * sizeof(BlockQ8_0);
+    std::memcpy(scales + i * sizeof(uint16_t), block, sizeof(uint16_t));
+    std::memcpy(codes + i * kQuantBlock, block + sizeof(uint16_t), kQuantBlock);
+  }
+}
+
 Result<void> KvPool::export_block(BlockId block, int32_t begin, int32_t end,
                                   std::span<std::byte> out) const {
   IMPETUS_CHECK(check_handoff(*this, block, begin, end, dtype_, out.size()));
   return entered("KV export", cpu_, [&]() -> Result<void> {
     if (barrier_) barrier_();
-    const int64_t first = int64_t{block} * kBlockTokens + begin;
-    const int64_t slots = int64_t{blocks_} * kBlockTokens;
-    const int64_t row = shape_.head_dim * static_cast<int64_t>(type_.size());
-    const auto bytes = static_cast<size_t>((end - begin) * row);
+    std::vector<std::byte> parts(quantised() ? out.size() : 0);
+    std::byte* to = quantised() ? parts.data() : out.data();
+    const auto take = [&](const std::byte* from, int64_t bytes) {
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+      to += bytes;
+    };
     if (direct_) {
-      std::byte* to = out.data();
-      for (size_t i = 0; i < arrays_.size(); ++i) {
-        for (int64_t head = 0; head < shape_.kv_heads; ++head, to += bytes) {
-          std::memcpy(to, host(i) + (head * slots + first) * row, bytes);
-        }
+      walk(block, begin, end, take);
+    } else {
+      const auto first = dim(int64_t{block} * kBlockTokens + begin);
+      std::vector<mx::array> slices;
+      for (const mx::array& array : arrays_) {
+        slices.push_back(mx::contiguous(mx::slice(
+            array, {0, first, 0}, {array.shape(0), first + end - begin, array.shape(2)})));
       }
-      return {};
+      mx::eval(slices);
+      for (mx::array& slice : slices) {
+        take(slice.data<std::byte>(), static_cast<int64_t>(slice.nbytes()));
+      }
+      // The slices are gone before the next step writes, or it would copy the pool.
+      slices.clear();
+      mx::synchronize(Wall::get().stream(cpu_));
     }
-    std::vector<mx::array> parts;
-    for (const mx::array& array : arrays_) {
-      parts.push_back(
-          mx::slice(array, {0, dim(first), 0},
-                    {dim(shape_.kv_heads), dim(first + end - begin), dim(shape_.head_dim)}));
-    }
-    mx::array all = mx::contiguous(mx::concatenate(parts, 0));
-    all.eval();
-    std::memcpy(out.data(), all.data<std::byte>(), out.size());
-    // The slices are gone before the next step writes, or it would copy the pool.
-    parts.clear();
-    mx::synchronize(Wall::get().stream(cpu_));
+    if (quantised()) to_blocks(parts, out);
     return {};
   });
 }
@@ -146,35 +234,36 @@ Result<void> KvPool::import_block(BlockId block, int32_t begin, int32_t end, DTy
   IMPETUS_CHECK(check_handoff(*this, block, begin, end, type, in.size()));
   return entered("KV import", cpu_, [&]() -> Result<void> {
     if (barrier_) barrier_();
-    std::vector<std::byte> rounded;
+    std::vector<std::byte> rounded, parts;
     if (type != dtype_) {
       rounded.resize(static_cast<size_t>(kv_bytes(shape_, end - begin, dtype_)));
       convert_kv(type, in, dtype_, rounded);
       in = rounded;
     }
-    const int64_t first = int64_t{block} * kBlockTokens + begin;
-    const int64_t slots = int64_t{blocks_} * kBlockTokens;
-    const int64_t row = shape_.head_dim * static_cast<int64_t>(type_.size());
-    const auto bytes = static_cast<size_t>((end - begin) * row);
+    if (quantised()) {
+      parts.resize(in.size());
+      from_blocks(in, parts);
+      in = parts;
+    }
     const std::byte* from = in.data();
+    const auto give = [&](std::byte* to, int64_t bytes) {
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+      from += bytes;
+    };
     if (direct_) {
-      for (size_t i = 0; i < arrays_.size(); ++i) {
-        for (int64_t head = 0; head < shape_.kv_heads; ++head, from += bytes) {
-          std::memcpy(host(i) + (head * slots + first) * row, from, bytes);
-        }
-      }
+      walk(block, begin, end, give);
       return {};
     }
-    const mx::Shape shape{dim(shape_.kv_heads), end - begin, dim(shape_.head_dim)};
-    const auto part = bytes * static_cast<size_t>(shape_.kv_heads);
+    const auto first = dim(int64_t{block} * kBlockTokens + begin);
     try {
       for (mx::array& array : arrays_) {
-        mx::array values(mx::allocator::malloc(part), shape, type_);
-        std::memcpy(values.data<std::byte>(), from, part);
-        from += part;
-        array = mx::slice_update(
-            array, values, {0, dim(first), 0},
-            {dim(shape_.kv_heads), dim(first + end - begin), dim(shape_.head_dim)});
+        const mx::Shape shape{array.shape(0), end - begin, array.shape(2)};
+        const auto bytes = static_cast<size_t>(array.shape(0)) * static_cast<size_t>(end - begin) *
+                           static_cast<size_t>(array.shape(2)) * array.itemsize();
+        mx::array values(mx::allocator::malloc(bytes), shape, array.dtype());
+        give(values.data<std::byte>(), static_cast<int64_t>(bytes));
+        array = mx::slice_update(array, values, {0, first, 0},
+                                 {array.shape(0), first + end - begin, array.shape(2)});
       }
       mx::eval(arrays_);
       mx::synchronize(Wall::get().stream(cpu_));

@@ -2,6 +2,9 @@
 // with position p of a block in slot block * kBlockTokens + p % kBlockTokens. Includes MLX: only
 // the sources of this folder include this.
 //
+// In q8_0 an array has codes (i8), and another one the scales of 32 of them (f16), as tensor.h
+// says; attention reads both as values of the activations' type.
+//
 // Written in place: MLX lets an operation take over its input's buffer where nobody else holds it.
 // So a pool's array is held once, here, and a step begins only when the one before has come to its
 // end. A write that had to copy the pool is counted (`copies`), and shows in no step of a test.
@@ -16,13 +19,35 @@
 
 namespace impetus::mlx_backend {
 
+// Keys or values of a layer as MLX's attention reads them: [kv_heads, n, head_dim].
+class KvRows {
+ public:
+  // `scales`: null for what is not quantised.
+  KvRows(const mx::array& pool, const mx::array* scales, mx::Dtype type)
+      : pool_(pool), scales_(scales), type_(type) {}
+  // Slots of a run: a view, unless quantised.
+  mx::array run(const SlotRun& run) const;
+  // Slots [n], i32.
+  mx::array at(const mx::array& slots) const;
+  int kv_heads() const { return pool_.shape(0); }
+
+ private:
+  mx::array values(const mx::array& codes, const mx::array& scales) const;
+
+  const mx::array& pool_;
+  const mx::array* scales_;
+  mx::Dtype type_;
+};
+
 class KvPool final : public KvStorage {
  public:
   static constexpr int32_t kBlockTokens = 16;
 
   // `direct`: KV is handed over through host pointers, else by operations on the device.
-  static Result<std::unique_ptr<KvPool>> create(const ModelSpec& spec, DType dtype, int64_t tokens,
-                                                bool cpu, bool direct, MemoryLedger& ledger);
+  // `activations`: what attention reads where `dtype` is quantised.
+  static Result<std::unique_ptr<KvPool>> create(const ModelSpec& spec, DType dtype,
+                                                mx::Dtype activations, int64_t tokens, bool cpu,
+                                                bool direct, MemoryLedger& ledger);
 
   int32_t blocks() const override { return blocks_; }
   int32_t block_tokens() const override { return kBlockTokens; }
@@ -34,11 +59,14 @@ class KvPool final : public KvStorage {
   Result<void> import_block(BlockId block, int32_t begin, int32_t end, DType type,
                             std::span<const std::byte> in) override;
 
+  // What attention reads: of the arrays, unless they are quantised.
   mx::Dtype type() const { return type_; }
-  const mx::array& keys(int64_t layer) const { return arrays_[static_cast<size_t>(layer) * 2]; }
-  const mx::array& values(int64_t layer) const {
-    return arrays_[static_cast<size_t>(layer) * 2 + 1];
-  }
+  bool quantised() const { return dtype_ == DType::q8_0; }
+  // As they stand: for kernels of our own.
+  const mx::array& keys(int64_t layer) const { return arrays_[index(layer, 0)]; }
+  const mx::array& values(int64_t layer) const { return arrays_[index(layer, 1)]; }
+  KvRows key_rows(int64_t layer) const { return rows(index(layer, 0)); }
+  KvRows value_rows(int64_t layer) const { return rows(index(layer, 1)); }
   // [kv_heads, n, head_dim] into runs of n slots together.
   void write_runs(int64_t layer, std::span<const SlotRun> runs, const mx::array& keys,
                   const mx::array& values);
@@ -59,6 +87,18 @@ class KvPool final : public KvStorage {
 
  private:
   KvPool() = default;
+  static size_t index(int64_t layer, int which) { return static_cast<size_t>(layer * 2 + which); }
+  // Where the scales of an array of codes are.
+  size_t scales_of(size_t array) const { return array + static_cast<size_t>(shape_.layers) * 2; }
+  KvRows rows(size_t array) const {
+    return {arrays_[array], quantised() ? &arrays_[scales_of(array)] : nullptr, type_};
+  }
+  template <typename Write>
+  void write(size_t array, const mx::array& values, const Write& write);
+  template <typename Move>
+  void walk(BlockId block, int32_t begin, int32_t end, const Move& move) const;
+  static void to_blocks(std::span<const std::byte> parts, std::span<std::byte> out);
+  static void from_blocks(std::span<const std::byte> in, std::span<std::byte> parts);
   std::byte* host(size_t array) const;
 
   DType dtype_ = DType::f16;
@@ -69,7 +109,7 @@ class KvPool final : public KvStorage {
   bool cpu_ = false, direct_ = true;
   Reservation reservation_;
   LimitShare limit_;
-  std::vector<mx::array> arrays_;  // [layers * 2]
+  std::vector<mx::array> arrays_;  // [layers * 2], then as many of scales where quantised
   std::vector<const void*> buffers_;
   int64_t copies_ = 0;
   std::function<void()> barrier_;

@@ -204,7 +204,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     descriptor.name = fmt::format("{}, MLX {}", wall.device_name(machine->cpu), mlx_version());
     descriptor.weights = {DType::f32,  DType::f16,  DType::bf16,
                           DType::q8_0, DType::q4_0, DType::grouped};
-    descriptor.kv = {DType::f32, DType::f16, DType::bf16};
+    descriptor.kv = {DType::f32, DType::f16, DType::bf16, DType::q8_0};
     descriptor.threads = 1;
     descriptor.enqueues = !machine->cpu;
     // BLAS and MLX's kernels are chosen by the shape of the whole batch.

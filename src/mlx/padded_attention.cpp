@@ -27,13 +27,13 @@ PaddedStep padded_step(const StepPlan& plan) {
           mx::array(seen.begin(), mx::Shape{rows, 1, 1, width}, mx::bool_)};
 }
 
-mx::array attend_padded(const PaddedStep& step, const mx::array& query, const mx::array& keys,
-                        const mx::array& values) {
+mx::array attend_padded(const PaddedStep& step, const mx::array& query, const KvRows& keys,
+                        const KvRows& values) {
   const auto count = query.shape(0), heads = query.shape(1), width = query.shape(3);
-  const auto gather = [&](const mx::array& pool) {
-    const mx::array taken = mx::take(pool, step.slots, 1);
-    return mx::transpose(mx::reshape(taken, {pool.shape(0), count, step.seen.shape(3), width}),
-                         {1, 0, 2, 3});
+  const auto gather = [&](const KvRows& pool) {
+    return mx::transpose(
+        mx::reshape(pool.at(step.slots), {pool.kv_heads(), count, step.seen.shape(3), width}),
+        {1, 0, 2, 3});
   };
   const mx::array out = mx::fast::scaled_dot_product_attention(
       query, gather(keys), gather(values), 1.0f / std::sqrt(static_cast<float>(width)), "array",

@@ -3,6 +3,7 @@
 // folder include this.
 #pragma once
 
+#include "mlx/kv_pool.h"
 #include "mlx/step_plan.h"
 #include "mlx/wall.h"
 
@@ -17,7 +18,7 @@ PaddedStep padded_step(const StepPlan& plan);
 
 // query [sequences, heads, 1, head_dim], keys and values the pool's -> [sequences, heads *
 // head_dim].
-mx::array attend_padded(const PaddedStep& step, const mx::array& query, const mx::array& keys,
-                        const mx::array& values);
+mx::array attend_padded(const PaddedStep& step, const mx::array& query, const KvRows& keys,
+                        const KvRows& values);
 
 }  // namespace impetus::mlx_backend

@@ -7,17 +7,14 @@ namespace impetus::mlx_backend {
 namespace {
 
 // Keys or values of positions [0, end), [1, kv_heads, end, head_dim]: a view where the blocks are a
-// run, else a copy.
-mx::array cached(const ModelSpec& spec, const mx::array& pool, const PlannedSequence& sequence,
-                 int64_t end) {
-  const auto heads = dim(spec.kv_heads), width = dim(spec.head_dim);
+// run of values that are not quantised, else a copy.
+mx::array cached(const KvRows& pool, const PlannedSequence& sequence, int64_t end) {
   std::vector<mx::array> parts;
   int64_t left = end;
   for (const SlotRun& run : sequence.runs) {
     if (left == 0) break;
     const int64_t count = std::min(left, run.end - run.begin);
-    parts.push_back(
-        mx::slice(pool, {0, dim(run.begin), 0}, {heads, dim(run.begin + count), width}));
+    parts.push_back(pool.run({run.begin, run.begin + count}));
     left -= count;
   }
   return mx::expand_dims(parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1), 0);
@@ -25,7 +22,7 @@ mx::array cached(const ModelSpec& spec, const mx::array& pool, const PlannedSequ
 
 // Consecutive rows of one sequence, query [1, heads, n, head_dim] -> [n, heads * head_dim].
 mx::array attend_one(const ModelSpec& spec, const PlannedSequence& sequence, const mx::array& query,
-                     const mx::array& keys, const mx::array& values, int64_t scores_max) {
+                     const KvRows& keys, const KvRows& values, int64_t scores_max) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
   const int64_t end = sequence.position + sequence.count;
   const int64_t most =
@@ -39,9 +36,9 @@ mx::array attend_one(const ModelSpec& spec, const PlannedSequence& sequence, con
             ? query
             : mx::slice(query, {0, 0, dim(first), 0},
                         {1, dim(spec.heads), dim(first + count), dim(spec.head_dim)});
-    const mx::array out = mx::fast::scaled_dot_product_attention(
-        part, cached(spec, keys, sequence, seen), cached(spec, values, sequence, seen), scale,
-        count > 1 ? "causal" : "");
+    const mx::array out = mx::fast::scaled_dot_product_attention(part, cached(keys, sequence, seen),
+                                                                 cached(values, sequence, seen),
+                                                                 scale, count > 1 ? "causal" : "");
     parts.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
                                 {dim(count), dim(spec.heads * spec.head_dim)}));
   }
@@ -51,7 +48,7 @@ mx::array attend_one(const ModelSpec& spec, const PlannedSequence& sequence, con
 }  // namespace
 
 mx::array attend_by_sequence(const ModelSpec& spec, const StepPlan& plan, const mx::array& query,
-                             const mx::array& keys, const mx::array& values, int64_t scores_max) {
+                             const KvRows& keys, const KvRows& values, int64_t scores_max) {
   std::vector<mx::array> parts;
   for (const PlannedSequence& sequence : plan.sequences) {
     mx::array rows = query;

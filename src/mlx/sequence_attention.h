@@ -12,6 +12,6 @@ namespace impetus::mlx_backend {
 // values: the pool's of a layer, written before -> [rows, heads * head_dim], in query's type.
 // `scores_max`: of all heads' scores at a time, where MLX writes them out; 0: it does not.
 mx::array attend_by_sequence(const ModelSpec& spec, const StepPlan& plan, const mx::array& query,
-                             const mx::array& keys, const mx::array& values, int64_t scores_max);
+                             const KvRows& keys, const KvRows& values, int64_t scores_max);
 
 }  // namespace impetus::mlx_backend
