@@ -142,14 +142,18 @@ std::string place_text(const std::string& device, const std::string& backend) {
   return backend.starts_with(device) ? backend : fmt::format("{} ({})", device, backend);
 }
 
-// What is known of how the pace of a phase's processor changed while it was measured.
-Scatter scatter_of(const PlanMachine& machine, const PhasePlan& phase) {
-  const auto on = std::ranges::find(machine.processors, phase.backend,
+// How the pace of a phase's processor changed while it was measured; nothing where by no more than
+// a tenth, or nobody knows.
+std::optional<Scatter> scatter_of(const PlanMachine& machine, const std::string& backend,
+                                  std::string_view phase) {
+  const auto on = std::ranges::find(machine.processors, backend,
                                     [](const Processor& one) { return one.profile.backend; });
-  if (on == machine.processors.end()) return {};
-  return on->profile.scatter_of(phase.phase == Phase::decode    ? ShapeClass::decode
-                                : phase.phase == Phase::prefill ? ShapeClass::prefill
-                                                                : ShapeClass::encoder);
+  if (on == machine.processors.end()) return std::nullopt;
+  const Scatter scatter = on->profile.scatter_of(phase == "decode"    ? ShapeClass::decode
+                                                 : phase == "prefill" ? ShapeClass::prefill
+                                                                      : ShapeClass::encoder);
+  if (scatter.least >= 0.9 && scatter.most <= 1.1) return std::nullopt;
+  return scatter;
 }
 
 void print_model(const ModelPlan& model, const ModelCost& cost, const PlanMachine& machine,
@@ -167,10 +171,9 @@ void print_model(const ModelPlan& model, const ModelCost& cost, const PlanMachin
                one.phase == Phase::embeddings ? seconds_text(one.predicted.seconds) + " a text"
                                               : rate_text(one.predicted.tokens_per_second));
     fmt::print("             {}\n", one.reason);
-    const Scatter scatter = scatter_of(machine, one);
-    if (scatter.least < 0.9 || scatter.most > 1.1) {
+    if (const auto scatter = scatter_of(machine, one.backend, to_string(one.phase))) {
       fmt::print("             in other moments such steps took {:.2f} to {:.2f} times as long\n",
-                 scatter.least, scatter.most);
+                 scatter->least, scatter->most);
     }
     if (!explain) continue;
     for (const auto& bucket : one.buckets) {
@@ -248,7 +251,14 @@ Result<void> run_plan(const PlanOptions& options) {
     report["measured"] = options.hardware.empty() && !estimated;
     if (options.verify) {
       json::array verified;
-      for (const BenchmarkRecord& check : checks) verified.push_back(to_json(check));
+      for (const BenchmarkRecord& check : checks) {
+        json::object row = to_json(check);
+        if (const auto scatter = scatter_of(machine, check.backend, check.phase)) {
+          row["predicted_tokens_per_second_min"] = check.predicted / scatter->most;
+          row["predicted_tokens_per_second_max"] = check.predicted / scatter->least;
+        }
+        verified.push_back(std::move(row));
+      }
       report["verified"] = std::move(verified);
       report["median_prediction_error"] = median_prediction_error(checks);
     }
@@ -274,10 +284,15 @@ Result<void> run_plan(const PlanOptions& options) {
     fmt::print("\n  {:<{}} {:<10} {:<14} {:>10} {:>10} {:>21} {:>7}\n", "model", width, "phase",
                "backend", "planned", "measured", "least to most", "error");
     for (const BenchmarkRecord& check : checks) {
-      fmt::print("  {:<{}} {:<10} {:<14} {:>10.1f} {:>10.1f} {:>21} {:>+6.0f}%\n", check.model,
-                 width, check.phase, check.backend, check.predicted, check.measured,
-                 fmt::format("{:.1f} to {:.1f}", check.least, check.most),
-                 (check.predicted / check.measured - 1) * 100);
+      const auto scatter = scatter_of(machine, check.backend, check.phase);
+      fmt::print(
+          "  {:<{}} {:<10} {:<14} {:>10.1f} {:>10.1f} {:>21} {:>+6.0f}%{}\n", check.model, width,
+          check.phase, check.backend, check.predicted, check.measured,
+          fmt::format("{:.1f} to {:.1f}", check.least, check.most),
+          (check.predicted / check.measured - 1) * 100,
+          scatter ? fmt::format("  plan {:.0f} to {:.0f} by the moment",
+                                check.predicted / scatter->most, check.predicted / scatter->least)
+                  : "");
     }
     fmt::print("  median error {:.0f} %; tokens a second, medians of three rounds\n",
                median_prediction_error(checks) * 100);
