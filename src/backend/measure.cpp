@@ -4,6 +4,7 @@
 #include <array>
 #include <numeric>
 
+#include "backend/kv_handoff.h"
 #include "backend/measurer.h"
 
 namespace impetus {
@@ -211,7 +212,7 @@ Result<void> Measurer::measure_copies() {
   KvStorage& kv = loaded.executor->kv();
   const int32_t tokens = kv.block_tokens();
   const auto there_and_back = [&](BlockId blocks, int32_t positions) -> Result<double> {
-    const int64_t size = kv.shape().elements() * positions * block_bytes(kv.dtype());
+    const int64_t size = kv_bytes(kv.shape(), positions, kv.dtype());
     std::vector<std::byte> bytes(static_cast<size_t>(size));
     return time({[&]() -> Result<void> {
       for (BlockId b = 0; b < blocks; ++b) {

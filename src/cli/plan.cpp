@@ -96,6 +96,7 @@ Result<PlanMachine> machine_from_file(const std::string& path) {
     one.device = profile->device;
     one.name = profile->backend;
     one.profile = std::move(*profile);
+    one.kv = kv_types_of(one.profile.backend);
     one.shares_host_memory =
         one.device == "cpu" || one.profile.backend == "mlx-cpu" || unified.value_or(false);
     one.memory_bytes =

@@ -289,6 +289,9 @@ void MlxDecoder::embed() {
   if (plan_.single() || attend_ || place_) return;
   slots_ = host_.put(plan_.slots, {dim(plan_.rows())});
   if (!one_attention() || !plan_.one_row_each) return;
+  // As many positions as the pool has are counted, where they are made anew.
+  const int64_t gathered = std::ssize(plan_.sequences) * plan_.length_max;
+  if (kv_->quantised() && gathered > int64_t{kv_->blocks()} * KvPool::kBlockTokens) return;
   padded_ = padded_step(plan_);
 }
 
@@ -357,6 +360,8 @@ void MlxDecoder::attention(int64_t index) {
     qkv_.reset();
     return;
   }
+  // Keys and values that are made anew stand as matrices do that are dequantised.
+  if (kv_->quantised() && gpu_paths() && !plan_.one_row_each) dequantises_ = true;
   mx::array out = mx::array(0.0f);
   if (!prefill_steps_.empty()) {
     // The pool's arrays as the writes before have made them: by MLX's operations, or by `place`,

@@ -6,7 +6,6 @@
 #include <stdexcept>
 #include <tuple>
 
-#include "backend/kv_handoff.h"
 #include "base/guarded.h"
 #include "base/log.h"
 #include "mlx/dequantised.h"
@@ -93,19 +92,18 @@ Result<void> MlxDecoder::load(const WeightSet& weights, const LoadOptions& optio
     if (whole_step_) whole_step_->forget_pools();
   });
   // The widest that stand at once: a layer's products and their inputs; scores and logits as they
-  // are cut; keys and values gathered for a batch; a layer's, where they are quantised.
+  // are cut; keys and values gathered for a batch; those of three layers, where they are quantised.
   const int64_t widest = 4 * spec_.hidden + 3 * spec_.feed_forward +
                          3 * (spec_.heads + spec_.kv_heads) * spec_.head_dim;
   const int64_t logits =
       std::max(spec_.vocab, std::min(machine_->logit_elements, step_tokens_max_ * spec_.vocab));
+  const int64_t layer_kv = 2 * int64_t{kv_->blocks()} * KvPool::kBlockTokens * spec_.kv_heads *
+                           spec_.head_dim * static_cast<int64_t>(type_.size());
   const int64_t scratch =
       step_tokens_max_ * widest * static_cast<int64_t>(type_.size()) * 2 +
       (machine_->row_kernels ? 3 : 2) * logits * 4 +
       (gpu_paths() ? 0 : 3 * machine_->score_elements * 4) + host_.bytes() +
-      (kv_->quantised() ? kv_bytes({1, spec_.kv_heads, spec_.head_dim},
-                                   int64_t{kv_->blocks()} * KvPool::kBlockTokens, DType::f16) *
-                              static_cast<int64_t>(type_.size()) / 2
-                        : 0) +
+      (kv_->quantised() ? 3 * layer_kv : 0) +
       (machine_->row_kernels ? draw_bytes(logits / spec_.vocab, spec_.vocab) : 0);
   IMPETUS_TRY(scratch_reservation_,
               ledger.reserve(scratch, fmt::format("{}: working memory of {} tokens", spec_.family,

@@ -28,9 +28,11 @@ std::pair<mx::array, mx::array> quantised_rows(const mx::array& values) {
 mx::array KvRows::values(const mx::array& codes, const mx::array& scales) const {
   mx::Shape blocks = scales.shape();
   blocks.push_back(kQuantBlock);
-  return mx::reshape(mx::multiply(mx::astype(mx::reshape(codes, blocks), type_),
-                                  mx::expand_dims(mx::astype(scales, type_), -1)),
-                     codes.shape());
+  // Rounded once: bf16 has fewer bits than a scale.
+  const mx::Dtype wide = type_ == mx::bfloat16 ? mx::float32 : type_;
+  const mx::array made = mx::multiply(mx::astype(mx::reshape(codes, blocks), wide),
+                                      mx::expand_dims(mx::astype(scales, wide), -1));
+  return mx::reshape(mx::astype(made, type_), codes.shape());
 }
 
 mx::array KvRows::run(const SlotRun& run) const {
@@ -211,14 +213,21 @@ Result<void> KvPool::export_block(BlockId block, int32_t begin, int32_t end,
       walk(block, begin, end, take);
     } else {
       const auto first = dim(int64_t{block} * kBlockTokens + begin);
-      std::vector<mx::array> slices;
+      // One array to be read, or codes and scales: the host's reads cost by the array.
+      std::vector<mx::array> slices, wholes;
       for (const mx::array& array : arrays_) {
-        slices.push_back(mx::contiguous(mx::slice(
-            array, {0, first, 0}, {array.shape(0), first + end - begin, array.shape(2)})));
+        slices.push_back(
+            mx::slice(array, {0, first, 0}, {array.shape(0), first + end - begin, array.shape(2)}));
       }
-      mx::eval(slices);
-      for (mx::array& slice : slices) {
-        take(slice.data<std::byte>(), static_cast<int64_t>(slice.nbytes()));
+      const auto scales = slices.begin() + shape_.layers * 2;
+      for (const auto& [from, until] :
+           {std::pair(slices.begin(), scales), {scales, slices.end()}}) {
+        if (from == until) continue;
+        wholes.push_back(mx::contiguous(mx::concatenate({from, until}, 0)));
+      }
+      mx::eval(wholes);
+      for (mx::array& whole : wholes) {
+        take(whole.data<std::byte>(), static_cast<int64_t>(whole.nbytes()));
       }
       // The slices are gone before the next step writes, or it would copy the pool.
       slices.clear();

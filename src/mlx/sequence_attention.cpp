@@ -28,17 +28,22 @@ mx::array attend_one(const ModelSpec& spec, const PlannedSequence& sequence, con
   const int64_t most =
       scores_max == 0 ? sequence.count : std::max<int64_t>(1, scores_max / (spec.heads * end));
   std::vector<mx::array> parts;
+  const mx::array all_keys = cached(keys, sequence, end),
+                  all_values = cached(values, sequence, end);
   for (int64_t first = 0; first < sequence.count; first += most) {
     const int64_t count = std::min(most, sequence.count - first);
     const int64_t seen = sequence.position + first + count;
+    const auto until = [&](const mx::array& all) {
+      if (seen == end) return all;
+      return mx::slice(all, {0, 0, 0, 0}, {1, all.shape(1), dim(seen), all.shape(3)});
+    };
     const mx::array part =
         count == sequence.count
             ? query
             : mx::slice(query, {0, 0, dim(first), 0},
                         {1, dim(spec.heads), dim(first + count), dim(spec.head_dim)});
-    const mx::array out = mx::fast::scaled_dot_product_attention(part, cached(keys, sequence, seen),
-                                                                 cached(values, sequence, seen),
-                                                                 scale, count > 1 ? "causal" : "");
+    const mx::array out = mx::fast::scaled_dot_product_attention(
+        part, until(all_keys), until(all_values), scale, count > 1 ? "causal" : "");
     parts.push_back(mx::reshape(mx::transpose(out, {0, 2, 1, 3}),
                                 {dim(count), dim(spec.heads * spec.head_dim)}));
   }

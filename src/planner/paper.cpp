@@ -113,6 +113,7 @@ PlanMachine paper_machine(const KnownMachine& known, const PaperOptions& options
     one.device = processor.device;
     one.name = processor.name;
     one.profile = paper_profile(processor);
+    one.kv = kv_types_of(one.profile.backend);
     one.shares_host_memory = !gpu || known.unified;
     one.memory_bytes =
         one.shares_host_memory ? machine.host_memory_bytes : processor.memory_bytes / 10 * 9;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <tuple>
 
+#include "backend/kv_handoff.h"
 #include "planner/predict.h"
 
 namespace impetus {
@@ -124,9 +125,14 @@ Rated Planner::rate(const ModelCost& model, const Processor& processor) const {
       }
     }
   }
-  if (rated.impossible.empty() && model.kind == ModelKind::decoder && !processor.kv.empty() &&
-      std::ranges::find(processor.kv, policy_.kv) == processor.kv.end()) {
-    rated.impossible = fmt::format("it keeps no KV in {}", to_string(policy_.kv));
+  if (rated.impossible.empty() && model.kind == ModelKind::decoder) {
+    const auto kept = check_kv_type(policy_.kv, model.head_dim);
+    if (!kept.ok()) {
+      rated.impossible = kept.error().message;
+    } else if (!processor.kv.empty() &&
+               std::ranges::find(processor.kv, policy_.kv) == processor.kv.end()) {
+      rated.impossible = fmt::format("it keeps no KV in {}", to_string(policy_.kv));
+    }
   }
   if (rated.impossible.empty() && rated.bytes() > memory_of(processor)) {
     rated.impossible = fmt::format("{} MiB of weights and working memory exceed its {} MiB",
@@ -599,6 +605,14 @@ Plan Planner::run() {
 }
 
 }  // namespace
+
+std::vector<DType> kv_types_of(std::string_view backend) {
+  std::vector<DType> types;
+  const bool mlx = backend.starts_with("mlx");
+  if (mlx || backend.starts_with("cpu")) types = {DType::f32, DType::f16, DType::bf16};
+  if (mlx) types.push_back(DType::q8_0);
+  return types;
+}
 
 std::string_view to_string(Phase phase) {
   switch (phase) {

@@ -41,6 +41,9 @@ struct Processor {
   std::vector<DType> kv;       // types it keeps keys and values in; empty: any
 };
 
+// Of a backend that is not here; empty: nobody knows.
+std::vector<DType> kv_types_of(std::string_view backend);
+
 struct PlanMachine {
   std::string name;
   int64_t host_memory_bytes = 0;  // for models

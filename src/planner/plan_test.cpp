@@ -166,6 +166,16 @@ TEST(Predict, GroupsByTheNearestBits) {
   EXPECT_NEAR(a_layer(DType::q4_0, 0), 8e-5, 1e-12);
 }
 
+// Of a machine that is not here as well: what no CPU keeps, and what heads do not fit.
+TEST(Plan, KvIsKeptWhereItCanBe) {
+  for (const char* cpu : {"cpu-avx512", "cpu-neon"}) {
+    EXPECT_EQ(std::ranges::count(kv_types_of(cpu), DType::q8_0), 0);
+    EXPECT_EQ(std::ranges::count(kv_types_of(cpu), DType::bf16), 1);
+  }
+  EXPECT_EQ(std::ranges::count(kv_types_of("mlx-metal"), DType::q8_0), 1);
+  EXPECT_TRUE(kv_types_of("another").empty());
+}
+
 TEST(Plan, DecodesWhereReadingIsFastest) {
   PlanMachine machine{
       "two",

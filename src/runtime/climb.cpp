@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/kv_handoff.h"
 #include "base/log.h"
 #include "engine/guard.h"
 #include "engine/split_executor.h"
@@ -83,8 +84,8 @@ void tell(const std::string& model, Fallback fallback, const Placed& placed) {
 Result<int64_t> plan_kv_tokens(const std::string& model, const ModelSpec& spec,
                                const WeightSet& weights, DType kv, int64_t sides,
                                const MemoryLedger& ledger) {
-  const int64_t token_bytes =
-      sides * 2 * spec.layers * spec.kv_heads * spec.head_dim * block_bytes(kv);
+  IMPETUS_CHECK(check_kv_type(kv, spec.head_dim));
+  const int64_t token_bytes = sides * kv_bytes({spec.layers, spec.kv_heads, spec.head_dim}, 1, kv);
   const int64_t free = ledger.free_bytes();
   const int64_t affordable = (free - sides * weights.bytes()) / 5 * 2 / token_bytes;
   const int64_t tokens = std::min(spec.context * 8, affordable);

@@ -50,6 +50,7 @@ class NamedBackend final : public Backend {
                                                  const LoadOptions& options,
                                                  MemoryLedger& ledger) override {
     ++loads;
+    kv_tokens = options.kv_tokens;
     if (refusal_) return *refusal_;
     return cpu_->load_decoder(spec, weights, options, own ? *own : ledger);
   }
@@ -61,6 +62,7 @@ class NamedBackend final : public Backend {
   }
 
   int loads = 0;
+  int64_t kv_tokens = 0;              // that the last was to have
   std::unique_ptr<MemoryLedger> own;  // memory that is not the host's
 
  private:
@@ -223,6 +225,25 @@ TEST_F(Climbing, MemoryOfADevicesOwnHoldsItsModels) {
     ASSERT_TRUE(placed.ok()) << placed.error().message;
     EXPECT_EQ(placed->devices.text(), "good");
   }
+}
+
+// Of a narrower type as many more fit.
+TEST_F(Climbing, PositionsAreCountedInTheCachesType) {
+  model_.spec.context = 1 << 20;
+  model_.spec.head_dim = 32;  // whole blocks
+  const auto positions = [&](DType type) {
+    const auto ladders = resolve_placement({{"full"}, {"full"}, {}}, backends_);
+    LoadOptions options;
+    options.kv = type;
+    EXPECT_FALSE(place_decoder("m", model_.spec, *model_.weights, *ladders, Fallback::warn, options,
+                               std::nullopt, ledger_)
+                     .ok());
+    return static_cast<double>(static_cast<NamedBackend&>(*backends_[3]).kv_tokens);
+  };
+  const double halves = positions(DType::f16);
+  EXPECT_GT(halves, 1e5);
+  EXPECT_NEAR(positions(DType::f32) / halves, 0.5, 1e-3);
+  EXPECT_NEAR(positions(DType::q8_0) / halves, 64.0 / 34, 1e-3);
 }
 
 TEST(PlacedRuntime, RunsEachPhaseWhereItWasPut) {
