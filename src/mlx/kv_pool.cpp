@@ -17,8 +17,8 @@ std::pair<mx::array, mx::array> quantised_rows(const mx::array& values) {
   blocks.push_back(kQuantBlock);
   const mx::array x = mx::reshape(mx::astype(values, mx::float32), blocks);
   const mx::array d = mx::divide(mx::max(mx::abs(x), -1, true), mx::array(127.0f));
-  const mx::array codes =
-      mx::round(mx::where(mx::greater(d, mx::array(0.0f)), mx::divide(x, d), mx::array(0.0f)));
+  // Of a block of zeros any quantum will do.
+  const mx::array codes = mx::round(mx::divide(x, mx::maximum(d, mx::array(1e-30f))));
   return {mx::reshape(mx::astype(codes, mx::int8), values.shape()),
           mx::reshape(mx::astype(d, mx::float16), scales)};
 }
@@ -103,16 +103,22 @@ Result<std::unique_ptr<KvPool>> KvPool::create(const ModelSpec& spec, DType dtyp
   return pool;
 }
 
-// `write(pool, values)` for the array, and for its scales where there are some.
+// `write(array, part)` for keys and for values, and for the scales of both where there are some.
 template <typename Write>
-void KvPool::write(size_t array, const mx::array& values, const Write& write) {
+void KvPool::write(int64_t layer, const mx::array& keys, const mx::array& values,
+                   const Write& write) {
+  const size_t at[2] = {index(layer, 0), index(layer, 1)};
   if (!quantised()) {
-    write(arrays_[array], mx::astype(values, type_));
+    write(arrays_[at[0]], mx::astype(keys, type_));
+    write(arrays_[at[1]], mx::astype(values, type_));
     return;
   }
-  const auto [codes, scales] = quantised_rows(values);
-  write(arrays_[array], codes);
-  write(arrays_[scales_of(array)], scales);
+  // Quantised together: each of these small operations is a launch on a GPU.
+  const auto [codes, scales] = quantised_rows(mx::stack({keys, values}));
+  for (int which = 0; which < 2; ++which) {
+    write(arrays_[at[which]], mx::take(codes, which, 0));
+    write(arrays_[scales_of(at[which])], mx::take(scales, which, 0));
+  }
 }
 
 void KvPool::write_runs(int64_t layer, std::span<const SlotRun> runs, const mx::array& keys,
@@ -129,8 +135,7 @@ void KvPool::write_runs(int64_t layer, std::span<const SlotRun> runs, const mx::
       at += count;
     }
   };
-  write(index(layer, 0), keys, in_runs);
-  write(index(layer, 1), values, in_runs);
+  write(layer, keys, values, in_runs);
 }
 
 void KvPool::write_rows(int64_t layer, const mx::array& slots, const mx::array& keys,
@@ -138,8 +143,7 @@ void KvPool::write_rows(int64_t layer, const mx::array& slots, const mx::array& 
   const auto in_rows = [&](mx::array& pool, const mx::array& from) {
     pool = mx::scatter(pool, slots, from, 1);
   };
-  write(index(layer, 0), keys, in_rows);
-  write(index(layer, 1), values, in_rows);
+  write(layer, keys, values, in_rows);
 }
 
 void KvPool::settle() {

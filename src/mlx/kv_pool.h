@@ -94,7 +94,7 @@ class KvPool final : public KvStorage {
     return {arrays_[array], quantised() ? &arrays_[scales_of(array)] : nullptr, type_};
   }
   template <typename Write>
-  void write(size_t array, const mx::array& values, const Write& write);
+  void write(int64_t layer, const mx::array& keys, const mx::array& values, const Write& write);
   template <typename Move>
   void walk(BlockId block, int32_t begin, int32_t end, const Move& move) const;
   static void to_blocks(std::span<const std::byte> parts, std::span<std::byte> out);
