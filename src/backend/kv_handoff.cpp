@@ -61,8 +61,7 @@ void convert_kv(DType from, std::span<const std::byte> in, DType to, std::span<s
     return;
   }
   const auto bytes = [](DType type, size_t elements) {
-    return elements / static_cast<size_t>(block_elements(type)) *
-           static_cast<size_t>(block_bytes(type));
+    return static_cast<size_t>(bytes_of(type, static_cast<int64_t>(elements)).value());
   };
   const size_t count = in.size() / static_cast<size_t>(block_bytes(from)) *
                        static_cast<size_t>(block_elements(from));

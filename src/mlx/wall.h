@@ -90,9 +90,9 @@ class LimitShare {
   int64_t bytes_ = 0, kept_ = 0;
 };
 
-// Evaluates what the host goes on from, and waits for it. MLX's wait on CUDA sleeps until an
-// interrupt wakes it, which on a virtual machine is a part of what a short step takes: so the first
-// `spin_seconds` the end is looked for. Within MLX's turn.
+// Evaluates what the host goes on from, and waits for it. MLX's wait on CUDA is a sleep until an
+// interrupt (cudaEventBlockingSync): for the first `spin_seconds` the end is looked for instead.
+// Within MLX's turn.
 void eval_and_spin(std::vector<mx::array> wanted, double spin_seconds);
 
 // What an exception's text means to a caller.

@@ -4,6 +4,8 @@
 #include <array>
 #include <map>
 
+#include "backend/kv_handoff.h"
+
 namespace impetus {
 namespace {
 
@@ -90,7 +92,7 @@ ModelSpec shape(ModelKind kind, int64_t layers, int64_t hidden, int64_t heads, i
 }  // namespace
 
 int64_t ModelCost::kv_token_bytes(DType kv) const {
-  return 2 * layers * kv_heads * head_dim / block_elements(kv) * block_bytes(kv);
+  return kv_bytes({layers, kv_heads, head_dim}, 1, kv);
 }
 
 int64_t ModelCost::weight_bytes() const {

@@ -174,6 +174,22 @@ TEST(Plan, KvIsKeptWhereItCanBe) {
   }
   EXPECT_EQ(std::ranges::count(kv_types_of("mlx-metal"), DType::q8_0), 1);
   EXPECT_TRUE(kv_types_of("another").empty());
+  // The faster one keeps none in q8_0, and nobody heads of 80.
+  PlanMachine machine{
+      "two",
+      0,
+      {processor("cpu", 900e9, 20e12, 64 * kGiB), processor("gpu0", 30e9, 1e12, 24 * kGiB)}};
+  machine.processors[0].kv = kv_types_of("cpu-avx2");
+  machine.processors[1].kv = kv_types_of("mlx-cuda");
+  std::vector models{decoder()};
+  Policy policy;
+  EXPECT_EQ(placement(make_plan(machine, models, policy), Phase::decode).device, "cpu");
+  policy.kv = DType::q8_0;
+  EXPECT_EQ(placement(make_plan(machine, models, policy), Phase::decode).device, "gpu0");
+  models[0].head_dim = 80;
+  const Plan none = make_plan(machine, models, policy);
+  EXPECT_FALSE(none.models[0].possible);
+  EXPECT_NE(none.models[0].reason.find("heads of 80"), std::string::npos) << none.models[0].reason;
 }
 
 TEST(Plan, DecodesWhereReadingIsFastest) {
