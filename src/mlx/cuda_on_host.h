@@ -350,6 +350,10 @@ template <int THREADS, int ID = 1>
 void barrier() {
   mlx_backend::on_host::Block::running().barrier(ID, THREADS);
 }
+template <int THREADS>
+void barrier_of(int id) {
+  mlx_backend::on_host::Block::running().barrier(static_cast<size_t>(id), THREADS);
+}
 inline void arrive(unsigned* at, unsigned value) {
   *at += value;
 }
@@ -485,8 +489,9 @@ void multiply_add(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsign
 #include "mlx/kernels/attend.cuh"
 #include "mlx/kernels/few_rows.cuh"
 // After few_rows.cuh.
+#include "mlx/kernels/grid_barrier.cuh"
 #include "mlx/kernels/weight_ring.cuh"
-// After weight_ring.cuh.
+// After these.
 #include "mlx/kernels/decode_step.cuh"
 #undef alignas
 

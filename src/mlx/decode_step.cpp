@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "mlx/cuda_kernel.h"
+#include "mlx/device_addresses.h"
 
 namespace impetus::mlx_backend {
 namespace {
@@ -28,7 +29,7 @@ int format_of(const Matrix& matrix, mx::Dtype activations) {
 class CudaStep final : public StepKernel {
  public:
   CudaStep(const StepForm& form, std::shared_ptr<KernelCode> code)
-      : form_(form), code_(std::move(code)) {}
+      : form_(form), code_(code), addresses_(std::move(code)) {}
 
   // Each block leaves the number of the multiprocessor that it ran on.
   int blocks() override {
@@ -55,35 +56,7 @@ class CudaStep final : public StepKernel {
   }
 
   mx::array addresses(const std::vector<std::variant<mx::array, int64_t>>& of) override {
-    std::vector<mx::array> inputs;
-    Numbers numbers;
-    KernelText text = {.name = "addresses", .outputs = {"out"}, .threads = 32};
-    text.body = "if (threadIdx.x == 0) {\n";
-    // The text depends on what is an array, and of which type; numbers come as halves.
-    std::string key;
-    for (size_t i = 0; i < of.size(); ++i) {
-      if (const auto* number = std::get_if<int64_t>(&of[i])) {
-        key += '.';
-        text.numbers.insert(text.numbers.end(),
-                            {fmt::format("low{}", i), fmt::format("high{}", i)});
-        numbers.emplace_back(static_cast<int>(*number & 0xffffffff));
-        numbers.emplace_back(static_cast<int>(*number >> 32));
-        text.body += fmt::format(
-            "out[{0}] = static_cast<long long>(static_cast<unsigned long long>("
-            "static_cast<unsigned>(high{0})) << 32 | static_cast<unsigned>(low{0}));\n",
-            i);
-        continue;
-      }
-      inputs.push_back(std::get<mx::array>(of[i]));
-      key += static_cast<char>('a' + static_cast<int>(inputs.back().dtype().val()));
-      text.inputs.push_back(fmt::format("a{}", i));
-      text.body += fmt::format("out[{0}] = reinterpret_cast<long long>(a{0});\n", i);
-    }
-    text.body += '}';
-    auto& kernel = addresses_[key];
-    if (!kernel) kernel = std::make_unique<CudaKernel>(std::move(text), code_);
-    return (*kernel)(inputs, {{static_cast<int>(of.size())}}, {mx::int64}, {1, 1, 1}, numbers,
-                     {})[0];
+    return addresses_.of(of);
   }
 
   StepOutputs run(const StepInputs& inputs, int rows, int memory, int blocks) override {
@@ -134,8 +107,9 @@ class CudaStep final : public StepKernel {
             .outputs = outputs,
             .numbers = {"plan_width", "rows"},
             .body = body,
-            .text = fmt::format("{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text, k_attend_text,
-                                k_few_rows_text, k_weight_ring_text, k_decode_step_text),
+            .text = fmt::format("{}{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text, k_attend_text,
+                                k_few_rows_text, k_weight_ring_text, k_grid_barrier_text,
+                                k_decode_step_text),
             .threads = (kStepWarps + kStepProducerWarps) * 32,
             .blocks = 1,
             .shared_bytes = memory},
@@ -144,7 +118,7 @@ class CudaStep final : public StepKernel {
 
   StepForm form_;
   std::shared_ptr<KernelCode> code_;
-  std::map<std::string, std::unique_ptr<CudaKernel>> addresses_;
+  DeviceAddresses addresses_;
   std::map<int, std::unique_ptr<CudaKernel>> kernels_;  // by their shared memory
 };
 

@@ -26,6 +26,8 @@ struct Machine {
   decltype(MlxOptions::decode_step) decode_step;        // the same
   decltype(MlxOptions::prefill_kernel) prefill_kernel;  // the same
   decltype(MlxOptions::row_kernels) row_kernels;        // the same
+  decltype(MlxOptions::encode_step) encode_step;        // the same
+  int64_t encode_rows = 0;                              // of `encode_step`; 0: by the clock
 
   void may_fail(std::string_view where) const {
     if (fault) fault(where);
@@ -54,5 +56,7 @@ struct DecoderCounters {
   int64_t borrowed_bytes = 0;  // of weights, read where the file is mapped
 };
 DecoderCounters counters_of(const Executor& executor);
+// Batches that an encoder's one launch made; for tests.
+int64_t whole_steps_of(const Encoder& encoder);
 
 }  // namespace impetus::mlx_backend

@@ -1,14 +1,23 @@
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <random>
+#include <stdexcept>
 
 #include "architectures/encoder_forward.h"
+#include "base/log.h"
+#include "base/timing.h"
 #include "mlx/decoder.h"
+#include "mlx/encode_step.h"
+#include "mlx/kernel_check.h"
 #include "mlx/prefill_kernel.h"
 #include "mlx/row_kernels.h"
 #include "mlx/weights.h"
 
 namespace impetus::mlx_backend {
 namespace {
+
+constexpr int64_t kWholeRowsMax = 4096;  // of one launch
 
 using Function = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
 
@@ -64,6 +73,8 @@ class MlxEncoder final : public Encoder {
   void feed_forward(int64_t layer);
   void pool();
 
+  int64_t whole_steps() const { return whole_steps_; }
+
  private:
   bool gpu_paths() const { return !machine_->cpu || machine_->as_gpu; }
   int64_t rows() const { return static_cast<int64_t>(batch_.tokens.size()); }
@@ -76,6 +87,14 @@ class MlxEncoder final : public Encoder {
   Result<std::vector<float>> run(const EncoderBatch& batch);
   void plan();
   void forget();
+  Result<void> load_whole_step(MemoryLedger& ledger);
+  void run_whole_step();
+  // Of random tokens, by `whole_step_` or not.
+  std::vector<float> vectors_of(std::span<const int32_t> offsets, bool whole);
+  // How far `whole_step_` is from several launches at most, relative to a vector's largest value.
+  double whole_step_error();
+  // Of how many rows it is faster, up to `most`.
+  int64_t whole_step_rows(int64_t most);
   mx::array norm(const mx::array& x, const LayerNorm& weights) const {
     return mx::fast::layer_norm(x, weights.weight, weights.bias, spec_.norm_eps);
   }
@@ -113,6 +132,11 @@ class MlxEncoder final : public Encoder {
   std::unique_ptr<PrefillKernel> prefill_;
   std::unique_ptr<RowKernels> row_kernels_;
   std::optional<PrefillStep> prefill_step_;
+  // Or a whole batch in one launch, of up to its rows.
+  std::unique_ptr<EncodeStep> whole_step_;
+  Reservation whole_reservation_;
+  LimitShare whole_limit_;
+  int64_t whole_steps_ = 0;
   HostPages host_;
 };
 
@@ -124,6 +148,7 @@ MlxEncoder::~MlxEncoder() {
     type_embedding_.reset();
     prefill_.reset();
     row_kernels_.reset();
+    whole_step_.reset();
     host_.clear();
     mx::clear_cache();
     return {};
@@ -231,7 +256,150 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
   machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
   drop_staging(machine_->cpu);
+  return load_whole_step(ledger);
+}
+
+std::vector<float> MlxEncoder::vectors_of(std::span<const int32_t> offsets, bool whole) {
+  std::mt19937 random(3);
+  std::vector<TokenId> tokens(static_cast<size_t>(offsets.back()));
+  for (TokenId& token : tokens) token = static_cast<TokenId>(random() % spec_.vocab);
+  auto kept = whole ? nullptr : std::move(whole_step_);
+  auto made = run({tokens, offsets, {}});
+  if (kept) whole_step_ = std::move(kept);
+  if (!made.ok()) throw std::runtime_error(made.error().message);
+  return std::move(*made);
+}
+
+Result<void> MlxEncoder::load_whole_step(MemoryLedger& ledger) {
+  if (!machine_->encode_step || !prefill_ || spec_.pooling == Pooling::none) return {};
+  EncodeForm form;
+  form.type = type_;
+  form.layers = static_cast<int>(spec_.layers);
+  form.hidden = static_cast<int>(spec_.hidden);
+  form.heads = static_cast<int>(spec_.heads);
+  form.head_dim = static_cast<int>(spec_.head_dim);
+  form.feed_forward = static_cast<int>(spec_.feed_forward);
+  form.activation = spec_.activation == Activation::gelu_erf    ? 0
+                    : spec_.activation == Activation::gelu_tanh ? 1
+                                                                : 2;
+  form.epsilon = spec_.norm_eps;
+  form.mean = spec_.pooling == Pooling::mean;
+  form.normalize = spec_.normalize;
+  EncodeWeights weights{&token_embedding_,
+                        &position_embedding_,
+                        type_embedding_ ? &*type_embedding_ : nullptr,
+                        {&embedding_norm_.weight, &embedding_norm_.bias},
+                        {}};
+  for (const Layer& layer : layers_) {
+    if (layer.qkv.size() != 1) return {};
+    weights.layers.push_back({&layer.qkv[0],
+                              &layer.output,
+                              &layer.up,
+                              &layer.down,
+                              {&layer.attention_norm.weight, &layer.attention_norm.bias},
+                              {&layer.output_norm.weight, &layer.output_norm.bias}});
+  }
+  int64_t rows = machine_->encode_rows > 0 ? machine_->encode_rows : kWholeRowsMax;
+  rows = std::min(rows, rows_max_);
+  const auto hold = [&](int64_t wanted) -> Result<void> {
+    whole_reservation_ = {};
+    const int64_t bytes = whole_step_->bytes(static_cast<int>(wanted));
+    IMPETUS_TRY(whole_reservation_,
+                ledger.reserve(bytes, fmt::format("{}: texts in one launch", spec_.family)));
+    whole_limit_ = LimitShare(bytes);
+    whole_step_->hold(static_cast<int>(wanted));
+    return {};
+  };
+  bool held = true;
+  const double limit = type_ == mx::bfloat16 ? 0.1 : 0.03;
+  const bool good = within(spec_.family, "texts in one launch", limit, [&] {
+    whole_step_ = EncodeStep::make(machine_->encode_step, form, weights);
+    if (!whole_step_) return 0.0;
+    if (auto room = hold(rows); !room.ok()) {
+      log::warn("{}: {}: texts are encoded in several launches", spec_.family,
+                room.error().message);
+      held = false;
+      return 0.0;
+    }
+    return whole_step_error();
+  });
+  if (!good || !held) whole_step_.reset();
+  if (whole_step_ && machine_->encode_rows == 0) {
+    rows = whole_step_rows(rows);
+    log::debug("{}: texts of up to {} tokens are one launch", spec_.family, rows);
+    if (rows == 0) whole_step_.reset();
+    if (whole_step_) IMPETUS_CHECK(hold(rows));
+  }
+  if (!whole_step_) {
+    whole_reservation_ = {};
+    whole_limit_ = {};
+  }
+  whole_steps_ = 0;
   return {};
+}
+
+double MlxEncoder::whole_step_error() {
+  // Texts of a row, of a tile and more, in no order of lengths.
+  std::vector<int32_t> offsets = {0};
+  for (const int64_t length : {17, 150, 1, 64}) {
+    const int64_t end = offsets.back() + std::min(length, spec_.context);
+    if (end <= whole_step_->rows_max()) offsets.push_back(static_cast<int32_t>(end));
+  }
+  const std::vector<float> made = vectors_of(offsets, true), wanted = vectors_of(offsets, false);
+  double error = 0;
+  const auto width = static_cast<size_t>(spec_.hidden);
+  for (size_t t = 0; t < wanted.size(); t += width) {
+    float most = 0, off = 0;
+    for (size_t i = t; i < t + width; ++i) {
+      most = std::max(most, std::abs(wanted[i]));
+      const float apart = std::abs(made[i] - wanted[i]);
+      off = apart <= off ? off : apart;  // NaN stays
+    }
+    error = worse(static_cast<double>(off) / static_cast<double>(most), error);
+  }
+  return error;
+}
+
+int64_t MlxEncoder::whole_step_rows(int64_t most) {
+  constexpr int64_t kLeast = 64, kText = 128;
+  constexpr int kTurns = 4;
+  int64_t chosen = 0;
+  for (int64_t rows = std::min(kLeast, most);; rows = std::min(2 * rows, most)) {
+    std::vector<int32_t> offsets = {0};
+    while (offsets.back() < rows) {
+      const int64_t left = rows - offsets.back();
+      offsets.push_back(offsets.back() +
+                        static_cast<int32_t>(std::min({left, kText, spec_.context})));
+    }
+    double least[2] = {1e9, 1e9};  // of several launches, of one
+    for (int turn = 0; turn < kTurns; ++turn) {
+      for (const bool whole : {false, true}) {
+        const auto start = std::chrono::steady_clock::now();
+        vectors_of(offsets, whole);
+        least[whole] = std::min(least[whole], seconds_since(start));
+      }
+    }
+    log::debug("{}: {} tokens take {:.0f} us in one launch, {:.0f} us in several", spec_.family,
+               rows, least[1] * 1e6, least[0] * 1e6);
+    if (least[1] > least[0]) return chosen;
+    chosen = rows;
+    if (rows == most) return chosen;
+  }
+}
+
+void MlxEncoder::run_whole_step() {
+  machine_->may_fail("encode");
+  std::span<const float> vectors;
+  if (!whole_step_->run(batch_, host_, machine_->spin_seconds, vectors)) {
+    whole_step_.reset();
+    whole_reservation_ = {};
+    whole_limit_ = {};
+    throw std::runtime_error(
+        "texts in one launch waited for a part of this GPU in vain, which another program may keep "
+        "to itself; the following ones are made of several launches");
+  }
+  ++whole_steps_;
+  std::ranges::copy(vectors, results_->begin());
 }
 
 Result<void> MlxEncoder::check(const EncoderBatch& batch) const {
@@ -294,6 +462,10 @@ Result<std::vector<float>> MlxEncoder::run(const EncoderBatch& batch) {
   const int64_t vectors = batch.output == EncodeOutput::pooled ? texts() : rows();
   results.resize(static_cast<size_t>(vectors * spec_.hidden));
   if (rows() == 0) return results;
+  if (whole_step_ && batch.output == EncodeOutput::pooled && rows() <= whole_step_->rows_max()) {
+    run_whole_step();
+    return results;
+  }
   plan();
   encoder_forward(spec_, *this);
   forget();
@@ -462,6 +634,11 @@ void MlxEncoder::pool() {
 }
 
 }  // namespace
+
+int64_t whole_steps_of(const Encoder& encoder) {
+  const auto* own = dynamic_cast<const MlxEncoder*>(&encoder);
+  return own == nullptr ? 0 : own->whole_steps();
+}
 
 Result<std::unique_ptr<Encoder>> make_encoder(std::shared_ptr<const Machine> machine,
                                               const ModelSpec& spec, const WeightSet& weights,

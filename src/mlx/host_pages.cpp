@@ -3,58 +3,11 @@
 #include <algorithm>
 #include <new>
 
-#include <dlfcn.h>
-
 #include "base/log.h"
+#include "mlx/cuda_context.h"
 
 namespace impetus::mlx_backend {
 namespace {
-
-// The driver itself, which MLX has loaded: its runtime is a part of MLX. Whatever context a thread
-// has: MLX's worker frees memory, too.
-class Driver {
- public:
-  // Null where MLX has none.
-  static const Driver* get() {
-    static const Driver driver;
-    return driver.context_ != nullptr ? &driver : nullptr;
-  }
-
-  // Has a managed allocation's pages stay with the host, or go where they are touched again.
-  bool keep_with_host(void* data, size_t bytes, bool keep) const {
-    constexpr int kPreferredLocation = 3, kAccessedBy = 5, kUndone = 1, kHost = -1;
-    const int undone = keep ? 0 : kUndone;
-    if (push_(context_) != 0) return false;
-    const auto address = reinterpret_cast<unsigned long long>(data);
-    const bool done = advise_(address, bytes, kPreferredLocation + undone, kHost) == 0 &&
-                      advise_(address, bytes, kAccessedBy + undone, kDevice) == 0;
-    void* popped = nullptr;
-    pop_(&popped);
-    return done;
-  }
-
- private:
-  static constexpr int kDevice = 0;  // MLX's first
-
-  Driver() {
-    int (*retain)(void** context, int device) = nullptr;
-    const bool all = found("cuDevicePrimaryCtxRetain", retain) &&
-                     found("cuCtxPushCurrent_v2", push_) && found("cuCtxPopCurrent_v2", pop_) &&
-                     found("cuMemAdvise", advise_);
-    // The one that CUDA's runtime has; it stays as long as the program.
-    if (!all || retain(&context_, kDevice) != 0) context_ = nullptr;
-  }
-  template <typename Function>
-  static bool found(const char* name, Function& function) {
-    function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
-    return function != nullptr;
-  }
-
-  int (*push_)(void* context) = nullptr;
-  int (*pop_)(void** context) = nullptr;
-  int (*advise_)(unsigned long long address, size_t bytes, int advice, int device) = nullptr;
-  void* context_ = nullptr;
-};
 
 constexpr int64_t kValue = 4;  // bytes of an i32 and of an f32
 
@@ -88,7 +41,7 @@ mx::array HostPages::pages(int64_t bytes) const {
   mx::allocator::Buffer buffer = allocator.malloc(static_cast<size_t>(whole));
   if (buffer.ptr() == nullptr) throw std::bad_alloc();
   const bool cuda = device_ && Wall::get().has_gpu() && !mx::metal::is_available();
-  const Driver* driver = cuda ? Driver::get() : nullptr;
+  const CudaContext* driver = cuda ? CudaContext::get() : nullptr;
   if (driver != nullptr &&
       !driver->keep_with_host(buffer.raw_ptr(), allocator.size(buffer), true)) {
     driver = nullptr;

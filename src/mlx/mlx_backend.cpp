@@ -14,6 +14,7 @@
 #include "mlx/decode_step.h"
 #include "mlx/decoder.h"
 #include "mlx/dequantised.h"
+#include "mlx/encode_step.h"
 #include "mlx/jit_folder.h"
 #include "mlx/kernel_code.h"
 #include "mlx/prefill_kernel.h"
@@ -170,6 +171,8 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->decode_step = options.decode_step;
     machine->prefill_kernel = options.prefill_kernel;
     machine->row_kernels = options.row_kernels;
+    machine->encode_step = options.encode_step;
+    machine->encode_rows = options.encode_rows;
     // For comparing them with MLX's operations.
     const char* kernels = std::getenv("IMPETUS_MLX_KERNELS");
     const std::string_view chosen = kernels != nullptr ? kernels : "";
@@ -192,6 +195,11 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     if (machine->cuda && !machine->row_kernels && !unwanted) {
       machine->row_kernels = [code](const DecodeShape& shape, const ModelSpec& spec) {
         return make_cuda_row_kernels(shape, spec, code());
+      };
+    }
+    if (machine->cuda && !machine->encode_step && !parts) {
+      machine->encode_step = [code](const EncodeForm& form) {
+        return make_cuda_encode(form, code());
       };
     }
     machine->product_seconds = options.product_seconds;

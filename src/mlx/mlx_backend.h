@@ -24,6 +24,8 @@ class StepKernel;
 class PrefillKernel;
 struct PrefillShape;
 class RowKernels;
+struct EncodeForm;
+class EncodeKernel;
 }  // namespace mlx_backend
 
 struct MlxOptions {
@@ -50,6 +52,11 @@ struct MlxOptions {
   std::function<std::unique_ptr<mlx_backend::RowKernels>(const mlx_backend::DecodeShape& shape,
                                                          const ModelSpec& spec)>
       row_kernels = nullptr;
+  // The same for batches of texts in one launch; only beside the kernel of attention. Without
+  // `encode_rows` it takes as many tokens as it is faster for by the clock.
+  std::function<std::unique_ptr<mlx_backend::EncodeKernel>(const mlx_backend::EncodeForm& form)>
+      encode_step = nullptr;
+  int64_t encode_rows = 0;
   // Where those of CUDA are kept compiled for the next start; empty: they are not.
   std::filesystem::path kernels_folder = {};
   // Rows from which prompts' products take quantised matrices dequantised; 0: as `product_seconds`

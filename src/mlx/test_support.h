@@ -64,6 +64,9 @@ decltype(MlxOptions::row_kernels) host_rows(int way = -1);
 // The kernel of whole decode steps on the host (decode_step_test.cpp).
 decltype(MlxOptions::decode_step) host_step();
 
+// The kernel of whole batches of texts on the host (encode_step_test.cpp).
+decltype(MlxOptions::encode_step) host_encode();
+
 // The paths of a GPU with kernels of our own, all on the host (decode_kernels_test.cpp).
 // `way` 0 to 3: with kernels that go wrong in one way.
 MlxOptions with_host_kernels(int way = -1);

@@ -55,6 +55,9 @@ inline void write_pair(void* to, unsigned pair) {
 
 #define alignas(bytes)
 #include "mlx/kernels/prefill.cuh"
+#include "mlx/kernels/tile_products.cuh"
+// After these.
+#include "mlx/kernels/encode.cuh"
 #undef alignas
 
 namespace impetus::mlx_backend::on_host {
@@ -129,6 +132,7 @@ class HostPrefill final : public PrefillKernel {
     // Groups of 7, 4 and 1; rows that are no power of two of pieces; tiles of fewer keys.
     if (is(7, 1, 64)) return body(Form<T, 7, 1, 64>()), true;
     if (is(2, 2, 80)) return body(Form<T, 2, 2, 80>()), true;
+    if (is(5, 5, 80)) return body(Form<T, 5, 5, 80>()), true;
     if (is(4, 1, 128)) return body(Form<T, 4, 1, 128>()), true;
     if (is(2, 1, 256)) return body(Form<T, 2, 1, 256>()), true;
     if (is(1, 1, 144)) return body(Form<T, 1, 1, 144>()), true;

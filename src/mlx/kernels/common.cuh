@@ -14,6 +14,7 @@
 
 namespace impetus {
 
+using Word = long long;  // of a table of addresses and numbers
 constexpr int kWarp = 32;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kNothing = -3.40282347e38f;  // the best score of no key

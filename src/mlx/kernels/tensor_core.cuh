@@ -51,6 +51,11 @@ template <int THREADS, int ID = 1>
 __device__ inline void barrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
+// The same of a number that only the running thread knows.
+template <int THREADS>
+__device__ inline void barrier_of(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
+}
 
 // What blocks of one launch use to wait for one another. `arrive`: what the block wrote before is
 // seen by who sees the sum, if read by read_l2 behind a barrier of its block. PTX would have an
