@@ -8,7 +8,7 @@
 
 namespace impetus::mlx_backend {
 
-// Null functions where the library is not loaded. Every one returns 0 for success.
+// The driver's functions return 0 for success.
 class CudaContext {
  public:
   // Of the device that MLX computes on, its first. Null where this program has loaded no driver.

@@ -350,7 +350,9 @@ MlxOptions with_host_kernels(int way) {
           },
           .decode_step = host_step(),
           .prefill_kernel = host_prefill(),
-          .row_kernels = host_rows()};
+          .row_kernels = host_rows(),
+          .encode_step = host_encode(),
+          .encode_rows = 40};  // larger batches go by the kernels above
 }
 
 namespace {

@@ -101,18 +101,17 @@ class CudaStep final : public StepKernel {
     // models: a size is another name.
     // The bounds say how many threads the compiler must leave each its share of registers.
     return std::make_unique<CudaKernel>(
-        KernelText{
-            .name = fmt::format("decode_step_{}", memory),
-            .inputs = {"table", "pools", "tokens", "plan", "scratch"},
-            .outputs = outputs,
-            .numbers = {"plan_width", "rows"},
-            .body = body,
-            .text = fmt::format("{}{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text, k_attend_text,
-                                k_few_rows_text, k_weight_ring_text, k_grid_barrier_text,
-                                k_decode_step_text),
-            .threads = (kStepWarps + kStepProducerWarps) * 32,
-            .blocks = 1,
-            .shared_bytes = memory},
+        KernelText{.name = fmt::format("decode_step_{}", memory),
+                   .inputs = {"table", "pools", "tokens", "plan", "scratch"},
+                   .outputs = outputs,
+                   .numbers = {"plan_width", "rows"},
+                   .body = body,
+                   .text = fmt::format("{}{}{}{}{}{}{}", k_tensor_core_text, k_tiles_text,
+                                       k_attend_text, k_few_rows_text, k_weight_ring_text,
+                                       k_grid_barrier_text, k_decode_step_text),
+                   .threads = (kStepWarps + kStepProducerWarps) * 32,
+                   .blocks = 1,
+                   .shared_bytes = memory},
         code_);
   }
 

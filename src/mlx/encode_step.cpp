@@ -11,8 +11,7 @@
 namespace impetus::mlx_backend {
 namespace {
 
-constexpr int kHiddenMax = 2048, kWarps = kEncodeThreads / 32;
-constexpr int kGaveUp = 2;  // EncodeStatus
+constexpr int kHiddenMax = 2048, kHeadDimMax = 128, kWarps = kEncodeThreads / 32;
 
 // Of kernels/tile_products.cuh, and multiprocessors' cycles that a column of a tile takes: reckoned
 // from what is read, for little is multiplied at a time.
@@ -90,8 +89,17 @@ int padded(int columns, int depth) {
   return (columns + depth - 1) / depth * depth;
 }
 
+// A norm's weight and bias stand before rows that are normed.
+int norm_bytes(const EncodeForm& form) {
+  return 2 * form.hidden * 2;
+}
+
+int product_bytes(int tiling, const EncodeForm& form, bool resident) {
+  return tiling_bytes(tiling, resident, form.hidden) + (resident ? norm_bytes(form) : 0);
+}
+
 bool fits(int tiling, const EncodeForm& form, bool resident, int memory) {
-  return tiling_bytes(tiling, resident, form.hidden) <= memory;
+  return product_bytes(tiling, form, resident) <= memory;
 }
 
 }  // namespace
@@ -103,8 +111,8 @@ int encode_each(int hidden) {
 bool encode_takes(const EncodeForm& form) {
   return (form.type == mx::float16 || form.type == mx::bfloat16) &&
          prefill_takes({form.heads, form.heads, form.head_dim, false, form.type}) &&
-         form.hidden == form.heads * form.head_dim && form.hidden <= kHiddenMax &&
-         form.feed_forward % 8 == 0;
+         form.head_dim <= kHeadDimMax && form.hidden == form.heads * form.head_dim &&
+         form.hidden <= kHiddenMax && form.feed_forward % 8 == 0;
 }
 
 int tiling_bytes(int tiling, bool resident, int columns) {
@@ -115,17 +123,16 @@ int tiling_bytes(int tiling, bool resident, int columns) {
 }
 
 std::optional<int> encode_shared_bytes(const EncodeForm& form, int most) {
-  const int keys = form.head_dim <= 128 ? 64 : 32;
+  constexpr int kKeys = 64;  // of a tile
   // As kernels/prefill.cuh has it: keys, values and two numbers, for each half of the threads.
   const int attention =
-      kEncodeThreads / kPrefillThreads * (2 * keys * (form.head_dim + 8) * 2 + 16);
-  const int pooling = kWarps * form.hidden * 4;
+      kEncodeThreads / kPrefillThreads * (2 * kKeys * (form.head_dim + 8) * 2 + 16);
+  const int pooling = norm_bytes(form) + kWarps * form.hidden * 4;
   int all = std::max(attention, pooling);
   if (all > most || !fits(0, form, true, most) || !fits(0, form, false, most)) return std::nullopt;
   for (int t = 0; t < std::ssize(kTilings); ++t) {
     for (const bool resident : {false, true}) {
-      if (fits(t, form, resident, most))
-        all = std::max(all, tiling_bytes(t, resident, form.hidden));
+      if (fits(t, form, resident, most)) all = std::max(all, product_bytes(t, form, resident));
     }
   }
   return all;
@@ -164,7 +171,7 @@ EncodeScratchPlan encode_scratch(const EncodeForm& form, int rows) {
   add(all * std::max<int64_t>(3 * hidden, form.feed_forward) * 2);
   add(all * hidden * 2);
   add(all * hidden * 4);  // a tile and a text have a row at least
-  add(all * (kTilePlan + 2) * 4);
+  add(all * (kEncodeTilePlan + kEncodeTextPlan) * 4);
   add(3 * 4);
   return plan;
 }
@@ -279,15 +286,15 @@ bool EncodeStep::run(const EncoderBatch& batch, HostPages& host, double spin_sec
   host.begin();
   const mx::array numbers = host.put(given.values, {dim(std::ssize(given.values))});
   const int values = given.texts * form_.hidden;
-  room_ = host.room({values + 1});
-  float* out = room_->data<float>();
+  mx::array room = host.room({values + 1});
+  auto* out = room.data<float>();
   auto* status = reinterpret_cast<int32_t*>(out + values);
   *status = 0;
   kernel_->run({numbers.data<int32_t>(), given.rows, given.tiles, given.texts,
                 encode_tilings(form_, given.rows, memory_, blocks_), out, status},
                spin_seconds);
   vectors = {out, static_cast<size_t>(values)};
-  return *status != kGaveUp;
+  return *status == kEncoded;
 }
 
 }  // namespace impetus::mlx_backend

@@ -26,7 +26,9 @@ struct EncodeForm {
 // Whether the kernel has a form for such sizes.
 bool encode_takes(const EncodeForm& form);
 
-inline constexpr int kEncodeThreads = 256;
+// As kernels/encode.cuh has them: threads of a block, numbers of a tile and of a text in the plan,
+// and what a launch says that did all of it.
+inline constexpr int kEncodeThreads = 256, kEncodeTilePlan = 5, kEncodeTextPlan = 2, kEncoded = 1;
 // Fours of a row that a lane holds, a power of two.
 int encode_each(int hidden);
 
@@ -108,8 +110,8 @@ class EncodeStep {
   // So many of a batch at most, from now on.
   void hold(int rows);
   int rows_max() const { return rows_max_; }
-  // Texts' vectors, [texts, hidden], good until the next run. False: blocks waited in vain for
-  // others; `vectors` is nothing then. REQUIRES rows up to rows_max, no empty text.
+  // Texts' vectors, [texts, hidden], where `host` has room until the next run. False: blocks waited
+  // in vain for others; `vectors` is nothing then. REQUIRES rows up to rows_max, no empty text.
   bool run(const EncoderBatch& batch, HostPages& host, double spin_seconds,
            std::span<const float>& vectors);
 
@@ -119,7 +121,6 @@ class EncodeStep {
   EncodeForm form_;
   std::unique_ptr<EncodeKernel> kernel_;
   std::vector<std::vector<AddressOrNumber>> table_;  // the model's part, without where what lies
-  std::optional<mx::array> room_;                    // what the last run's vectors are in
   int rows_max_ = 0, memory_ = 0, blocks_ = 0;
 };
 

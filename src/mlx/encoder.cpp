@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "architectures/encoder_forward.h"
+#include "base/guarded.h"
 #include "base/log.h"
 #include "base/timing.h"
 #include "mlx/decoder.h"
@@ -92,9 +93,13 @@ class MlxEncoder final : public Encoder {
   // Of random tokens, by `whole_step_` or not.
   std::vector<float> vectors_of(std::span<const int32_t> offsets, bool whole);
   // How far `whole_step_` is from several launches at most, relative to a vector's largest value.
-  double whole_step_error();
-  // Of how many rows it is faster, up to `most`.
+  // `seconds`: becomes less where several launches, or one, took less.
+  double whole_step_error(std::span<const int32_t> offsets, double* seconds = nullptr);
+  // What rounding explains of it.
+  double whole_step_error_limit() const { return type_ == mx::bfloat16 ? 0.1 : 0.03; }
+  // Up to how many rows it is faster, and right; of `most`.
   int64_t whole_step_rows(int64_t most);
+  void drop_whole_step();
   mx::array norm(const mx::array& x, const LayerNorm& weights) const {
     return mx::fast::layer_norm(x, weights.weight, weights.bias, spec_.norm_eps);
   }
@@ -137,6 +142,7 @@ class MlxEncoder final : public Encoder {
   Reservation whole_reservation_;
   LimitShare whole_limit_;
   int64_t whole_steps_ = 0;
+  bool whole_wanted_ = true;  // not where it is held to several launches
   HostPages host_;
 };
 
@@ -263,9 +269,9 @@ std::vector<float> MlxEncoder::vectors_of(std::span<const int32_t> offsets, bool
   std::mt19937 random(3);
   std::vector<TokenId> tokens(static_cast<size_t>(offsets.back()));
   for (TokenId& token : tokens) token = static_cast<TokenId>(random() % spec_.vocab);
-  auto kept = whole ? nullptr : std::move(whole_step_);
-  auto made = run({tokens, offsets, {}});
-  if (kept) whole_step_ = std::move(kept);
+  whole_wanted_ = whole;
+  auto made = guarded(spec_.family, [&] { return run({tokens, offsets, {}}); });
+  whole_wanted_ = true;
   if (!made.ok()) throw std::runtime_error(made.error().message);
   return std::move(*made);
 }
@@ -299,63 +305,72 @@ Result<void> MlxEncoder::load_whole_step(MemoryLedger& ledger) {
                               {&layer.attention_norm.weight, &layer.attention_norm.bias},
                               {&layer.output_norm.weight, &layer.output_norm.bias}});
   }
-  int64_t rows = machine_->encode_rows > 0 ? machine_->encode_rows : kWholeRowsMax;
-  rows = std::min(rows, rows_max_);
-  const auto hold = [&](int64_t wanted) -> Result<void> {
+  const auto hold = [&](int64_t rows) -> bool {
     whole_reservation_ = {};
-    const int64_t bytes = whole_step_->bytes(static_cast<int>(wanted));
-    IMPETUS_TRY(whole_reservation_,
-                ledger.reserve(bytes, fmt::format("{}: texts in one launch", spec_.family)));
+    const int64_t bytes = whole_step_->bytes(static_cast<int>(rows));
+    auto reserved = ledger.reserve(bytes, fmt::format("{}: texts in one launch", spec_.family));
+    if (!reserved.ok()) return false;
+    whole_reservation_ = std::move(*reserved);
     whole_limit_ = LimitShare(bytes);
-    whole_step_->hold(static_cast<int>(wanted));
-    return {};
+    whole_step_->hold(static_cast<int>(rows));
+    return true;
   };
+  constexpr int64_t kLeast = 64;
+  int64_t rows =
+      std::min(machine_->encode_rows > 0 ? machine_->encode_rows : kWholeRowsMax, rows_max_);
   bool held = true;
-  const double limit = type_ == mx::bfloat16 ? 0.1 : 0.03;
-  const bool good = within(spec_.family, "texts in one launch", limit, [&] {
+  const bool good = within(spec_.family, "texts in one launch", whole_step_error_limit(), [&] {
     whole_step_ = EncodeStep::make(machine_->encode_step, form, weights);
     if (!whole_step_) return 0.0;
-    if (auto room = hold(rows); !room.ok()) {
-      log::warn("{}: {}: texts are encoded in several launches", spec_.family,
-                room.error().message);
-      held = false;
-      return 0.0;
+    while (!(held = hold(rows)) && rows > kLeast) rows /= 2;
+    if (!held) return 0.0;
+    // Texts of a row, of a tile and more, in no order of lengths.
+    std::vector<int32_t> offsets = {0};
+    for (const int64_t length : {17, 150, 1, 64}) {
+      const int64_t end = offsets.back() + std::min(length, spec_.context);
+      if (end <= rows) offsets.push_back(static_cast<int32_t>(end));
     }
-    return whole_step_error();
+    const double error = whole_step_error(offsets);
+    if (!(error <= whole_step_error_limit()) || machine_->encode_rows > 0) return error;
+    const int64_t chosen = whole_step_rows(rows);
+    log::debug("{}: texts of up to {} tokens are one launch", spec_.family, chosen);
+    if (chosen > 0 && chosen < rows) held = hold(chosen);
+    if (chosen == 0) whole_step_.reset();
+    return error;
   });
-  if (!good || !held) whole_step_.reset();
-  if (whole_step_ && machine_->encode_rows == 0) {
-    rows = whole_step_rows(rows);
-    log::debug("{}: texts of up to {} tokens are one launch", spec_.family, rows);
-    if (rows == 0) whole_step_.reset();
-    if (whole_step_) IMPETUS_CHECK(hold(rows));
-  }
-  if (!whole_step_) {
-    whole_reservation_ = {};
-    whole_limit_ = {};
-  }
   whole_steps_ = 0;
+  if (good && held && whole_step_) return {};
+  if (!held) {
+    log::warn("{}: no memory is left for texts in one launch: they are several", spec_.family);
+  }
+  drop_whole_step();
+  forget();
   return {};
 }
 
-double MlxEncoder::whole_step_error() {
-  // Texts of a row, of a tile and more, in no order of lengths.
-  std::vector<int32_t> offsets = {0};
-  for (const int64_t length : {17, 150, 1, 64}) {
-    const int64_t end = offsets.back() + std::min(length, spec_.context);
-    if (end <= whole_step_->rows_max()) offsets.push_back(static_cast<int32_t>(end));
-  }
-  const std::vector<float> made = vectors_of(offsets, true), wanted = vectors_of(offsets, false);
+void MlxEncoder::drop_whole_step() {
+  whole_step_.reset();
+  whole_reservation_ = {};
+  whole_limit_ = {};
+}
+
+double MlxEncoder::whole_step_error(std::span<const int32_t> offsets, double* seconds) {
+  const auto run = [&](bool whole) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<float> made = vectors_of(offsets, whole);
+    if (seconds != nullptr) seconds[whole] = std::min(seconds[whole], seconds_since(start));
+    return made;
+  };
+  const std::vector<float> wanted = run(false), made = run(true);
   double error = 0;
   const auto width = static_cast<size_t>(spec_.hidden);
   for (size_t t = 0; t < wanted.size(); t += width) {
-    float most = 0, off = 0;
+    double most = 0, off = 0;
     for (size_t i = t; i < t + width; ++i) {
-      most = std::max(most, std::abs(wanted[i]));
-      const float apart = std::abs(made[i] - wanted[i]);
-      off = apart <= off ? off : apart;  // NaN stays
+      most = std::max(most, std::abs(static_cast<double>(wanted[i])));
+      off = worse(off, std::abs(static_cast<double>(made[i]) - static_cast<double>(wanted[i])));
     }
-    error = worse(static_cast<double>(off) / static_cast<double>(most), error);
+    error = worse(error, off / most);
   }
   return error;
 }
@@ -363,6 +378,8 @@ double MlxEncoder::whole_step_error() {
 int64_t MlxEncoder::whole_step_rows(int64_t most) {
   constexpr int64_t kLeast = 64, kText = 128;
   constexpr int kTurns = 4;
+  // The least of several launches is the host at its best, whose pace changes by half.
+  constexpr double kWorth = 1.25;
   int64_t chosen = 0;
   for (int64_t rows = std::min(kLeast, most);; rows = std::min(2 * rows, most)) {
     std::vector<int32_t> offsets = {0};
@@ -371,17 +388,19 @@ int64_t MlxEncoder::whole_step_rows(int64_t most) {
       offsets.push_back(offsets.back() +
                         static_cast<int32_t>(std::min({left, kText, spec_.context})));
     }
-    double least[2] = {1e9, 1e9};  // of several launches, of one
+    double seconds[2] = {1e9, 1e9};  // of several launches, of one
     for (int turn = 0; turn < kTurns; ++turn) {
-      for (const bool whole : {false, true}) {
-        const auto start = std::chrono::steady_clock::now();
-        vectors_of(offsets, whole);
-        least[whole] = std::min(least[whole], seconds_since(start));
+      // Each size may be made by other tiles.
+      if (const double error = whole_step_error(offsets, seconds);
+          !(error <= whole_step_error_limit())) {
+        log::warn("{}: {} tokens in one launch are {:.2g} off several: not used", spec_.family,
+                  rows, error);
+        return chosen;
       }
     }
     log::debug("{}: {} tokens take {:.0f} us in one launch, {:.0f} us in several", spec_.family,
-               rows, least[1] * 1e6, least[0] * 1e6);
-    if (least[1] > least[0]) return chosen;
+               rows, seconds[1] * 1e6, seconds[0] * 1e6);
+    if (seconds[1] > kWorth * seconds[0]) return chosen;
     chosen = rows;
     if (rows == most) return chosen;
   }
@@ -391,9 +410,7 @@ void MlxEncoder::run_whole_step() {
   machine_->may_fail("encode");
   std::span<const float> vectors;
   if (!whole_step_->run(batch_, host_, machine_->spin_seconds, vectors)) {
-    whole_step_.reset();
-    whole_reservation_ = {};
-    whole_limit_ = {};
+    drop_whole_step();
     throw std::runtime_error(
         "texts in one launch waited for a part of this GPU in vain, which another program may keep "
         "to itself; the following ones are made of several launches");
@@ -462,7 +479,8 @@ Result<std::vector<float>> MlxEncoder::run(const EncoderBatch& batch) {
   const int64_t vectors = batch.output == EncodeOutput::pooled ? texts() : rows();
   results.resize(static_cast<size_t>(vectors * spec_.hidden));
   if (rows() == 0) return results;
-  if (whole_step_ && batch.output == EncodeOutput::pooled && rows() <= whole_step_->rows_max()) {
+  if (whole_step_ && whole_wanted_ && batch.output == EncodeOutput::pooled &&
+      rows() <= whole_step_->rows_max()) {
     run_whole_step();
     return results;
   }

@@ -59,7 +59,8 @@ class KernelTexts : public ::testing::TestWithParam<const char*> {
     } catch (const std::exception& failure) {
       const std::string_view said = failure.what();
       ASSERT_TRUE(said.find("No CUDA back-end") != said.npos ||
-                  said.find("loaded no CUDA driver") != said.npos)
+                  said.find("loaded no CUDA driver") != said.npos ||
+                  said.find("CUDA, loading a kernel") != said.npos)
           << said;
     }
     ASSERT_EQ(made_.size(), names.size());
@@ -182,21 +183,21 @@ TEST_P(KernelTexts, OfRows) {
 }
 
 TEST_P(KernelTexts, OfTextsInOneLaunch) {
-  int activation = 0;
-  for (const mx::Dtype type : {mx::float16, mx::bfloat16}) {
-    for (const int dim : {32, 64, 128}) {
-      EncodeForm form;
-      form.type = type;
-      form.head_dim = dim;
-      form.heads = 12;
-      form.hidden = 12 * dim;
-      form.feed_forward = 48 * dim;
-      form.activation = activation++ % 3;
-      ASSERT_TRUE(encode_takes(form));
-      compiles({"encode"}, [&] { make_cuda_encode(form, code_)->prepare(64 << 10); });
-      if (HasFatalFailure()) return;
-    }
-  }
+  // Each text takes its time: a type, a head's size and an activation with each other.
+  const auto compile = [&](mx::Dtype type, int dim, int heads, int activation) {
+    EncodeForm form;
+    form.type = type;
+    form.head_dim = dim;
+    form.heads = heads;
+    form.hidden = heads * dim;
+    form.feed_forward = 4 * form.hidden;
+    form.activation = activation;
+    ASSERT_TRUE(encode_takes(form));
+    compiles({"encode"}, [&] { make_cuda_encode(form, code_)->prepare(64 << 10); });
+  };
+  compile(mx::float16, 32, 12, 0);
+  compile(mx::bfloat16, 64, 12, 1);
+  compile(mx::float16, 128, 16, 2);
 }
 
 TEST_P(KernelTexts, OfPromptsAndTexts) {

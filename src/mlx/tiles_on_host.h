@@ -133,6 +133,8 @@ class HostPrefill final : public PrefillKernel {
     if (is(7, 1, 64)) return body(Form<T, 7, 1, 64>()), true;
     if (is(2, 2, 80)) return body(Form<T, 2, 2, 80>()), true;
     if (is(5, 5, 80)) return body(Form<T, 5, 5, 80>()), true;
+    if (is(8, 8, 80)) return body(Form<T, 8, 8, 80>()), true;
+    if (is(13, 13, 80)) return body(Form<T, 13, 13, 80>()), true;
     if (is(4, 1, 128)) return body(Form<T, 4, 1, 128>()), true;
     if (is(2, 1, 256)) return body(Form<T, 2, 1, 256>()), true;
     if (is(1, 1, 144)) return body(Form<T, 1, 1, 144>()), true;

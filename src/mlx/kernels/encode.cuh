@@ -59,25 +59,9 @@ struct EncodeModel {
   static constexpr bool kBf16 = BF16;
   static constexpr int kDim = DIM, kEach = EACH, kActivation = ACTIVATION;
   static constexpr int kHiddenMax = EACH * 4 * kWarp;
-  // Rows that a warp norms at once.
-  static constexpr int kAtOnce = EACH <= 4 ? 4 : EACH <= 8 ? 2 : 1;
+  // Rows that a warp norms at once: as many as are asked for while the first is on its way.
+  static constexpr int kAtOnce = EACH <= 2 ? 8 : 16 / EACH;
 };
-
-// Two neighbours.
-struct alignas(8) TwoFloats {
-  float at[2];
-};
-template <typename T>
-__device__ inline TwoFloats two_of(unsigned pair) {
-  T both[2];
-  memcpy(both, &pair, sizeof(both));
-  return {static_cast<float>(both[0]), static_cast<float>(both[1])};
-}
-template <typename T>
-__device__ inline TwoFloats bias_at(const T* bias, int output) {
-  if (bias == nullptr) return {0, 0};
-  return two_of<T>(read_pair(bias + output));
-}
 
 template <int ACTIVATION>
 __device__ inline float activated(float x) {
@@ -114,6 +98,11 @@ class Encode {
   // `tilings`: 2 bits for each product of a layer: small, medium or large tiles.
   __device__ void run(const int* given, int tilings, float* vectors, int* status) {
     embed(given);
+    barrier_.begin();
+    if (gave_up()) {  // the plan may be an earlier launch's
+      if (blockIdx.x == 0 && thread_ == 0) *status = kEncodeGaveUp;
+      return;
+    }
     const int feed_forward = number(kEncodeFeedForward);
     const T* norm = word(table_, kSumNorm);
     const T* norm_bias = word(table_, kSumNormBias);
@@ -137,8 +126,11 @@ class Encode {
       norm = word(layer, attends ? kAttentionNorm : kOutputNorm);
       norm_bias = word(layer, (attends ? kAttentionNorm : kOutputNorm) + 1);
     }
+    ask_norms(norm, norm_bias);
     wait();
-    sum_tiles(norm, norm_bias);
+    copies_done();
+    __syncthreads();
+    sum_tiles();
     wait();
     pool(vectors);
     if (blockIdx.x == 0 && thread_ == 0) *status = barrier_.gave_up() ? kEncodeGaveUp : kEncoded;
@@ -154,6 +146,15 @@ class Encode {
     return reinterpret_cast<const T*>(words[which]);
   }
   __device__ void wait() { barrier_.wait(); }
+  // The same for all threads of a block.
+  __device__ bool gave_up() const {
+    int* said = reinterpret_cast<int*>(memory_);
+    if (thread_ == 0) *said = barrier_.gave_up() ? 1 : 0;
+    __syncthreads();
+    const bool gone = *said != 0;
+    __syncthreads();
+    return gone;
+  }
 
   // Four values from `column` on of a row of a table.
   __device__ void add_four(float (&sum)[4], int table, long long row, int column) const {
@@ -199,11 +200,22 @@ class Encode {
     }
   }
 
+  // A norm's weight and bias stand before all else in shared memory, [2, hidden]: they are asked
+  // for while blocks wait for one another.
+  __device__ const T* norms() const { return reinterpret_cast<const T*>(memory_); }
+  __device__ char* behind_norms() const { return memory_ + 2 * hidden_ * 2; }
+  __device__ void ask_norms(const T* weight, const T* bias) const {
+    const Shared to = shared(memory_);
+    for (int at = thread_ * 8; at < hidden_; at += kProductThreads * 8) {
+      copy_async(to + at * 2, weight + at, true);
+      copy_async(to + (hidden_ + at) * 2, bias == nullptr ? weight : bias + at, bias != nullptr);
+    }
+  }
+
   // The layer norms of kAtOnce rows of sums from `row` on, `apart` from one another, by a warp:
   // use(which, j, values) of the lane's j-th four; zeros of rows that are not there.
   template <typename Use>
-  __device__ void norm_rows(int row, int apart, int end, const T* weight, const T* bias,
-                            const Use& use) const {
+  __device__ void norm_rows(int row, int apart, int end, const Use& use) const {
     Four held[kAtOnce][kEach];
     const Four* from = place<Four>(kSumsAt);
     IMPETUS_UNROLL
@@ -243,7 +255,8 @@ class Encode {
         float made[4] = {};
         if (there) {
           for (int i = 0; i < 4; i += 2) {
-            const TwoFloats by = bias_at(weight, four * 4 + i), plus = bias_at(bias, four * 4 + i);
+            const TwoFloats by = two_of<T>(read_pair(norms() + four * 4 + i));
+            const TwoFloats plus = two_of<T>(read_pair(norms() + hidden_ + four * 4 + i));
             for (int k = 0; k < 2; ++k) {
               made[i + k] =
                   (__uint_as_float(held[r][j].at[i + k]) - mean) * scale * by.at[k] + plus.at[k];
@@ -259,13 +272,14 @@ class Encode {
   __device__ void norm_and_multiply(int tilings, const T* norm, const T* norm_bias,
                                     const Word* matrix, int outputs, bool inside, bool first) {
     T* to = place<T>(kInnerAt);
-    const T* bias = word(matrix, 1);
-    const auto meet = [&] { first ? barrier_.begin() : barrier_.wait(); };
+    const auto meet = [&] {
+      if (!first) wait();
+    };
     const auto load = [&](int first_row, int count, char* into, int pitch, bool alone) {
       T* normed = place<T>(kNormedAt);
       IMPETUS_ROLL
       for (int r = warp_; r < count; r += kProductWarps * kAtOnce) {
-        norm_rows(first_row + r, kProductWarps, rows_, norm, norm_bias,
+        norm_rows(first_row + r, kProductWarps, min(rows_, first_row + count),
                   [&](int which, int j, const float(&made)[4]) {
                     const int row = r + which * kProductWarps, four = j * kWarp + lane_;
                     if (row >= count) return;
@@ -285,10 +299,7 @@ class Encode {
         write_pair(into + (at / padding * pitch + hidden_ + at % padding * 2) * 2, 0);
       }
     };
-    const auto use = [&](int row, int output, float a, float b) {
-      const TwoFloats plus = bias_at(bias, output);
-      a += plus.at[0];
-      b += plus.at[1];
+    const auto use = [&](int row, int output, float a, float b, unsigned) {
       if (inside) {
         a = activated<Model::kActivation>(a);
         b = activated<Model::kActivation>(b);
@@ -296,28 +307,32 @@ class Encode {
       write_pair(to + static_cast<long long>(row) * outputs + output, pair<kBf16>(a, b));
     };
     const auto multiply = [&](auto tiles) {
-      multiply_tiles<decltype(tiles), T, kBf16, true>(static_cast<const T*>(nullptr),
-                                                      word(matrix, 0), rows_, hidden_, outputs,
-                                                      memory_, meet, load, use);
+      multiply_tiles<decltype(tiles), T, kBf16, true>(
+          static_cast<const T*>(nullptr), word(matrix, 0), word(matrix, 1), rows_, hidden_, outputs,
+          behind_norms(), [&] { ask_norms(norm, norm_bias); }, meet, load,
+          [](int, int) { return 0u; }, use);
     };
     by_tiling(tilings, multiply);
   }
 
   // sums = normed + input times the matrix + its bias.
   __device__ void multiply_and_add(int tilings, const T* input, int columns, const Word* matrix) {
-    const T* bias = word(matrix, 1);
     const T* normed = place<T>(kNormedAt);
     TwoFloats* to = place<TwoFloats>(kSumsAt);
-    const auto use = [&](int row, int output, float a, float b) {
-      const long long at = static_cast<long long>(row) * hidden_ + output;
-      const TwoFloats plus = bias_at(bias, output);
-      const TwoFloats more = two_of<T>(read_l2(reinterpret_cast<const unsigned*>(normed + at)));
-      to[at / 2] = {a + plus.at[0] + more.at[0], b + plus.at[1] + more.at[1]};
+    const auto at = [&](int row, int output) {
+      return static_cast<long long>(row) * hidden_ + output;
+    };
+    const auto more_of = [&](int row, int output) {
+      return read_l2(reinterpret_cast<const unsigned*>(normed + at(row, output)));
+    };
+    const auto use = [&](int row, int output, float a, float b, unsigned more) {
+      const TwoFloats plus = two_of<T>(more);
+      to[at(row, output) / 2] = {a + plus.at[0], b + plus.at[1]};
     };
     const auto multiply = [&](auto tiles) {
       multiply_tiles<decltype(tiles), T, kBf16, false>(
-          input, word(matrix, 0), rows_, columns, hidden_, memory_, [&] { wait(); },
-          [](int, int, char*, int, bool) {}, use);
+          input, word(matrix, 0), word(matrix, 1), rows_, columns, hidden_, memory_, [] {},
+          [&] { wait(); }, [](int, int, char*, int, bool) {}, more_of, use);
     };
     by_tiling(tilings, multiply);
   }
@@ -359,8 +374,8 @@ class Encode {
   }
 
   // Of each tile the sum of its rows' last norms, or the first row of its text.
-  __device__ void sum_tiles(const T* norm, const T* norm_bias) {
-    float* parts = reinterpret_cast<float*>(memory_);  // [warps, hidden]
+  __device__ void sum_tiles() {
+    float* parts = reinterpret_cast<float*>(behind_norms());  // [warps, hidden]
     const bool mean = number(kEncodeMean) != 0;
     IMPETUS_ROLL
     for (int t = static_cast<int>(blockIdx.x); t < tiles_; t += static_cast<int>(gridDim.x)) {
@@ -369,10 +384,9 @@ class Encode {
       const int wanted = mean ? read_l2(tile + 1) : first == read_l2(tile + 2) ? 1 : 0;
       float sums[kEach][4] = {};
       for (int r = warp_; r < wanted; r += kProductWarps * kAtOnce) {
-        norm_rows(first + r, kProductWarps, first + wanted, norm, norm_bias,
-                  [&](int, int j, const float(&made)[4]) {
-                    for (int i = 0; i < 4; ++i) sums[j][i] += made[i];
-                  });
+        norm_rows(first + r, kProductWarps, first + wanted, [&](int, int j, const float(&made)[4]) {
+          for (int i = 0; i < 4; ++i) sums[j][i] += made[i];
+        });
       }
       IMPETUS_UNROLL
       for (int j = 0; j < kEach; ++j) {

@@ -2,6 +2,17 @@
 // Sums in f32.
 namespace impetus {
 
+// Two neighbours.
+struct alignas(8) TwoFloats {
+  float at[2];
+};
+template <typename T>
+__device__ inline TwoFloats two_of(unsigned pair) {
+  T both[2];
+  memcpy(both, &pair, sizeof(both));
+  return {static_cast<float>(both[0]), static_cast<float>(both[1])};
+}
+
 constexpr int kProductThreads = 256, kProductWarps = kProductThreads / kWarp;
 
 // A tile of ROWS rows and OUTPUTS outputs, made DEPTH columns at a time, of which STAGES are on
@@ -18,6 +29,7 @@ struct Tiling {
   static constexpr int kPitch = DEPTH + 8;  // an odd number of 16 bytes
   static_assert(ROWS % (kProductThreads * 8 / DEPTH) == 0 &&
                 OUTPUTS % (kProductThreads * 8 / DEPTH) == 0);
+  static_assert(kRowParts * kOutputParts % kDepthWarps == 0);
   static_assert(kRowParts > 0 && kOutputParts % 2 == 0 && kWarpDepth % 16 == 0);
 
   // In bytes; RESIDENT: rows stand in shared memory whole, in front of the ring.
@@ -39,18 +51,21 @@ using SmallTiles = Tiling<32, 32, 128, 3, 2, 1>;
 using MediumTiles = Tiling<64, 64, 64, 4, 2, 2>;
 using LargeTiles = Tiling<64, 128, 64, 3, 2, 4>;
 
-// use(row, output, value, next output's value) for each pair of outputs of input [rows, columns]
-// times weight [outputs, columns], transposed. By all blocks; `meet`: where they wait for what was
-// written before, once; weights are asked for ahead of it.
-// RESIDENT: in place of `input`, load_rows(first row, to, pitch, whether nobody else loads these)
-// leaves a tile's rows in shared memory, zeros behind their columns up to the pitch less 8.
-// REQUIRES columns % 8 == 0, outputs % 2 == 0; rows aligned to 16 bytes; a barrier of the block
-// before, where `memory` was in use; `memory`: Tiles::bytes, aligned to 16.
-template <typename Tiles, typename T, bool BF16, bool RESIDENT, typename Meet, typename LoadRows,
-          typename Use>
-__device__ inline void multiply_tiles(const T* input, const T* weight, int rows, int columns,
-                                      int outputs, char* memory, const Meet& meet,
-                                      const LoadRows& load_rows, const Use& use) {
+// use(row, output, value, next output's value, more) for each pair of outputs of input [rows,
+// columns] times weight [outputs, columns], transposed, and bias [outputs], or null; `more`:
+// more_of(row, output), asked for before. By all blocks; `meet`: where they wait for what was
+// written before, once; weights are asked for ahead of it, and what `ask_ahead` asks for. RESIDENT:
+// in place of `input`, load_rows(first row, to, pitch, whether nobody else loads these) leaves a
+// tile's rows in shared memory, zeros behind their columns up to the pitch less 8; what was asked
+// for ahead is there. REQUIRES columns % 8 == 0, outputs % 2 == 0; rows aligned to 16 bytes; a
+// barrier of the block before, where `memory` was in use; `memory`: Tiles::bytes, aligned to 16.
+template <typename Tiles, typename T, bool BF16, bool RESIDENT, typename AskAhead, typename Meet,
+          typename LoadRows, typename MoreOf, typename Use>
+__device__ inline void multiply_tiles(const T* input, const T* weight, const T* bias, int rows,
+                                      int columns, int outputs, char* memory,
+                                      const AskAhead& ask_ahead, const Meet& meet,
+                                      const LoadRows& load_rows, const MoreOf& more_of,
+                                      const Use& use) {
   constexpr int kRows = Tiles::kRows, kOutputs = Tiles::kOutputs, kDepth = Tiles::kDepth;
   constexpr int kStages = Tiles::kStages, kPitch = Tiles::kPitch, kPieces = kDepth / 8;
   constexpr int kRowParts = Tiles::kRowParts, kOutputParts = Tiles::kOutputParts;
@@ -99,6 +114,7 @@ __device__ inline void multiply_tiles(const T* input, const T* weight, int rows,
          first_row, rows, stage);
   };
 
+  ask_ahead();
   IMPETUS_ROLL
   for (int tile = begin; tile < end; ++tile) {
     const int first_row = tile / wide * kRows, first_output = tile % wide * kOutputs;
@@ -110,6 +126,8 @@ __device__ inline void multiply_tiles(const T* input, const T* weight, int rows,
     if (tile == begin) meet();
     if constexpr (RESIDENT) {
       if (tile == begin || tile % wide == 0) {
+        copies_left<kStages - 2>();
+        __syncthreads();
         load_rows(first_row, kRows, memory, row_pitch, tile % wide == 0);
       }
     } else {
@@ -153,13 +171,29 @@ __device__ inline void multiply_tiles(const T* input, const T* weight, int rows,
         }
       }
     }
+    // Each warp of those that share columns makes a share of the fragments whole.
+    constexpr int kParts = kRowParts * kOutputParts, kShare = kParts / Tiles::kDepthWarps;
+    const auto row_of = [&](int p) {
+      return first_row + (row_warp * kRowParts + p / kOutputParts) * 16 + lane / 4;
+    };
+    const auto output_of = [&](int p) {
+      return first_output + (output_warp * kOutputParts + p % kOutputParts) * 8 + lane % 4 * 2;
+    };
+    unsigned biases[kShare], more[kShare][2];
+    IMPETUS_UNROLL
+    for (int i = 0; i < kShare; ++i) {
+      const int p = depth_warp * kShare + i, row = row_of(p), output = output_of(p);
+      const bool there = output < outputs;
+      biases[i] = there && bias != nullptr ? read_pair(bias + output) : 0;
+      more[i][0] = there && row < rows ? more_of(row, output) : 0;
+      more[i][1] = there && row + 8 < rows ? more_of(row + 8, output) : 0;
+    }
     // Through shared memory, even where each warp's sums are whole: a loop of little code.
     __syncthreads();
     struct Part {
       float at[4];
     };
     Part* parts = reinterpret_cast<Part*>(ring);
-    constexpr int kParts = kRowParts * kOutputParts;
     const auto place = [&](int of, int part) {
       return ((of * kParts + part) * Tiles::kTileWarps + tile_warp) * kWarp + lane;
     };
@@ -172,20 +206,21 @@ __device__ inline void multiply_tiles(const T* input, const T* weight, int rows,
       }
     }
     __syncthreads();
-    // Each makes a share of the fragments whole.
-    IMPETUS_ROLL
-    for (int p = depth_warp; p < kParts; p += Tiles::kDepthWarps) {
+    IMPETUS_UNROLL
+    for (int i = 0; i < kShare; ++i) {
+      const int p = depth_warp * kShare + i, row = row_of(p), output = output_of(p);
       Part whole = parts[place(0, p)];
       for (int d = 1; d < Tiles::kDepthWarps; ++d) {
-        const Part more = parts[place(d, p)];
-        for (int i = 0; i < 4; ++i) whole.at[i] += more.at[i];
+        const Part part = parts[place(d, p)];
+        for (int k = 0; k < 4; ++k) whole.at[k] += part.at[k];
       }
-      const int row = first_row + (row_warp * kRowParts + p / kOutputParts) * 16 + lane / 4;
-      const int output =
-          first_output + (output_warp * kOutputParts + p % kOutputParts) * 8 + lane % 4 * 2;
       if (output >= outputs) continue;
-      if (row < rows) use(row, output, whole.at[0], whole.at[1]);
-      if (row + 8 < rows) use(row + 8, output, whole.at[2], whole.at[3]);
+      const TwoFloats plus = two_of<T>(biases[i]);
+      for (int half = 0; half < 2; ++half) {
+        if (row + 8 * half >= rows) continue;
+        use(row + 8 * half, output, whole.at[2 * half] + plus.at[0],
+            whole.at[2 * half + 1] + plus.at[1], more[i][half]);
+      }
     }
     __syncthreads();  // the ring is asked for again, and rows
   }
