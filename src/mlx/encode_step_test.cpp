@@ -268,7 +268,8 @@ TEST(EncodeStep, AsAReferenceInDoubleByEachTiling) {
       Ways ways;
       const auto loaded = load_encoder_on(backend_with(ways), spec, *model.weights);
       for (const int tiling : {-1, 0, 1, 2}) {
-        if (type == DType::bf16 && tiling >= 0) break;
+        // The host takes its time for the others.
+        if ((type == DType::bf16 || spec.hidden > 160) && tiling >= 0) break;
         *ways.tiling = tiling;
         const int before = *ways.launches;
         const auto made = loaded->encode(texts.batch());
