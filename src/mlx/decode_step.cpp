@@ -68,9 +68,10 @@ class CudaStep final : public StepKernel {
     shapes.insert(shapes.end(), kPairs, {2});
     shapes.push_back({kStepRowsMax});
     types.insert(types.end(), kPairs + 1, mx::int32);
-    auto made = (*kernel)({inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch},
-                          shapes, types, {blocks, 1, 1}, {int{inputs.plan.shape(1)}, rows},
-                          {{"T", form_.shape.activations}, {"U", form_.shape.kv}});
+    auto made = (*kernel)(
+        {inputs.table, inputs.pools, inputs.tokens, inputs.plan, inputs.scratch, inputs.after},
+        shapes, types, {blocks, 1, 1}, {int{inputs.plan.shape(1)}, rows},
+        {{"T", form_.shape.activations}, {"U", form_.shape.kv}});
     StepOutputs outputs;
     outputs.logits = made.front();
     outputs.next = made.back();
@@ -102,7 +103,7 @@ class CudaStep final : public StepKernel {
     // The bounds say how many threads the compiler must leave each its share of registers.
     return std::make_unique<CudaKernel>(
         KernelText{.name = fmt::format("decode_step_{}", memory),
-                   .inputs = {"table", "pools", "tokens", "plan", "scratch"},
+                   .inputs = {"table", "pools", "tokens", "plan", "scratch", "after"},
                    .outputs = outputs,
                    .numbers = {"plan_width", "rows"},
                    .body = body,
@@ -284,6 +285,7 @@ std::unique_ptr<DecodeStep> DecodeStep::make(const StepKernelMaker& make, const 
   log::debug("{}: decode steps of up to {} sequences are one launch ({} KB of shared memory)",
              spec.family, step->rows_max_, most >> 10);
   if (step->rows_max_ == 0) return nullptr;
+  step->rows_ = step->rows_max_;
   step->memory_of_one_ = *step_memory(form, 1, most);
   step->memory_ = *step_memory(form, step->rows_max_, most);
   step->scratch_plan_ = step_scratch(form, kStepRowsMax, step->blocks_);
@@ -334,8 +336,30 @@ StepOutputs DecodeStep::run(const AttendStep& step, const mx::array& tokens, con
     const std::vector<mx::array>& arrays = kv.arrays();
     pools_ = kernel_->addresses({arrays.begin(), arrays.end()});
   }
-  return kernel_->run({table_, *pools_, tokens, step.plan, scratch_}, step.rows,
-                      step.rows == 1 ? memory_of_one_ : memory_, blocks_);
+  if (step.rows <= rows_max_) {
+    return launch({table_, *pools_, tokens, step.plan, scratch_, tokens}, step.rows);
+  }
+  StepOutputs all;
+  std::vector<mx::array> logits, next;
+  mx::array after = tokens;
+  const int width = step.plan.shape(1);
+  for (int first = 0; first < step.rows; first += several()) {
+    const int end = std::min(first + several(), step.rows);
+    StepOutputs made = launch({table_, *pools_, mx::slice(tokens, {first}, {end}),
+                               mx::slice(step.plan, {first, 0}, {end, width}), scratch_, after},
+                              end - first);
+    after = made.next;
+    logits.push_back(std::move(made.logits));
+    next.push_back(mx::slice(made.next, {0}, {end - first}));
+    all.best.insert(all.best.end(), made.best.begin(), made.best.begin() + (end - first + 1) / 2);
+  }
+  all.logits = mx::concatenate(logits, 0);
+  all.next = mx::concatenate(next, 0);
+  return all;
+}
+
+StepOutputs DecodeStep::launch(const StepInputs& inputs, int rows) {
+  return kernel_->run(inputs, rows, rows == 1 ? memory_of_one_ : memory_, blocks_);
 }
 
 }  // namespace impetus::mlx_backend

@@ -51,6 +51,7 @@ struct StepInputs {
   mx::array tokens;        // i32 [rows or more]
   mx::array plan;          // i32 [rows, width], as AttendStep has it
   mx::array scratch;       // u8, written behind MLX's back
+  mx::array after;         // i32: what the launch before has made, or they might run at once
 };
 struct StepOutputs {
   mx::array logits = mx::array(0.0f);  // f32 [rows, vocab]
@@ -97,15 +98,23 @@ class DecodeStep {
 
   // Bytes that the working memory of steps takes.
   int64_t bytes() const { return scratch_plan_.bytes; }
-  int rows_max() const { return rows_max_; }
-  // `plan`: as AttendStep has it; `tokens`: i32, at least its rows. Writes into the pool behind
-  // MLX's back, as DecodeKernels::attend does.
+  int rows_max() const { return rows_max_; }  // of one launch
+  // Of so many launches, one behind another; REQUIRES two sequences a launch, or one launch.
+  int rows_of(int launches) const { return launches == 1 ? rows_max_ : launches * several(); }
+  // What `run` takes from now on.
+  void set_launches(int launches) { rows_ = rows_of(launches); }
+  int rows() const { return rows_; }
+  // `plan`: as AttendStep has it, of up to rows(); `tokens`: i32, at least its rows. Writes into
+  // the pool behind MLX's back, as DecodeKernels::attend does.
   StepOutputs run(const AttendStep& step, const mx::array& tokens, const KvPool& kv);
   // What the pool's arrays were is no longer so: MLX wrote or moved them.
   void forget_pools() { pools_.reset(); }
 
  private:
   DecodeStep() = default;
+  // Sequences of one launch among several: what the host reads stands in pairs.
+  int several() const { return rows_max_ / 2 * 2; }
+  StepOutputs launch(const StepInputs& inputs, int rows);
 
   std::unique_ptr<StepKernel> kernel_;
   mx::array frequencies_ = mx::array(0.0f);  // its address is in the table
@@ -114,7 +123,7 @@ class DecodeStep {
   StepScratchPlan scratch_plan_;
   // Two sizes, so that loading compiles both: one row is the most frequent.
   int memory_of_one_ = 0, memory_ = 0;
-  int blocks_ = 0, rows_max_ = 0;
+  int blocks_ = 0, rows_max_ = 0, rows_ = 0;
 };
 
 }  // namespace impetus::mlx_backend

@@ -57,8 +57,8 @@ class HostStep final : public StepKernel {
 
   StepOutputs run(const StepInputs& inputs, int rows, int memory, int blocks) override {
     if (throws) throw std::runtime_error("no compiler");
-    std::vector<mx::array> all = {inputs.table, inputs.pools, inputs.tokens, inputs.plan,
-                                  inputs.scratch};
+    std::vector<mx::array> all = {inputs.table, inputs.pools,   inputs.tokens,
+                                  inputs.plan,  inputs.scratch, inputs.after};
     mx::eval(all);
     StepOutputs made;
     made.logits = empty({rows, form_.vocab}, mx::float32);
@@ -264,6 +264,22 @@ TEST(StepKernel, IsTheKernelsOfItsParts) {
     EXPECT_GE(made.counters.whole_steps, kSteps);
     EXPECT_EQ(made.counters.kv_copies, 0);
     expect_alike(made, wanted, one.type);
+  }
+}
+
+// More sequences than one launch takes: launches one behind another, the last of fewer rows, and
+// steps that were begun ahead of the ones before.
+TEST(StepKernel, SeveralLaunchesAreOneStep) {
+  for (const int64_t sequences : {11, 17}) {
+    const auto model = model_of("llama", static_cast<uint64_t>(sequences), 4, 64, DType::f16);
+    constexpr int64_t kSteps = 4;
+    MlxOptions options = with_host_kernels();
+    options.step_launches = 2;
+    const Outcome wanted = outcome_of(model, DType::f16, without_whole_steps(), sequences, kSteps);
+    const Outcome made = outcome_of(model, DType::f16, options, sequences, kSteps);
+    EXPECT_GE(made.counters.whole_steps, sequences <= 16 ? kSteps : 0);
+    if (sequences > 16) EXPECT_LT(made.counters.whole_steps, kSteps);
+    expect_alike(made, wanted, DType::f16);
   }
 }
 

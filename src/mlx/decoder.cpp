@@ -177,7 +177,7 @@ void MlxDecoder::build(std::span<const SequenceStep> batch, std::vector<Draw> dr
   if (kernels_ && plan_.one_row_each && plan_.outputs.size() == plan_.tokens.size()) {
     attend_ = attend_step(plan_, shape_, host_);
     ++own_kernels_;
-    if (whole_step_ && plan_.rows() <= whole_step_->rows_max()) return run_whole_step();
+    if (whole_step_ && plan_.rows() <= whole_step_->rows()) return run_whole_step();
   } else if (kernels_ && prefill_ && row_kernels_) {
     place_ = place_step(plan_, host_);
     prefill_steps_.push_back(prefill_step(plan_.sequences, host_));

@@ -24,6 +24,7 @@ struct Machine {
   std::function<void(std::string_view)> fault;
   decltype(MlxOptions::decode_kernels) decode_kernels;  // none: MLX's operations alone
   decltype(MlxOptions::decode_step) decode_step;        // the same
+  int step_launches = 0;                                // as MlxOptions has it
   decltype(MlxOptions::prefill_kernel) prefill_kernel;  // the same
   decltype(MlxOptions::row_kernels) row_kernels;        // the same
   decltype(MlxOptions::encode_step) encode_step;        // the same

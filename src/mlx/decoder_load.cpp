@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -8,6 +9,7 @@
 
 #include "base/guarded.h"
 #include "base/log.h"
+#include "base/timing.h"
 #include "mlx/dequantised.h"
 #include "mlx/kernel_check.h"
 #include "mlx/mlx_decoder.h"
@@ -306,6 +308,32 @@ void MlxDecoder::drop_whole_step() {
   whole_step_reservation_ = Reservation();
 }
 
+void MlxDecoder::choose_step_launches() {
+  constexpr int kLaunchesMax = 8, kTurns = 4;
+  if (!whole_step_ || whole_step_->rows_max() < 2) return;
+  if (machine_->step_launches > 0) return whole_step_->set_launches(machine_->step_launches);
+  if (!machine_->cuda) return;
+  for (int launches = 2; launches <= kLaunchesMax; ++launches) {
+    const int rows = whole_step_->rows_of(launches);
+    if (rows * spec_.vocab > machine_->logit_elements) return;
+    double least[2] = {1e9, 1e9};  // by the kernels of its parts, by so many launches
+    for (int turn = 0; turn < kTurns; ++turn) {
+      for (const bool whole : {false, true}) {
+        whole_step_->set_launches(whole ? launches : launches - 1);
+        const auto start = std::chrono::steady_clock::now();
+        if (!warm(rows, 1)) return whole_step_->set_launches(launches - 1);
+        if (!whole_step_) return;  // it gave up
+        least[whole] = std::min(least[whole], seconds_since(start));
+      }
+    }
+    log::debug(
+        "{}: a decode step of {} sequences takes {:.0f} us in {} launches, {:.0f} us in "
+        "many",
+        spec_.family, rows, least[1] * 1e6, launches, least[0] * 1e6);
+    if (least[1] > least[0]) return whole_step_->set_launches(launches - 1);
+  }
+}
+
 // By both of its kernels, of one row and of more, where there may be so many.
 double MlxDecoder::whole_step_error() {
   const int64_t several = std::min(
@@ -384,6 +412,7 @@ void MlxDecoder::check_few_rows() {
 void MlxDecoder::warm() {
   if (kernels_) {
     for (const int64_t sequences : {1, 2, 4, 8, 16, 32}) warm(sequences, 1);
+    choose_step_launches();
   }
   if (prefill_) {
     for (const int64_t sequences : {1, 2}) warm(sequences, KvPool::kBlockTokens);

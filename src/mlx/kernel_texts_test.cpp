@@ -238,9 +238,9 @@ TEST_P(KernelTexts, OfStepsInOneLaunch) {
                              .slots = 32,
                              .epsilon = 1e-5f};
       const auto kernel = make_cuda_step(form, code_);
-      const StepInputs inputs = {zeros({99}, mx::int64), zeros({4}, mx::int64),
-                                 zeros({3}, mx::int32), zeros({3, 4}, mx::int32),
-                                 zeros({4096}, mx::uint8)};
+      const StepInputs inputs = {zeros({99}, mx::int64),   zeros({4}, mx::int64),
+                                 zeros({3}, mx::int32),    zeros({3, 4}, mx::int32),
+                                 zeros({4096}, mx::uint8), zeros({8}, mx::int32)};
       const int memory = *step_memory(form, 3, 227 << 10);
       const std::string name = fmt::format("decode_step_{}", memory);
       compiles({name.c_str()}, [&] { kernel->run(inputs, 3, memory, 10); });

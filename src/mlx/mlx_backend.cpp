@@ -169,6 +169,7 @@ Result<std::unique_ptr<Backend>> make_mlx_backend(const MlxOptions& options) {
     machine->run_ahead = wanted == RunAhead::on || (wanted == RunAhead::automatic && !machine->cpu);
     machine->decode_kernels = options.decode_kernels;
     machine->decode_step = options.decode_step;
+    machine->step_launches = options.step_launches;
     machine->prefill_kernel = options.prefill_kernel;
     machine->row_kernels = options.row_kernels;
     machine->encode_step = options.encode_step;

@@ -45,6 +45,9 @@ struct MlxOptions {
   // The same for whole decode steps in one launch; only beside those above.
   std::function<std::unique_ptr<mlx_backend::StepKernel>(const mlx_backend::StepForm& form)>
       decode_step = nullptr;
+  // So many of these launches at most, one behind another, make a step of more sequences; 0: as
+  // many as are faster than several launches by the clock, on CUDA.
+  int step_launches = 0;
   // The same for the attention of prompts and of encoders' texts.
   std::function<std::unique_ptr<mlx_backend::PrefillKernel>(const mlx_backend::PrefillShape& shape)>
       prefill_kernel = nullptr;

@@ -113,6 +113,8 @@ class MlxDecoder final : public Executor {
   void check_few_rows();
   void make_whole_step(MemoryLedger& ledger);
   double whole_step_error();
+  // How many of its launches make a step of more sequences.
+  void choose_step_launches();
   void drop_whole_step();
   std::vector<float> probe(int64_t sequences);
   void run_whole_step();
