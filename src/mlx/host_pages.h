@@ -2,9 +2,9 @@
 // and vectors.
 //
 // MLX's arrays of the host are CUDA's managed memory, and so is what the host reads of the device:
-// a page moves to whoever touches it, and pages that the host has left serve the device's own arrays
-// later, so that they move in every step. Here numbers stand in pages of their own, which stay with
-// the host and which the device reaches across the bus
+// a page moves to whoever touches it, and pages that the host has left serve the device's own
+// arrays later, so that they move in every step. Here numbers stand in pages of their own, which
+// stay with the host and which the device reaches across the bus
 // (https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__UNIFIED.html, cuMemAdvise).
 #pragma once
 
