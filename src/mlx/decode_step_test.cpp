@@ -272,7 +272,7 @@ TEST(StepKernel, IsTheKernelsOfItsParts) {
 TEST(StepKernel, SeveralLaunchesAreOneStep) {
   for (const int64_t sequences : {11, 17}) {
     const auto model = model_of("llama", static_cast<uint64_t>(sequences), 4, 64, DType::f16);
-    constexpr int64_t kSteps = 4;
+    constexpr int64_t kSteps = 3;
     MlxOptions options = with_host_kernels();
     options.step_launches = 2;
     const Outcome wanted = outcome_of(model, DType::f16, without_whole_steps(), sequences, kSteps);

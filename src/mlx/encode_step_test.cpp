@@ -256,7 +256,7 @@ double largest_of(const impetus::testing::Matrix& rows) {
 
 // Around the borders of fragments, warps' rows and tiles.
 constexpr int kLengths[] = {5, 70, 1, 16, 17, 1};
-TEST(EncodeStep, AsAReferenceInDoubleByEachTiling) {
+TEST(EncodeKernel, AsAReferenceInDoubleByEachTiling) {
   uint64_t seed = 1;
   for (const Shape& shape : kShapes) {
     for (const DType type : {DType::f16, DType::bf16}) {
@@ -286,7 +286,7 @@ TEST(EncodeStep, AsAReferenceInDoubleByEachTiling) {
 }
 
 // What is longer, or wanted row by row, is made of several launches.
-TEST(EncodeStep, OfSoManyRowsAndPooledAlone) {
+TEST(EncodeKernel, OfSoManyRowsAndPooledAlone) {
   const ModelSpec spec = spec_of(kShapes[0]);
   const RandomModel model = RandomModelBuilder(spec, 3, DType::f16).encoder();
   const Ways ways;
@@ -311,7 +311,7 @@ TEST(EncodeStep, OfSoManyRowsAndPooledAlone) {
   EXPECT_EQ(launches_of(std::vector<int>(128, 1), EncodeOutput::pooled), 1);
 }
 
-TEST(EncodeStep, IsLeftWhereItIsSlower) {
+TEST(EncodeKernel, IsLeftWhereItIsSlower) {
   const ModelSpec spec = spec_of(kShapes[0]);
   const RandomModel model = RandomModelBuilder(spec, 8, DType::f16).encoder();
   Ways ways;
@@ -326,7 +326,7 @@ TEST(EncodeStep, IsLeftWhereItIsSlower) {
 }
 
 // Where it cannot run, or not rightly, texts are made of several launches, and it is said.
-TEST(EncodeStep, IsNotUsedWhereItGoesWrong) {
+TEST(EncodeKernel, IsNotUsedWhereItGoesWrong) {
   const ModelSpec spec = spec_of(kShapes[0]);
   const RandomModel model = RandomModelBuilder(spec, 4, DType::f16).encoder();
   const Texts texts = texts_of(std::array{5, 20}, spec, 10);
@@ -358,7 +358,7 @@ TEST(EncodeStep, IsNotUsedWhereItGoesWrong) {
 }
 
 // Another program took a part of the GPU later on: one error, then several launches.
-TEST(EncodeStep, GivesUpOnce) {
+TEST(EncodeKernel, GivesUpOnce) {
   const ModelSpec spec = spec_of(kShapes[0]);
   const RandomModel model = RandomModelBuilder(spec, 5, DType::f16).encoder();
   const Texts texts = texts_of(std::array{5, 20}, spec, 11);
@@ -380,7 +380,7 @@ TEST(EncodeStep, GivesUpOnce) {
 }
 
 // Of fewer rows where memory is short, or of none.
-TEST(EncodeStep, TakesTheMemoryThatThereIs) {
+TEST(EncodeKernel, TakesTheMemoryThatThereIs) {
   const ModelSpec spec = spec_of(kShapes[0]);
   const RandomModel model = RandomModelBuilder(spec, 6, DType::f16).encoder();
   const Ways ways;
@@ -409,7 +409,7 @@ TEST(EncodeStep, TakesTheMemoryThatThereIs) {
 }
 
 // Tiles fit, and are no larger than leave blocks without one.
-TEST(EncodeStep, TilesForRowsAndBlocks) {
+TEST(EncodeKernel, TilesForRowsAndBlocks) {
   EncodeForm form;
   form.hidden = 384;
   form.heads = 12;
@@ -441,7 +441,7 @@ TEST(EncodeStep, TilesForRowsAndBlocks) {
 }
 
 // Every row in one tile; a text's tiles side by side; the longest first.
-TEST(EncodeStep, WhatABatchIsTold) {
+TEST(EncodeKernel, WhatABatchIsTold) {
   const std::vector<TokenId> tokens(206, 7);
   const std::vector<int32_t> offsets = {0, 3, 203, 206};
   const EncodeGiven given = encode_given({tokens, offsets, {}});
