@@ -327,8 +327,9 @@ void MlxDecoder::choose_step_launches() {
       }
     }
     log::debug(
-        "{}: a decode step of {} sequences takes {:.0f} us in {} launches, {:.0f} us in "
-        "many",
+        "{}: a decode step of {} sequences takes {:.0f} us in {} launches, {:.0f} us by the "
+        "kernels "
+        "of its parts",
         spec_.family, rows, least[1] * 1e6, launches, least[0] * 1e6);
     if (least[1] > least[0]) return whole_step_->set_launches(launches - 1);
   }

@@ -88,7 +88,7 @@ class MlxEncoder final : public Encoder {
   Result<std::vector<float>> run(const EncoderBatch& batch);
   void plan();
   void forget();
-  Result<void> load_whole_step(MemoryLedger& ledger);
+  void load_whole_step(MemoryLedger& ledger);
   void run_whole_step();
   // Of random tokens, by `whole_step_` or not.
   std::vector<float> vectors_of(std::span<const int32_t> offsets, bool whole);
@@ -262,7 +262,8 @@ Result<void> MlxEncoder::load(const WeightSet& weights, const LoadOptions& optio
   machine_->may_fail("load");
   if (Wall::get().has_gpu() && !machine_->cpu) activation_ = mx::compile(activation_, true);
   drop_staging(machine_->cpu);
-  return load_whole_step(ledger);
+  load_whole_step(ledger);
+  return {};
 }
 
 std::vector<float> MlxEncoder::vectors_of(std::span<const int32_t> offsets, bool whole) {
@@ -276,8 +277,8 @@ std::vector<float> MlxEncoder::vectors_of(std::span<const int32_t> offsets, bool
   return std::move(*made);
 }
 
-Result<void> MlxEncoder::load_whole_step(MemoryLedger& ledger) {
-  if (!machine_->encode_step || !prefill_ || spec_.pooling == Pooling::none) return {};
+void MlxEncoder::load_whole_step(MemoryLedger& ledger) {
+  if (!machine_->encode_step || !prefill_ || spec_.pooling == Pooling::none) return;
   EncodeForm form;
   form.type = type_;
   form.layers = static_cast<int>(spec_.layers);
@@ -297,7 +298,7 @@ Result<void> MlxEncoder::load_whole_step(MemoryLedger& ledger) {
                         {&embedding_norm_.weight, &embedding_norm_.bias},
                         {}};
   for (const Layer& layer : layers_) {
-    if (layer.qkv.size() != 1) return {};
+    if (layer.qkv.size() != 1) return;
     weights.layers.push_back({&layer.qkv[0],
                               &layer.output,
                               &layer.up,
@@ -339,13 +340,12 @@ Result<void> MlxEncoder::load_whole_step(MemoryLedger& ledger) {
     return error;
   });
   whole_steps_ = 0;
-  if (good && held && whole_step_) return {};
+  if (good && held && whole_step_) return;
   if (!held) {
     log::warn("{}: no memory is left for texts in one launch: they are several", spec_.family);
   }
   drop_whole_step();
   forget();
-  return {};
 }
 
 void MlxEncoder::drop_whole_step() {
